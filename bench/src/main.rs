@@ -1,0 +1,2 @@
+//! Benchmarks: programs which print tables.
+fn main() {}

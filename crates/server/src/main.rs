@@ -1,0 +1,2 @@
+//! The `myelin` program.
+fn main() {}
