@@ -1,0 +1,100 @@
+//! What has been loaded for one decision, and what was found missing while making it.
+//!
+//! State resolution silently drops events that it cannot fetch, and that would be a silent split of
+//! the room. So every question that the desk cannot answer is recorded; **a result that was computed
+//! while something was missing must be discarded** and computed again once it is loaded.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use ruma::{EventId, OwnedEventId};
+
+use crate::{
+    event::Event,
+    number::{EventNr, SnapshotNr},
+    state::State,
+};
+
+/// Something that can be loaded from this server's storage.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Needed {
+    /// An event by its ID, which may turn out not to be held.
+    EventById(OwnedEventId),
+    /// An event by its number, which is held.
+    Event(EventNr),
+    /// The events that name an event among their auth events.
+    AuthChildren(EventNr),
+    /// A stored state.
+    Snapshot(SnapshotNr),
+}
+
+/// The desk.
+#[derive(Debug, Default)]
+pub struct Desk {
+    by_id: HashMap<OwnedEventId, Option<EventNr>>,
+    events: HashMap<EventNr, Arc<Event>>,
+    auth_children: HashMap<EventNr, Arc<[EventNr]>>,
+    snapshots: HashMap<SnapshotNr, State>,
+    missing: RefCell<BTreeSet<Needed>>,
+}
+
+impl Desk {
+    /// Puts an event on the desk, in place of an older version of it.
+    pub fn put_event(&mut self, event: Arc<Event>) {
+        self.by_id.insert(event.pdu.event_id.clone(), Some(event.nr));
+        self.events.insert(event.nr, event);
+    }
+
+    /// Notes that this server does not hold an event.
+    pub fn put_absent(&mut self, id: OwnedEventId) {
+        self.by_id.insert(id, None);
+    }
+
+    /// Puts the events that cite `event` among their auth events on the desk.
+    pub fn put_auth_children(&mut self, event: EventNr, children: Arc<[EventNr]>) {
+        self.auth_children.insert(event, children);
+    }
+
+    /// Puts a state on the desk.
+    pub fn put_snapshot(&mut self, nr: SnapshotNr, state: State) {
+        self.snapshots.insert(nr, state);
+    }
+
+    /// An event by its ID; `None` if this server does not hold it, or if that isn't known yet.
+    pub fn event_by_id(&self, id: &EventId) -> Option<&Arc<Event>> {
+        match self.by_id.get(id) {
+            Some(Some(nr)) => self.event(*nr),
+            Some(None) => None,
+            None => self.miss(Needed::EventById(id.to_owned())),
+        }
+    }
+
+    /// An event by its number.
+    pub fn event(&self, nr: EventNr) -> Option<&Arc<Event>> {
+        self.events.get(&nr).or_else(|| self.miss(Needed::Event(nr)))
+    }
+
+    /// The events that cite `event` among their auth events.
+    pub fn auth_children(&self, event: EventNr) -> Option<&Arc<[EventNr]>> {
+        self.auth_children.get(&event).or_else(|| self.miss(Needed::AuthChildren(event)))
+    }
+
+    /// A stored state.
+    pub fn snapshot(&self, nr: SnapshotNr) -> Option<&State> {
+        self.snapshots.get(&nr).or_else(|| self.miss(Needed::Snapshot(nr)))
+    }
+
+    fn miss<T>(&self, needed: Needed) -> Option<T> {
+        self.missing.borrow_mut().insert(needed);
+        None
+    }
+
+    /// What was found missing since the last call. Empty means that everything computed since then
+    /// can be relied on.
+    pub fn take_missing(&self) -> BTreeSet<Needed> {
+        self.missing.take()
+    }
+}
