@@ -49,6 +49,8 @@ pub struct Event {
     pub verdict: Verdict,
     /// Where it stands.
     pub place: Place,
+    /// The accepted redaction of it. What clients get is pruned then; auth sees the whole.
+    pub redacted_by: Option<EventNr>,
 }
 
 impl Event {
