@@ -7,6 +7,7 @@
 
 pub mod auth;
 pub mod build;
+mod canonical_json;
 pub mod completeness;
 pub mod desk;
 pub mod event;
@@ -14,6 +15,7 @@ pub mod key_table;
 pub mod keys;
 pub mod number;
 pub mod pdu;
+pub mod power_levels;
 pub mod receive;
 pub mod resolution;
 pub mod room_version;

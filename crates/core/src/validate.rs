@@ -1,1 +1,500 @@
-//! Placeholder.
+//! The first three checks on receipt of a PDU: format, signatures, content hash (server-server API,
+//! "Checks performed on receipt of a PDU").
+//!
+//! Two steps, because the keys may have to be fetched between them: [`Unverified::parse`] does all
+//! that needs no key, [`Unverified::verify`] the rest.
+
+use std::{ops::Deref, sync::Arc};
+
+use base64::{
+    Engine as _, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose},
+};
+use ruma::{
+    EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedServerSigningKeyId, RoomId,
+    ServerSigningKeyId, UserId, events::TimelineEventType,
+};
+use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    canonical_json::{self, MAX_INTEGER, Object, Value},
+    key_table::MEMBER,
+    keys::{KeySet, SignatureError, verify_bytes},
+    pdu::{CREATE, MalformedPdu, Pdu, redacted},
+    room_version::RoomVersion,
+};
+
+/// The largest PDU in canonical JSON, with signatures and without `unsigned` (each server keeps its
+/// own), in bytes.
+pub const MAX_PDU_BYTES: usize = 65_536;
+/// The longest user ID, room ID, event ID, type and state key, in bytes.
+pub const MAX_FIELD_BYTES: usize = 255;
+/// The most parents an event may have.
+pub const MAX_PREV_EVENTS: usize = 20;
+/// The most auth events an event may name.
+pub const MAX_AUTH_EVENTS: usize = 10;
+/// The greatest depth.
+pub const MAX_DEPTH: i64 = MAX_INTEGER;
+
+/// The key ID of policy servers (MSC4284). Their keys stand in the room's state, not in key
+/// documents, and their signatures are no business of check 2.
+const POLICY_SERVER_KEY: &str = "ed25519:policy_server";
+
+/// What the reference server forgives in reading a hash is forgiven here too.
+const HASH_BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_encode_padding(false)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
+
+/// Why a received PDU is dropped.
+#[derive(Debug, thiserror::Error)]
+pub enum DropReason {
+    /// It is no JSON object, or has numbers that canonical JSON lacks.
+    #[error("not canonical JSON: {0}")]
+    NotCanonicalJson(serde_json::Error),
+    /// It is larger than [`MAX_PDU_BYTES`].
+    #[error("{0} bytes, and {MAX_PDU_BYTES} are allowed")]
+    TooLarge(usize),
+    /// A field is missing or has the wrong form.
+    #[error("`{field}` {problem}")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// An identifier has the wrong form.
+    #[error(transparent)]
+    Malformed(MalformedPdu),
+    /// More parents or auth events than may be (R5); nothing is to be fetched for such an event.
+    #[error("{prev_events} parents and {auth_events} auth events")]
+    TooManyReferences {
+        /// How many parents.
+        prev_events: usize,
+        /// How many auth events.
+        auth_events: usize,
+    },
+    /// It names the create event among its auth events, in a room version that forbids it (R13).
+    #[error("the create event is among the auth events")]
+    CreateAmongAuthEvents,
+    /// It belongs to another room than the one it was expected in.
+    #[error("the event is of room {0}")]
+    OtherRoom(OwnedRoomId),
+    /// A server that has to sign it did not.
+    #[error("no signature of {0}")]
+    NotSigned(OwnedServerName),
+    /// None of the keys by which the server signed it is known and was valid at the event's time.
+    #[error("none of the keys by which {0} signed is known and valid")]
+    NoKey(OwnedServerName),
+    /// A signature is wrong.
+    #[error("the signature of {server} by {key_id}: {reason}")]
+    Signature {
+        /// Whose.
+        server: OwnedServerName,
+        /// By which key.
+        key_id: OwnedServerSigningKeyId,
+        /// What is wrong with it.
+        reason: SignatureError,
+    },
+}
+
+impl DropReason {
+    /// Whether the same bytes may pass another time, when more keys are known.
+    pub fn is_for_lack_of_keys(&self) -> bool {
+        matches!(self, Self::NoKey(_))
+    }
+}
+
+/// A PDU that passed checks 1 to 3, or that this server made.
+#[derive(Clone, Debug)]
+pub struct ValidPdu(Arc<Pdu>);
+
+impl ValidPdu {
+    /// Wraps what this server validated before it wrote it to its own storage.
+    pub fn from_own_storage(pdu: Pdu) -> Self {
+        Self(Arc::new(pdu))
+    }
+
+    /// The event.
+    pub fn pdu(&self) -> &Arc<Pdu> {
+        &self.0
+    }
+
+    /// The event.
+    pub fn into_pdu(self) -> Arc<Pdu> {
+        self.0
+    }
+}
+
+impl Deref for ValidPdu {
+    type Target = Pdu;
+
+    fn deref(&self) -> &Pdu {
+        &self.0
+    }
+}
+
+/// What is kept of a received event's `unsigned` (R6).
+#[derive(Clone, Debug, Default)]
+pub struct Unsigned {
+    /// Milliseconds between the event's creation and its sending, by the sending server's word.
+    pub age: Option<i64>,
+    /// On invites: stripped state of the room.
+    pub invite_room_state: Option<Box<RawValue>>,
+    /// On knocks: stripped state of the room.
+    pub knock_room_state: Option<Box<RawValue>>,
+}
+
+/// A server whose signature an event needs, and the keys by which it signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequiredKeys {
+    /// The server.
+    pub server: OwnedServerName,
+    /// The keys; any that is known and valid will do.
+    pub key_ids: Vec<OwnedServerSigningKeyId>,
+    /// When they must have been valid, in milliseconds since the Unix epoch.
+    pub valid_at_ms: u64,
+}
+
+/// Signatures of one server that an event needs.
+#[derive(Debug)]
+struct Signatures {
+    server: OwnedServerName,
+    by_key: Vec<(OwnedServerSigningKeyId, String)>,
+}
+
+/// A received PDU in the right form (checks 1 and 3), whose signatures have not been checked.
+#[derive(Debug)]
+pub struct Unverified {
+    pdu: Pdu,
+    unsigned: Unsigned,
+    hash_matches: bool,
+    signed_json: String,
+    signatures: Vec<Signatures>,
+    valid_at_ms: u64,
+}
+
+impl Unverified {
+    /// Reads a received PDU. If its content hash is wrong, what is carried on is the redacted form
+    /// (check 3).
+    ///
+    /// # Errors
+    /// If it must be dropped for its form, for belonging to another room than `room`, or for
+    /// lack of a signature.
+    pub fn parse(
+        version: RoomVersion,
+        json: &str,
+        room: Option<&RoomId>,
+    ) -> Result<Self, DropReason> {
+        let mut object = Object::parse(json).map_err(DropReason::NotCanonicalJson)?;
+        let unsigned = object.remove("unsigned");
+        let received = canonical_json::write(&object);
+        check_format(version, &object, received.len())?;
+        let (event_id, signed_json) = identify(version, &object);
+        let hash_matches = content_hash_matches(&object)?;
+        let carried_on = if hash_matches {
+            received
+        } else {
+            canonical_json::write(&redacted(version, &object, &[]))
+        };
+        let pdu = Pdu::from_stored(version, event_id, carried_on).map_err(DropReason::Malformed)?;
+        check_references(version, &pdu)?;
+        if room.is_some_and(|room| room != pdu.room_id) {
+            return Err(DropReason::OtherRoom(pdu.room_id));
+        }
+        Ok(Self {
+            unsigned: keep_unsigned(&pdu, unsigned),
+            hash_matches,
+            signed_json,
+            signatures: required_signatures(version, &pdu, &object)?,
+            // Before version 5 any key that the server ever had will do.
+            valid_at_ms: if version.rules().enforce_key_validity {
+                pdu.origin_server_ts.get().into()
+            } else {
+                0
+            },
+            pdu,
+        })
+    }
+
+    /// The event in the form that is carried on. Nothing in it is proven yet.
+    pub fn pdu(&self) -> &Pdu {
+        &self.pdu
+    }
+
+    /// Its ID.
+    pub fn event_id(&self) -> &EventId {
+        &self.pdu.event_id
+    }
+
+    /// What is kept of its `unsigned`.
+    pub fn unsigned(&self) -> &Unsigned {
+        &self.unsigned
+    }
+
+    /// Whether the content hash is right; if not, the redacted form is carried on.
+    pub fn hash_matches(&self) -> bool {
+        self.hash_matches
+    }
+
+    /// The keys that [`Unverified::verify`] will want.
+    pub fn required_keys(&self) -> impl Iterator<Item = RequiredKeys> + '_ {
+        self.signatures.iter().map(|signatures| RequiredKeys {
+            server: signatures.server.clone(),
+            key_ids: signatures
+                .by_key
+                .iter()
+                .map(|(key_id, _)| key_id.clone())
+                .collect(),
+            valid_at_ms: self.valid_at_ms,
+        })
+    }
+
+    /// Checks the signatures (check 2): of each server that has to sign, all by known and valid
+    /// keys must be right, and there must be one.
+    ///
+    /// # Errors
+    /// If a signature is wrong, or no key for it is known.
+    pub fn verify(self, keys: &KeySet) -> Result<ValidPdu, DropReason> {
+        for Signatures { server, by_key } in &self.signatures {
+            let mut verified = false;
+            for (key_id, signature) in by_key {
+                let Some(key) = keys.get(server, key_id, self.valid_at_ms) else {
+                    continue;
+                };
+                verify_bytes(self.signed_json.as_bytes(), signature, key).map_err(|reason| {
+                    DropReason::Signature {
+                        server: server.clone(),
+                        key_id: key_id.clone(),
+                        reason,
+                    }
+                })?;
+                verified = true;
+            }
+            if !verified {
+                return Err(DropReason::NoKey(server.clone()));
+            }
+        }
+        Ok(ValidPdu(Arc::new(self.pdu)))
+    }
+}
+
+/// The ID of an event, and what its signatures cover: of both, the redacted form without the
+/// signatures is the source.
+pub(crate) fn identify(version: RoomVersion, event: &Object<'_>) -> (OwnedEventId, String) {
+    let covered = canonical_json::write(&redacted(version, event, &["signatures", "unsigned"]));
+    let hash = general_purpose::URL_SAFE_NO_PAD.encode(Sha256::digest(&covered));
+    let event_id = EventId::parse(format!("${hash}"));
+    (event_id.expect("a `$` and base64 are an event ID"), covered)
+}
+
+/// The content hash that an event should have.
+pub(crate) fn content_hash(event: &Object<'_>) -> [u8; 32] {
+    Sha256::digest(event.write_without(&["hashes", "signatures", "unsigned"])).into()
+}
+
+/// The content hash as `hashes.sha256` carries it.
+pub(crate) fn encode_hash(hash: [u8; 32]) -> String {
+    HASH_BASE64.encode(hash)
+}
+
+fn content_hash_matches(event: &Object<'_>) -> Result<bool, DropReason> {
+    let hashes = event.get("hashes").and_then(Value::as_object);
+    let claimed = hashes
+        .and_then(|hashes| hashes.get("sha256"))
+        .and_then(Value::as_str);
+    let claimed = claimed.ok_or(bad("hashes", "has no `sha256`"))?;
+    Ok(HASH_BASE64
+        .decode(claimed)
+        .is_ok_and(|claimed| claimed == content_hash(event)))
+}
+
+fn bad(field: &'static str, problem: &'static str) -> DropReason {
+    DropReason::Field { field, problem }
+}
+
+/// Check 1, as far as it concerns the JSON: sizes, and the presence and kind of each field. `bytes`
+/// is the size of the event.
+pub(crate) fn check_format(
+    version: RoomVersion,
+    event: &Object<'_>,
+    bytes: usize,
+) -> Result<(), DropReason> {
+    if bytes > MAX_PDU_BYTES {
+        return Err(DropReason::TooLarge(bytes));
+    }
+    let is_create = required_text(event, "type")? == CREATE;
+    required_text(event, "sender")?;
+    match text(event, "room_id")? {
+        Some(_) if is_create && version.room_id_is_create_hash() => {
+            return Err(bad("room_id", "must not be on a create event"));
+        }
+        None if !(is_create && version.room_id_is_create_hash()) => {
+            return Err(bad("room_id", "is missing"));
+        }
+        _ => {}
+    }
+    text(event, "state_key")?;
+    integer(event, "depth", MAX_DEPTH)?;
+    integer(event, "origin_server_ts", MAX_INTEGER)?;
+    for field in ["content", "signatures"] {
+        if event.get(field).and_then(Value::as_object).is_none() {
+            return Err(bad(field, "is no object"));
+        }
+    }
+    let prev_events = references(event, "prev_events")?;
+    let auth_events = references(event, "auth_events")?;
+    if prev_events > MAX_PREV_EVENTS || auth_events > MAX_AUTH_EVENTS {
+        return Err(DropReason::TooManyReferences {
+            prev_events,
+            auth_events,
+        });
+    }
+    Ok(())
+}
+
+fn text<'e>(event: &'e Object<'_>, field: &'static str) -> Result<Option<&'e str>, DropReason> {
+    match event.get(field) {
+        None => Ok(None),
+        Some(Value::Text(text)) if text.len() <= MAX_FIELD_BYTES => Ok(Some(text)),
+        Some(Value::Text(_)) => Err(bad(field, "is longer than 255 bytes")),
+        Some(_) => Err(bad(field, "is no string")),
+    }
+}
+
+fn required_text<'e>(event: &'e Object<'_>, field: &'static str) -> Result<&'e str, DropReason> {
+    text(event, field)?.ok_or(bad(field, "is missing"))
+}
+
+fn integer(event: &Object<'_>, field: &'static str, max: i64) -> Result<(), DropReason> {
+    match event.get(field) {
+        Some(Value::Integer(value)) if (0..=max).contains(value) => Ok(()),
+        Some(Value::Integer(_)) => Err(bad(field, "is out of range")),
+        Some(_) => Err(bad(field, "is no integer")),
+        None => Err(bad(field, "is missing")),
+    }
+}
+
+/// The number of event IDs in a field.
+fn references(event: &Object<'_>, field: &'static str) -> Result<usize, DropReason> {
+    let items = event
+        .get(field)
+        .and_then(Value::as_array)
+        .ok_or(bad(field, "is no array"))?;
+    let fits = |item: &Value<'_>| item.as_str().is_some_and(|id| id.len() <= MAX_FIELD_BYTES);
+    if items.iter().all(fits) {
+        Ok(items.len())
+    } else {
+        Err(bad(field, "has something else than event IDs"))
+    }
+}
+
+/// Check 1, as far as it needs the parsed event.
+pub(crate) fn check_references(version: RoomVersion, pdu: &Pdu) -> Result<(), DropReason> {
+    let hash = pdu.room_id.strip_sigil();
+    let is_create = |id: &OwnedEventId| id.as_str().strip_prefix('$') == Some(hash);
+    if version.room_id_is_create_hash() && pdu.auth_events.iter().any(is_create) {
+        return Err(DropReason::CreateAmongAuthEvents);
+    }
+    Ok(())
+}
+
+/// The signatures that the event needs, as far as it carries them.
+///
+/// What it needs follows from the form that is carried on. Otherwise somebody could forge an invite
+/// whose `third_party_invite` excuses it from the sender's signature, and whose wrong hash then
+/// makes it an ordinary invite.
+fn required_signatures(
+    version: RoomVersion,
+    pdu: &Pdu,
+    event: &Object<'_>,
+) -> Result<Vec<Signatures>, DropReason> {
+    let content = Object::parse(pdu.content.get()).map_err(DropReason::NotCanonicalJson)?;
+    let mut servers = Vec::with_capacity(2);
+    if !is_third_party_invite(pdu, &content) {
+        servers.push(pdu.sender.server_name().to_owned());
+    }
+    if let Some(user) = authorising_user(version, pdu, &content) {
+        let user = UserId::parse(user)
+            .map_err(|_| bad("join_authorised_via_users_server", "is no user ID"))?;
+        if servers.iter().all(|server| server != user.server_name()) {
+            servers.push(user.server_name().to_owned());
+        }
+    }
+    let signatures = event.get("signatures").and_then(Value::as_object);
+    servers
+        .into_iter()
+        .map(|server| {
+            let of_server = signatures.and_then(|all| all.get(server.as_str()));
+            let by_key = usable_signatures(of_server.and_then(Value::as_object));
+            match by_key.is_empty() {
+                true => Err(DropReason::NotSigned(server)),
+                false => Ok(Signatures { server, by_key }),
+            }
+        })
+        .collect()
+}
+
+fn is_third_party_invite(pdu: &Pdu, content: &Object<'_>) -> bool {
+    pdu.event_type == TimelineEventType::RoomMember
+        && content.get("membership").and_then(Value::as_str) == Some("invite")
+        && content
+            .get("third_party_invite")
+            .and_then(Value::as_object)
+            .is_some()
+}
+
+/// Who vouches that a join to a restricted room is permitted.
+fn authorising_user<'c>(
+    version: RoomVersion,
+    pdu: &Pdu,
+    content: &'c Object<'_>,
+) -> Option<&'c str> {
+    let is_join = version
+        .rules()
+        .signatures
+        .check_join_authorised_via_users_server
+        && pdu.event_type == TimelineEventType::RoomMember
+        && content.get("membership").and_then(Value::as_str) == Some("join");
+    let user = content
+        .get("join_authorised_via_users_server")
+        .filter(|_| is_join)?;
+    // What is no string is no user ID either; the caller finds that out.
+    Some(user.as_str().unwrap_or_default())
+}
+
+/// The signatures by algorithms that can be checked.
+fn usable_signatures(of_server: Option<&Object<'_>>) -> Vec<(OwnedServerSigningKeyId, String)> {
+    let entries = of_server.into_iter().flat_map(Object::iter);
+    entries
+        .filter(|(key_id, _)| key_id.starts_with("ed25519:") && *key_id != POLICY_SERVER_KEY)
+        .filter_map(|(key_id, signature)| {
+            let key_id = ServerSigningKeyId::parse(key_id).ok()?;
+            // What is no string is malformed, which the check will say if the key is known.
+            Some((key_id, signature.as_str().unwrap_or_default().to_owned()))
+        })
+        .collect()
+}
+
+fn keep_unsigned(pdu: &Pdu, unsigned: Option<Value<'_>>) -> Unsigned {
+    let Some(Value::Object(unsigned)) = unsigned else {
+        return Unsigned::default();
+    };
+    let is_member = pdu.event_type.to_string() == MEMBER;
+    let raw = |field| {
+        let value = unsigned.get(field).filter(|_| is_member)?;
+        serde_json::value::to_raw_value(value).ok()
+    };
+    Unsigned {
+        age: match unsigned.get("age") {
+            Some(Value::Integer(age)) => Some(*age),
+            _ => None,
+        },
+        invite_room_state: raw("invite_room_state"),
+        knock_room_state: raw("knock_room_state"),
+    }
+}
