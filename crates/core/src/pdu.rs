@@ -134,9 +134,9 @@ impl Pdu {
         })
     }
 
-    /// Whether this is the state event of a type with an empty state key.
-    pub fn is_state(&self, event_type: &TimelineEventType, state_key: &str) -> bool {
-        self.event_type == *event_type && self.state_key.as_deref() == Some(state_key)
+    /// Whether this is a state event of a given type and state key.
+    pub fn is_state(&self, event_type: &str, state_key: &str) -> bool {
+        self.state_key.as_deref() == Some(state_key) && self.event_type.to_string() == event_type
     }
 }
 
