@@ -1,0 +1,512 @@
+//! Events, the edges between them, and the extremities of the graph.
+
+use myelin_core::{
+    completeness::{Completeness, StateRef},
+    event::{Event, Place, Verdict},
+    number::{EventNr, RoomNr, SnapshotNr, StreamPosition},
+    pdu::Pdu,
+    room_version::RoomVersion,
+};
+use ruma::{EventId, OwnedEventId, OwnedRoomId};
+use std::sync::Arc;
+
+use crate::{Param, Row, StorageError, Tx, event_id};
+
+/// The first byte of stored event JSON: canonical JSON as it is.
+const FORMAT_PLAIN: u8 = 1;
+
+statements! {
+    /// Events by number.
+    EVENTS_BY_NUMBER = "SELECT event, event_id, verdict, position, snapshot, partial, redacted_by, json
+        FROM events WHERE event IN int_list($1) AND verdict > 0";
+    /// Events by ID, those that are only referred to included.
+    EVENTS_BY_ID = "SELECT event, event_id, verdict, position, snapshot, partial, redacted_by, json
+        FROM events WHERE event_id IN blob_list($1)";
+    /// The room and version that an event belongs to.
+    ROOM_OF_EVENT = "SELECT e.event, r.room, r.room_id, r.version FROM events e JOIN rooms r ON r.room = e.room
+        WHERE e.event_id = $1 AND e.verdict > 0";
+    /// A new event, or one that was only referred to until now, or an outlier that gets a place, or
+    /// a new verdict: the row becomes what is given. Who redacted it stays.
+    PUT_EVENT = "INSERT INTO events (event, event_id, room, verdict, reason, depth, position, snapshot, partial, json)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+        ON CONFLICT (event) DO UPDATE SET verdict = excluded.verdict, reason = excluded.reason,
+            depth = excluded.depth, position = excluded.position, snapshot = excluded.snapshot,
+            partial = excluded.partial, json = excluded.json";
+    /// An event that another one refers to.
+    PUT_REFERENCE = "INSERT INTO events (event, event_id, room, verdict, depth, partial)
+        VALUES ($1, $2, $3, 0, 0, FALSE) ON CONFLICT DO NOTHING";
+    /// A new state, and perhaps verdict, of an event whose state was partial.
+    REPLACE_STATE = "UPDATE events SET snapshot = $2, partial = FALSE, verdict = $3, reason = $4
+        WHERE event = $1 AND partial";
+    /// Notes a redaction.
+    SET_REDACTED = "UPDATE events SET redacted_by = $2 WHERE event = $1";
+    /// A parent.
+    PUT_PREV_EDGE = "INSERT INTO prev_edges (prev, event) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    /// An auth event.
+    PUT_AUTH_EDGE = "INSERT INTO auth_edges (auth_event, event) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    /// The events that cite some events among their auth events.
+    AUTH_CHILDREN = "SELECT auth_event, event FROM auth_edges WHERE auth_event IN int_list($1)";
+    /// The timeline events that name an event as parent.
+    CHILDREN = "SELECT e.event, e.verdict, e.depth FROM prev_edges p JOIN events e ON e.event = p.event
+        WHERE p.prev = $1 AND e.position IS NOT NULL";
+    /// A room's forward extremities.
+    FORWARD_EXTREMITIES = "SELECT event FROM forward_extremities WHERE room = $1 ORDER BY event";
+    /// Adds a forward extremity.
+    PUT_FORWARD_EXTREMITY = "INSERT INTO forward_extremities (room, event) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    /// Removes a forward extremity.
+    DELETE_FORWARD_EXTREMITY = "DELETE FROM forward_extremities WHERE room = $1 AND event = $2";
+    /// Removes all of a room's forward extremities: before a join after a leave (R92).
+    DELETE_FORWARD_EXTREMITIES = "DELETE FROM forward_extremities WHERE room = $1";
+    /// A room's backward extremities, nearest to a depth first.
+    BACKWARD_EXTREMITIES = "SELECT b.event, e.event_id, b.depth FROM backward_extremities b
+        JOIN events e ON e.event = b.event WHERE b.room = $1 AND b.depth <= $2
+        ORDER BY b.depth DESC LIMIT $3";
+    /// Adds a backward extremity.
+    PUT_BACKWARD_EXTREMITY = "INSERT INTO backward_extremities (room, event, depth) VALUES ($1, $2, $3)
+        ON CONFLICT (room, event) DO UPDATE SET depth = excluded.depth WHERE excluded.depth < backward_extremities.depth";
+    /// Removes a backward extremity.
+    DELETE_BACKWARD_EXTREMITY = "DELETE FROM backward_extremities WHERE room = $1 AND event = $2";
+    /// A redaction of an event that isn't held.
+    PUT_PENDING_REDACTION = "INSERT INTO pending_redactions (redacts, redaction) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    /// The redactions that wait for an event.
+    PENDING_REDACTIONS = "SELECT redaction FROM pending_redactions WHERE redacts = $1 ORDER BY redaction";
+    /// Forgets the redactions that waited for an event.
+    DELETE_PENDING_REDACTIONS = "DELETE FROM pending_redactions WHERE redacts = $1";
+    /// Partial events of a room by position, the resync's work list.
+    PARTIAL_EVENTS = "SELECT event FROM events WHERE room = $1 AND partial ORDER BY position LIMIT $2";
+    /// How many events of a room have partial state.
+    COUNT_PARTIAL_EVENTS = "SELECT COUNT(*) FROM events WHERE room = $1 AND partial";
+    /// Timeline events of a room, oldest first, between two positions.
+    TIMELINE_FORWARD = "SELECT event FROM events WHERE room = $1 AND position > $2 AND position <= $3
+        AND verdict = 1 ORDER BY position LIMIT $4";
+    /// Timeline events of a room, newest first, between two positions.
+    TIMELINE_BACKWARD = "SELECT event FROM events WHERE room = $1 AND position > $2 AND position <= $3
+        AND verdict = 1 ORDER BY position DESC LIMIT $4";
+    /// The highest numbers and positions that were given out.
+    LAST_NUMBERS = "SELECT COALESCE(MAX(event), 0), COALESCE(MAX(position), 0), COALESCE(MIN(position), 0) FROM events";
+}
+
+/// What is known of an event ID.
+#[derive(Clone, Debug)]
+pub enum Known {
+    /// The event is held.
+    Held(Arc<Event>),
+    /// Another event refers to it; it has a number, but is not held.
+    Referenced(EventNr),
+}
+
+/// Everything that [`put`] writes of one event.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// The event as it will be known.
+    pub event: Event,
+    /// Why it was rejected or soft-failed.
+    pub reason: Option<String>,
+    /// The numbers of its auth events.
+    pub auth_events: Vec<EventNr>,
+    /// The numbers of its parents.
+    pub prev_events: Vec<EventNr>,
+}
+
+fn verdict_code(verdict: Verdict) -> i64 {
+    match verdict {
+        Verdict::Accepted => 1,
+        Verdict::SoftFailed => 2,
+        Verdict::Rejected => 3,
+    }
+}
+
+fn verdict_from_code(code: i64) -> Option<Verdict> {
+    match code {
+        1 => Some(Verdict::Accepted),
+        2 => Some(Verdict::SoftFailed),
+        3 => Some(Verdict::Rejected),
+        _ => None,
+    }
+}
+
+/// The room that events are read from: its ID and version are needed to make sense of the bytes.
+#[derive(Clone, Debug)]
+pub struct RoomKey {
+    /// Its number.
+    pub room: RoomNr,
+    /// Its ID.
+    pub room_id: OwnedRoomId,
+    /// Its version.
+    pub version: RoomVersion,
+}
+
+fn read_event(room: &RoomKey, row: &Row) -> Result<Known, StorageError> {
+    let nr = EventNr(row.int(0)?);
+    let Some(verdict) = verdict_from_code(row.int(2)?) else {
+        return Ok(Known::Referenced(nr));
+    };
+    let place = match (row.opt_int(3)?, row.opt_int(4)?) {
+        (Some(position), Some(snapshot)) => Place::Timeline {
+            before: StateRef::new(
+                SnapshotNr(snapshot),
+                Completeness::from_stored(row.bool(5)?),
+            ),
+            position: StreamPosition(position),
+        },
+        _ => Place::Outlier,
+    };
+    let json = match row.blob(7)?.split_first() {
+        Some((&FORMAT_PLAIN, json)) => std::str::from_utf8(json)
+            .map_err(|error| StorageError::Corrupt(format!("event {nr}: {error}")))?,
+        _ => return Err(StorageError::Corrupt(format!("event {nr}: unknown format"))),
+    };
+    let id = event_id::from_stored(row.blob(1)?)?;
+    let pdu = Pdu::from_stored(room.version, id, json)
+        .map_err(|error| StorageError::Corrupt(format!("event {nr}: {error}")))?;
+    Ok(Known::Held(Arc::new(Event {
+        nr,
+        pdu: Arc::new(pdu),
+        verdict,
+        place,
+        redacted_by: row.opt_int(6)?.map(EventNr),
+    })))
+}
+
+/// Events by number, in no order. Numbers of events that aren't held are passed over.
+pub async fn by_number(
+    tx: &mut Tx,
+    room: &RoomKey,
+    numbers: &[EventNr],
+) -> Result<Vec<Arc<Event>>, StorageError> {
+    let numbers: Param<'_> = numbers.iter().map(|nr| nr.0).collect();
+    let rows = tx.query(EVENTS_BY_NUMBER, params![numbers]).await?;
+    let mut events = Vec::with_capacity(rows.len());
+    for row in &rows {
+        if let Known::Held(event) = read_event(room, row)? {
+            events.push(event);
+        }
+    }
+    Ok(events)
+}
+
+/// What is known of some event IDs, in no order; unknown ones are passed over.
+pub async fn by_id(
+    tx: &mut Tx,
+    room: &RoomKey,
+    ids: &[OwnedEventId],
+) -> Result<Vec<(OwnedEventId, Known)>, StorageError> {
+    let ids: Vec<Vec<u8>> = ids.iter().map(|id| event_id::to_stored(id)).collect();
+    let rows = tx
+        .query(
+            EVENTS_BY_ID,
+            params![Param::BlobList(ids.iter().map(|id| &id[..]).collect())],
+        )
+        .await?;
+    rows.iter()
+        .map(|row| Ok((event_id::from_stored(row.blob(1)?)?, read_event(room, row)?)))
+        .collect()
+}
+
+/// The room of an event that is held.
+pub async fn room_of(tx: &mut Tx, id: &EventId) -> Result<Option<RoomKey>, StorageError> {
+    let id = event_id::to_stored(id);
+    let row = tx.query_opt(ROOM_OF_EVENT, params![&id[..]]).await?;
+    row.map(|row| crate::rooms::read_key(&row, 1)).transpose()
+}
+
+/// Stores an event in place of what was known of it, with its edges. Events that it refers to must
+/// have numbers already ([`put_reference`]).
+pub async fn put(tx: &mut Tx, room: RoomNr, new: &NewEvent) -> Result<(), StorageError> {
+    let event = &new.event;
+    let id = event_id::to_stored(event.id());
+    let (position, before) = match event.place {
+        Place::Outlier => (None, None),
+        Place::Timeline { before, position } => (Some(position.0), Some(before)),
+    };
+    let mut json = Vec::with_capacity(event.pdu.json.len() + 1);
+    json.push(FORMAT_PLAIN);
+    json.extend_from_slice(event.pdu.json.as_bytes());
+    tx.execute(
+        PUT_EVENT,
+        params![
+            event.nr.0,
+            &id[..],
+            room.0,
+            verdict_code(event.verdict),
+            new.reason.as_deref(),
+            event.pdu.depth,
+            position,
+            before.map(|before| before.snapshot().0),
+            before.is_some_and(|before| before.completeness().to_stored()),
+            &json[..]
+        ],
+    )
+    .await?;
+    for auth_event in &new.auth_events {
+        tx.execute(PUT_AUTH_EDGE, params![auth_event.0, event.nr.0])
+            .await?;
+    }
+    if position.is_some() {
+        for prev in &new.prev_events {
+            tx.execute(PUT_PREV_EDGE, params![prev.0, event.nr.0])
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives a number to an event that another one refers to.
+pub async fn put_reference(
+    tx: &mut Tx,
+    room: RoomNr,
+    nr: EventNr,
+    id: &EventId,
+) -> Result<(), StorageError> {
+    let id = event_id::to_stored(id);
+    tx.execute(PUT_REFERENCE, params![nr.0, &id[..], room.0])
+        .await?;
+    Ok(())
+}
+
+/// Replaces the partial state of an event by a full one. False if it wasn't partial any more.
+pub async fn replace_state(
+    tx: &mut Tx,
+    event: EventNr,
+    snapshot: SnapshotNr,
+    verdict: Verdict,
+    reason: Option<&str>,
+) -> Result<bool, StorageError> {
+    let changed = tx
+        .execute(
+            REPLACE_STATE,
+            params![event.0, snapshot.0, verdict_code(verdict), reason],
+        )
+        .await?;
+    Ok(changed > 0)
+}
+
+/// Notes that an event was redacted.
+pub async fn set_redacted(tx: &mut Tx, event: EventNr, by: EventNr) -> Result<(), StorageError> {
+    tx.execute(SET_REDACTED, params![event.0, by.0]).await?;
+    Ok(())
+}
+
+/// Keeps a redaction for an event that isn't held.
+pub async fn put_pending_redaction(
+    tx: &mut Tx,
+    redacts: &EventId,
+    by: EventNr,
+) -> Result<(), StorageError> {
+    let redacts = event_id::to_stored(redacts);
+    tx.execute(PUT_PENDING_REDACTION, params![&redacts[..], by.0])
+        .await?;
+    Ok(())
+}
+
+/// The redactions that came before their event.
+pub async fn pending_redactions(tx: &mut Tx, id: &EventId) -> Result<Vec<EventNr>, StorageError> {
+    let id = event_id::to_stored(id);
+    numbers(tx.query(PENDING_REDACTIONS, params![&id[..]]).await?)
+}
+
+/// Forgets the redactions that waited for an event.
+pub async fn delete_pending_redactions(tx: &mut Tx, id: &EventId) -> Result<(), StorageError> {
+    let id = event_id::to_stored(id);
+    tx.execute(DELETE_PENDING_REDACTIONS, params![&id[..]])
+        .await?;
+    Ok(())
+}
+
+/// For each of some events, those that cite it among their auth events.
+pub async fn auth_children(
+    tx: &mut Tx,
+    events: &[EventNr],
+) -> Result<Vec<(EventNr, EventNr)>, StorageError> {
+    let events: Param<'_> = events.iter().map(|nr| nr.0).collect();
+    let rows = tx.query(AUTH_CHILDREN, params![events]).await?;
+    rows.iter()
+        .map(|row| Ok((EventNr(row.int(0)?), EventNr(row.int(1)?))))
+        .collect()
+}
+
+/// A timeline event that names another as its parent.
+#[derive(Clone, Copy, Debug)]
+pub struct Child {
+    /// The child.
+    pub event: EventNr,
+    /// What the checks said of it.
+    pub verdict: Verdict,
+    /// Its depth.
+    pub depth: i64,
+}
+
+/// The timeline events that name an event as parent.
+pub async fn children(tx: &mut Tx, event: EventNr) -> Result<Vec<Child>, StorageError> {
+    let rows = tx.query(CHILDREN, params![event.0]).await?;
+    let mut children = Vec::with_capacity(rows.len());
+    for row in &rows {
+        if let Some(verdict) = verdict_from_code(row.int(1)?) {
+            children.push(Child {
+                event: EventNr(row.int(0)?),
+                verdict,
+                depth: row.int(2)?,
+            });
+        }
+    }
+    Ok(children)
+}
+
+fn numbers(rows: Vec<Row>) -> Result<Vec<EventNr>, StorageError> {
+    rows.iter().map(|row| Ok(EventNr(row.int(0)?))).collect()
+}
+
+/// A room's forward extremities.
+pub async fn forward_extremities(tx: &mut Tx, room: RoomNr) -> Result<Vec<EventNr>, StorageError> {
+    numbers(tx.query(FORWARD_EXTREMITIES, params![room.0]).await?)
+}
+
+/// Adds or removes a forward extremity.
+pub async fn set_forward_extremity(
+    tx: &mut Tx,
+    room: RoomNr,
+    event: EventNr,
+    present: bool,
+) -> Result<(), StorageError> {
+    let sql = if present {
+        PUT_FORWARD_EXTREMITY
+    } else {
+        DELETE_FORWARD_EXTREMITY
+    };
+    tx.execute(sql, params![room.0, event.0]).await?;
+    Ok(())
+}
+
+/// Removes all of a room's forward extremities.
+pub async fn clear_forward_extremities(tx: &mut Tx, room: RoomNr) -> Result<(), StorageError> {
+    tx.execute(DELETE_FORWARD_EXTREMITIES, params![room.0])
+        .await?;
+    Ok(())
+}
+
+/// An event that is a parent of a timeline event, and not in the timeline.
+#[derive(Clone, Debug)]
+pub struct BackwardExtremity {
+    /// The event's number.
+    pub event: EventNr,
+    /// Its ID.
+    pub event_id: OwnedEventId,
+    /// The depth of the event that refers to it.
+    pub depth: i64,
+}
+
+/// A room's backward extremities of at most a depth, deepest first.
+pub async fn backward_extremities(
+    tx: &mut Tx,
+    room: RoomNr,
+    max_depth: i64,
+    limit: usize,
+) -> Result<Vec<BackwardExtremity>, StorageError> {
+    let rows = tx
+        .query(
+            BACKWARD_EXTREMITIES,
+            params![room.0, max_depth, limit as i64],
+        )
+        .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(BackwardExtremity {
+                event: EventNr(row.int(0)?),
+                event_id: event_id::from_stored(row.blob(1)?)?,
+                depth: row.int(2)?,
+            })
+        })
+        .collect()
+}
+
+/// Adds a backward extremity that an event of `depth` refers to.
+pub async fn put_backward_extremity(
+    tx: &mut Tx,
+    room: RoomNr,
+    event: EventNr,
+    depth: i64,
+) -> Result<(), StorageError> {
+    tx.execute(PUT_BACKWARD_EXTREMITY, params![room.0, event.0, depth])
+        .await?;
+    Ok(())
+}
+
+/// Removes a backward extremity.
+pub async fn delete_backward_extremity(
+    tx: &mut Tx,
+    room: RoomNr,
+    event: EventNr,
+) -> Result<(), StorageError> {
+    tx.execute(DELETE_BACKWARD_EXTREMITY, params![room.0, event.0])
+        .await?;
+    Ok(())
+}
+
+/// The first events of a room, by position, whose state is partial.
+pub async fn partial_events(
+    tx: &mut Tx,
+    room: RoomNr,
+    limit: usize,
+) -> Result<Vec<EventNr>, StorageError> {
+    numbers(
+        tx.query(PARTIAL_EVENTS, params![room.0, limit as i64])
+            .await?,
+    )
+}
+
+/// How many events of a room have partial state.
+pub async fn count_partial(tx: &mut Tx, room: RoomNr) -> Result<u64, StorageError> {
+    let rows = tx.query(COUNT_PARTIAL_EVENTS, params![room.0]).await?;
+    Ok(rows.first().map(|row| row.int(0)).transpose()?.unwrap_or(0) as u64)
+}
+
+/// Which way a timeline is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Oldest first.
+    Forward,
+    /// Newest first.
+    Backward,
+}
+
+/// Accepted timeline events with positions in `(after, upto]`.
+pub async fn timeline(
+    tx: &mut Tx,
+    room: RoomNr,
+    direction: Direction,
+    (after, upto): (StreamPosition, StreamPosition),
+    limit: usize,
+) -> Result<Vec<EventNr>, StorageError> {
+    let sql = match direction {
+        Direction::Forward => TIMELINE_FORWARD,
+        Direction::Backward => TIMELINE_BACKWARD,
+    };
+    numbers(
+        tx.query(sql, params![room.0, after.0, upto.0, limit as i64])
+            .await?,
+    )
+}
+
+/// The last numbers that were given out.
+#[derive(Clone, Copy, Debug)]
+pub struct LastNumbers {
+    /// The highest event number.
+    pub event: i64,
+    /// The highest stream position.
+    pub position: i64,
+    /// The lowest stream position, zero or less.
+    pub backfilled: i64,
+}
+
+/// Where the numbering of events and positions goes on.
+pub async fn last_numbers(tx: &mut Tx) -> Result<LastNumbers, StorageError> {
+    let rows = tx.query(LAST_NUMBERS, params![]).await?;
+    let row = rows
+        .first()
+        .ok_or_else(|| StorageError::Corrupt("no last numbers".into()))?;
+    Ok(LastNumbers {
+        event: row.int(0)?,
+        position: row.int(1)?.max(0),
+        backfilled: row.int(2)?.min(0),
+    })
+}

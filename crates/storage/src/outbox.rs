@@ -1,0 +1,76 @@
+//! Our events that other servers must get: one row an event, however many servers.
+
+use myelin_core::number::{EventNr, RoomNr, SnapshotNr, StreamPosition};
+
+use crate::{StorageError, Tx};
+
+statements! {
+    /// One more event to be sent.
+    PUT_OUTBOX = "INSERT INTO outbox (position, event, room, snapshot, further) VALUES ($1, $2, $3, $4, $5)
+        ON CONFLICT DO NOTHING";
+    /// Events to be sent after a position.
+    OUTBOX_AFTER = "SELECT position, event, room, snapshot, further FROM outbox WHERE position > $1
+        ORDER BY position LIMIT $2";
+    /// Everybody has these.
+    DELETE_OUTBOX = "DELETE FROM outbox WHERE position <= $1";
+}
+
+/// An event to be sent.
+#[derive(Clone, Debug)]
+pub struct OutboxRow {
+    /// Its stream position.
+    pub position: StreamPosition,
+    /// The event.
+    pub event: EventNr,
+    /// Its room.
+    pub room: RoomNr,
+    /// The state whose servers get it.
+    pub snapshot: SnapshotNr,
+    /// Servers that get it beside these.
+    pub further: Vec<String>,
+}
+
+/// Queues an event.
+pub async fn put(tx: &mut Tx, row: &OutboxRow) -> Result<(), StorageError> {
+    let further = row.further.join(" ");
+    tx.execute(
+        PUT_OUTBOX,
+        params![
+            row.position.0,
+            row.event.0,
+            row.room.0,
+            row.snapshot.0,
+            &further[..]
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// The events to be sent after a position, in order.
+pub async fn after(
+    tx: &mut Tx,
+    position: StreamPosition,
+    limit: usize,
+) -> Result<Vec<OutboxRow>, StorageError> {
+    let rows = tx
+        .query(OUTBOX_AFTER, params![position.0, limit as i64])
+        .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(OutboxRow {
+                position: StreamPosition(row.int(0)?),
+                event: EventNr(row.int(1)?),
+                room: RoomNr(row.int(2)?),
+                snapshot: SnapshotNr(row.int(3)?),
+                further: row.text(4)?.split_whitespace().map(str::to_owned).collect(),
+            })
+        })
+        .collect()
+}
+
+/// Forgets the events up to a position.
+pub async fn delete_upto(tx: &mut Tx, position: StreamPosition) -> Result<(), StorageError> {
+    tx.execute(DELETE_OUTBOX, params![position.0]).await?;
+    Ok(())
+}

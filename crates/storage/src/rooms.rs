@@ -1,0 +1,326 @@
+//! Rooms, their numbering of state keys, aliases, and what local users are to them.
+
+use myelin_core::{
+    completeness::{Completeness, StateRef},
+    event::Event,
+    key_table::StateKey,
+    number::{EventNr, KeyNr, RoomNr, SnapshotNr, StreamPosition},
+    room_version::RoomVersion,
+};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+
+use crate::{Row, StorageError, Tx, events::RoomKey};
+
+statements! {
+    /// A room by its ID.
+    ROOM_BY_ID = "SELECT room, room_id, version, revision, snapshot, partial, min_depth FROM rooms WHERE room_id = $1";
+    /// A room by its number.
+    ROOM_BY_NUMBER = "SELECT room, room_id, version, revision, snapshot, partial, min_depth FROM rooms WHERE room = $1";
+    /// A new room, or a corrected version of one that was known only from an invite.
+    PUT_ROOM = "INSERT INTO rooms (room, room_id, version, revision, partial, min_depth)
+        VALUES ($1, $2, $3, 0, FALSE, 0) ON CONFLICT (room_id) DO UPDATE SET version = excluded.version";
+    /// The room's new current state.
+    UPDATE_ROOM = "UPDATE rooms SET revision = $3, snapshot = $4, partial = $5, min_depth = $6
+        WHERE room = $1 AND revision = $2";
+    /// The highest room number.
+    LAST_ROOM = "SELECT COALESCE(MAX(room), 0) FROM rooms";
+    /// A room's numbering.
+    STATE_KEYS = "SELECT key, event_type, state_key FROM state_keys WHERE room = $1 ORDER BY key";
+    /// One more number.
+    PUT_STATE_KEY = "INSERT INTO state_keys (room, key, event_type, state_key) VALUES ($1, $2, $3, $4)
+        ON CONFLICT DO NOTHING";
+    /// The current state from a position on.
+    PUT_ROOM_STATE = "INSERT INTO room_states (room, position, snapshot, partial) VALUES ($1, $2, $3, $4)
+        ON CONFLICT (room, position) DO UPDATE SET snapshot = excluded.snapshot, partial = excluded.partial";
+    /// The current state as of a position.
+    ROOM_STATE_AT = "SELECT snapshot, partial FROM room_states WHERE room = $1 AND position <= $2
+        ORDER BY position DESC LIMIT 1";
+    /// What a local user is to a room from now on.
+    PUT_LOCAL_MEMBERSHIP = "INSERT INTO local_memberships (user_id, room, membership, event, position, forgotten)
+        VALUES ($1, $2, $3, $4, $5, FALSE)
+        ON CONFLICT (user_id, room) DO UPDATE SET membership = excluded.membership,
+            event = excluded.event, position = excluded.position, forgotten = FALSE";
+    /// A local user's rooms.
+    MEMBERSHIPS_OF_USER = "SELECT m.user_id, m.room, r.room_id, m.membership, m.event, m.position
+        FROM local_memberships m JOIN rooms r ON r.room = m.room
+        WHERE m.user_id = $1 AND NOT m.forgotten ORDER BY m.room";
+    /// A room's local users.
+    MEMBERSHIPS_OF_ROOM = "SELECT m.user_id, m.room, r.room_id, m.membership, m.event, m.position
+        FROM local_memberships m JOIN rooms r ON r.room = m.room
+        WHERE m.room = $1 ORDER BY m.user_id";
+    /// The room behind a local alias.
+    ALIAS = "SELECT room_id, creator FROM room_aliases WHERE alias = $1";
+    /// A new local alias.
+    PUT_ALIAS = "INSERT INTO room_aliases (alias, room_id, creator) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
+    /// A secret or another single value.
+    SETTING = "SELECT value FROM settings WHERE name = $1";
+    /// Sets a single value that wasn't set.
+    PUT_SETTING = "INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    /// Sets a single value.
+    SET_SETTING = "INSERT INTO settings (name, value) VALUES ($1, $2)
+        ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+}
+
+/// A room as it is stored.
+#[derive(Clone, Debug)]
+pub struct RoomRow {
+    /// Number, ID and version.
+    pub key: RoomKey,
+    /// Counts the commits into the room.
+    pub revision: i64,
+    /// The current state; `None` as long as the room has no timeline.
+    pub current: Option<StateRef>,
+    /// Below this depth nothing is held.
+    pub min_depth: i64,
+}
+
+pub(crate) fn read_key(row: &Row, first: usize) -> Result<RoomKey, StorageError> {
+    let corrupt = |error: &dyn std::fmt::Display| StorageError::Corrupt(format!("room: {error}"));
+    Ok(RoomKey {
+        room: RoomNr(row.int(first)?),
+        room_id: OwnedRoomId::try_from(row.text(first + 1)?).map_err(|error| corrupt(&error))?,
+        version: RoomVersion::parse(row.text(first + 2)?).map_err(|error| corrupt(&error))?,
+    })
+}
+
+fn read_room(row: Row) -> Result<RoomRow, StorageError> {
+    let completeness = Completeness::from_stored(row.bool(5)?);
+    Ok(RoomRow {
+        key: read_key(&row, 0)?,
+        revision: row.int(3)?,
+        current: row
+            .opt_int(4)?
+            .map(|nr| StateRef::new(SnapshotNr(nr), completeness)),
+        min_depth: row.int(6)?,
+    })
+}
+
+/// A room by its ID.
+pub async fn by_id(tx: &mut Tx, room_id: &RoomId) -> Result<Option<RoomRow>, StorageError> {
+    tx.query_opt(ROOM_BY_ID, params![room_id.as_str()])
+        .await?
+        .map(read_room)
+        .transpose()
+}
+
+/// A room by its number.
+pub async fn by_number(tx: &mut Tx, room: RoomNr) -> Result<Option<RoomRow>, StorageError> {
+    tx.query_opt(ROOM_BY_NUMBER, params![room.0])
+        .await?
+        .map(read_room)
+        .transpose()
+}
+
+/// Stores a new room, or corrects the version of one without a timeline (R91).
+pub async fn put(tx: &mut Tx, key: &RoomKey) -> Result<(), StorageError> {
+    tx.execute(
+        PUT_ROOM,
+        params![key.room.0, key.room_id.as_str(), key.version.as_str()],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Moves a room on by one revision. False if it isn't at `revision` any more: decide again.
+pub async fn update(
+    tx: &mut Tx,
+    room: RoomNr,
+    revision: i64,
+    current: Option<StateRef>,
+    min_depth: i64,
+) -> Result<bool, StorageError> {
+    let snapshot = current.map(|current| current.snapshot().0);
+    let partial = current.is_some_and(|current| current.completeness().to_stored());
+    let changed = tx
+        .execute(
+            UPDATE_ROOM,
+            params![room.0, revision, revision + 1, snapshot, partial, min_depth],
+        )
+        .await?;
+    Ok(changed == 1)
+}
+
+/// The highest room number that was given out.
+pub async fn last_number(tx: &mut Tx) -> Result<i64, StorageError> {
+    let row = tx.query_opt(LAST_ROOM, params![]).await?;
+    Ok(row.map(|row| row.int(0)).transpose()?.unwrap_or(0))
+}
+
+/// A room's numbering of state keys, ascending.
+pub async fn state_keys(tx: &mut Tx, room: RoomNr) -> Result<Vec<(KeyNr, StateKey)>, StorageError> {
+    let rows = tx.query(STATE_KEYS, params![room.0]).await?;
+    rows.iter()
+        .map(|row| {
+            Ok((
+                KeyNr(row.int(0)? as u32),
+                StateKey::new(row.text(1)?, row.text(2)?),
+            ))
+        })
+        .collect()
+}
+
+/// Stores one more number.
+pub async fn put_state_key(
+    tx: &mut Tx,
+    room: RoomNr,
+    key: KeyNr,
+    name: &StateKey,
+) -> Result<(), StorageError> {
+    tx.execute(
+        PUT_STATE_KEY,
+        params![
+            room.0,
+            i64::from(key.0),
+            &name.event_type[..],
+            &name.state_key[..]
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Notes the current state from a position on.
+pub async fn put_state_at(
+    tx: &mut Tx,
+    room: RoomNr,
+    position: StreamPosition,
+    current: StateRef,
+) -> Result<(), StorageError> {
+    let partial = current.completeness().to_stored();
+    tx.execute(
+        PUT_ROOM_STATE,
+        params![room.0, position.0, current.snapshot().0, partial],
+    )
+    .await?;
+    Ok(())
+}
+
+/// The current state as it was at a position; `None` before the room's first one here.
+pub async fn state_at(
+    tx: &mut Tx,
+    room: RoomNr,
+    position: StreamPosition,
+) -> Result<Option<StateRef>, StorageError> {
+    let row = tx
+        .query_opt(ROOM_STATE_AT, params![room.0, position.0])
+        .await?;
+    row.map(|row| {
+        let completeness = Completeness::from_stored(row.bool(1)?);
+        Ok(StateRef::new(SnapshotNr(row.int(0)?), completeness))
+    })
+    .transpose()
+}
+
+/// What a local user is to a room.
+#[derive(Clone, Debug)]
+pub struct LocalMembership {
+    /// The user.
+    pub user_id: OwnedUserId,
+    /// The room.
+    pub room: RoomNr,
+    /// Its ID.
+    pub room_id: OwnedRoomId,
+    /// The value of `membership`.
+    pub membership: String,
+    /// The membership event.
+    pub event: EventNr,
+    /// When this became so.
+    pub position: StreamPosition,
+}
+
+fn read_memberships(rows: &[Row]) -> Result<Vec<LocalMembership>, StorageError> {
+    let corrupt = |error: &dyn std::fmt::Display| StorageError::Corrupt(error.to_string());
+    rows.iter()
+        .map(|row| {
+            Ok(LocalMembership {
+                user_id: OwnedUserId::try_from(row.text(0)?).map_err(|error| corrupt(&error))?,
+                room: RoomNr(row.int(1)?),
+                room_id: OwnedRoomId::try_from(row.text(2)?).map_err(|error| corrupt(&error))?,
+                membership: row.text(3)?.to_owned(),
+                event: EventNr(row.int(4)?),
+                position: StreamPosition(row.int(5)?),
+            })
+        })
+        .collect()
+}
+
+/// Notes what the target of a membership event is to a room from `position` on.
+pub async fn put_local_membership(
+    tx: &mut Tx,
+    room: RoomNr,
+    event: &Event,
+    position: StreamPosition,
+) -> Result<(), StorageError> {
+    let (Some(user), Some(membership)) = (&event.pdu.state_key, event.pdu.membership) else {
+        return Ok(());
+    };
+    tx.execute(
+        PUT_LOCAL_MEMBERSHIP,
+        params![&user[..], room.0, membership.name(), event.nr.0, position.0],
+    )
+    .await?;
+    Ok(())
+}
+
+/// The rooms of a local user that it hasn't forgotten.
+pub async fn memberships_of_user(
+    tx: &mut Tx,
+    user: &UserId,
+) -> Result<Vec<LocalMembership>, StorageError> {
+    read_memberships(
+        &tx.query(MEMBERSHIPS_OF_USER, params![user.as_str()])
+            .await?,
+    )
+}
+
+/// The local users of a room, those who left included.
+pub async fn memberships_of_room(
+    tx: &mut Tx,
+    room: RoomNr,
+) -> Result<Vec<LocalMembership>, StorageError> {
+    read_memberships(&tx.query(MEMBERSHIPS_OF_ROOM, params![room.0]).await?)
+}
+
+/// The room behind one of this server's aliases.
+pub async fn alias(tx: &mut Tx, alias: &str) -> Result<Option<OwnedRoomId>, StorageError> {
+    let row = tx.query_opt(ALIAS, params![alias]).await?;
+    row.map(|row| {
+        OwnedRoomId::try_from(row.text(0)?)
+            .map_err(|error| StorageError::Corrupt(format!("alias: {error}")))
+    })
+    .transpose()
+}
+
+/// Gives a room an alias. False if the alias is taken.
+pub async fn put_alias(
+    tx: &mut Tx,
+    alias: &str,
+    room_id: &RoomId,
+    creator: &UserId,
+) -> Result<bool, StorageError> {
+    let changed = tx
+        .execute(
+            PUT_ALIAS,
+            params![alias, room_id.as_str(), creator.as_str()],
+        )
+        .await?;
+    Ok(changed == 1)
+}
+
+/// A single value.
+pub async fn setting(tx: &mut Tx, name: &str) -> Result<Option<Vec<u8>>, StorageError> {
+    let row = tx.query_opt(SETTING, params![name]).await?;
+    row.map(|row| Ok(row.blob(0)?.to_vec())).transpose()
+}
+
+/// Sets a single value unless it has one, and returns the one that holds.
+pub async fn setting_or(tx: &mut Tx, name: &str, value: &[u8]) -> Result<Vec<u8>, StorageError> {
+    tx.execute(PUT_SETTING, params![name, value]).await?;
+    Ok(setting(tx, name).await?.unwrap_or_else(|| value.to_vec()))
+}
+
+/// Sets a single value.
+pub async fn set_setting(tx: &mut Tx, name: &str, value: &[u8]) -> Result<(), StorageError> {
+    tx.execute(SET_SETTING, params![name, value]).await?;
+    Ok(())
+}
