@@ -44,7 +44,8 @@ pub struct Desk {
 impl Desk {
     /// Puts an event on the desk, in place of an older version of it.
     pub fn put_event(&mut self, event: Arc<Event>) {
-        self.by_id.insert(event.pdu.event_id.clone(), Some(event.nr));
+        self.by_id
+            .insert(event.pdu.event_id.clone(), Some(event.nr));
         self.events.insert(event.nr, event);
     }
 
@@ -72,24 +73,40 @@ impl Desk {
         }
     }
 
+    /// Whether it is known that this server does not hold an event.
+    pub fn lacks(&self, id: &EventId) -> bool {
+        matches!(self.by_id.get(id), Some(None))
+    }
+
     /// An event by its number.
     pub fn event(&self, nr: EventNr) -> Option<&Arc<Event>> {
-        self.events.get(&nr).or_else(|| self.miss(Needed::Event(nr)))
+        self.events
+            .get(&nr)
+            .or_else(|| self.miss(Needed::Event(nr)))
     }
 
     /// The events that cite `event` among their auth events.
     pub fn auth_children(&self, event: EventNr) -> Option<&Arc<[EventNr]>> {
-        self.auth_children.get(&event).or_else(|| self.miss(Needed::AuthChildren(event)))
+        self.auth_children
+            .get(&event)
+            .or_else(|| self.miss(Needed::AuthChildren(event)))
     }
 
     /// A stored state.
     pub fn snapshot(&self, nr: SnapshotNr) -> Option<&State> {
-        self.snapshots.get(&nr).or_else(|| self.miss(Needed::Snapshot(nr)))
+        self.snapshots
+            .get(&nr)
+            .or_else(|| self.miss(Needed::Snapshot(nr)))
     }
 
     fn miss<T>(&self, needed: Needed) -> Option<T> {
         self.missing.borrow_mut().insert(needed);
         None
+    }
+
+    /// Whether nothing was found missing since the last call of [`Desk::take_missing`].
+    pub fn is_complete(&self) -> bool {
+        self.missing.borrow().is_empty()
     }
 
     /// What was found missing since the last call. Empty means that everything computed since then

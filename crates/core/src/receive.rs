@@ -1,1 +1,661 @@
-//! Placeholder.
+//! What becomes of an event: the checks on receipt of a PDU that depend on other events, and what
+//! follows for the room's graph and state (server-server API, "Checks performed on receipt of a
+//! PDU", 4 to 6).
+//!
+//! [`decide`] is pure. What it needs is on the [`Desk`]; what it misses there it asks for, and the
+//! caller calls again. A result that was computed with something missing never leaves this module.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use ruma::OwnedEventId;
+
+use crate::{
+    auth,
+    completeness::{Completeness, Question},
+    desk::{Desk, Needed},
+    event::{Event, Place, Verdict},
+    key_table::{KeyTable, StateKey},
+    number::EventNr,
+    pdu::Pdu,
+    resolution::{self, ResolutionError},
+    room_version::RoomVersion,
+    state::{Entry, State},
+    validate::ValidPdu,
+};
+
+/// A state and whether it has all memberships.
+#[derive(Clone, Debug)]
+pub struct KnownState {
+    /// The entries.
+    pub state: State,
+    /// Whether memberships may be missing.
+    pub completeness: Completeness,
+}
+
+/// How an event came to us, and what that permits.
+#[derive(Clone, Debug)]
+pub enum Placement {
+    /// Pushed by another server, or made by one of our users: all its parents must be in the
+    /// timeline, or its origin could choose the room's state (R50).
+    Live,
+    /// Asked for. A parent that isn't in the timeline is replaced by the state after it, as another
+    /// server gave it.
+    Pulled {
+        /// Whether it is history: no current state, no extremity, no soft-failure.
+        backfilled: bool,
+        /// The states after parents that aren't in the timeline.
+        after_missing: BTreeMap<OwnedEventId, KnownState>,
+    },
+    /// Our own join through another server, which gave the state before it.
+    RemoteJoin {
+        /// That state.
+        before: KnownState,
+    },
+    /// Outside the graph; judged by its claimed auth events alone.
+    Outlier,
+}
+
+/// An event to be judged.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    /// The number it has or gets.
+    pub nr: EventNr,
+    /// The event. Its (type, state key) is in the room's numbering.
+    pub pdu: ValidPdu,
+    /// How it came.
+    pub placement: Placement,
+    /// Whether a timeline event that was accepted already names it as its parent.
+    pub has_accepted_child: bool,
+}
+
+/// What is known of the room.
+#[derive(Clone, Copy, Debug)]
+pub struct RoomFacts<'a> {
+    /// Its version.
+    pub version: RoomVersion,
+    /// Its numbering.
+    pub keys: &'a KeyTable,
+    /// Its forward extremities.
+    pub extremities: &'a BTreeSet<EventNr>,
+    /// Its current state; `None` as long as it has no timeline.
+    pub current: Option<&'a KnownState>,
+    /// Below this depth nothing is held.
+    pub min_depth: i64,
+    /// The state of a room without events.
+    pub empty: &'a State,
+}
+
+/// What the caller has to get from other servers before an event can be judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RemoteNeed {
+    /// Parents of a live event.
+    Parents(Vec<OwnedEventId>),
+    /// The states after parents of a pulled event.
+    StatesAfter(Vec<OwnedEventId>),
+    /// Claimed auth events.
+    AuthEvents(Vec<OwnedEventId>),
+}
+
+/// Why an event is neither stored nor waited for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DropReason {
+    /// It is in the timeline already.
+    #[error("the event is known")]
+    Known,
+    /// Its parents are missing and it is too old to ask for them (R51).
+    #[error("the event's parents are missing and it lies below what this server holds")]
+    BelowMinimumDepth,
+    /// The states that it brings together cannot be resolved.
+    #[error("the states before the event cannot be resolved")]
+    Unresolvable,
+}
+
+/// The outcome of a question to this module.
+#[derive(Clone, Debug)]
+pub enum Decision<T> {
+    /// Load these and ask again.
+    NeedLocal(BTreeSet<Needed>),
+    /// Give these pairs numbers and ask again.
+    NeedKeys(Vec<StateKey>),
+    /// Get this from other servers and ask again.
+    NeedRemote(RemoteNeed),
+    /// Nothing can be done.
+    Drop(DropReason),
+    /// The answer.
+    Done(T),
+}
+
+/// What to store.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The event's number.
+    pub nr: EventNr,
+    /// The event.
+    pub pdu: Arc<Pdu>,
+    /// What the checks said.
+    pub verdict: Verdict,
+    /// Why it was rejected or soft-failed.
+    pub reason: Option<String>,
+    /// Its claimed auth events.
+    pub auth_events: Vec<EventNr>,
+    /// Its place in the graph; `None` for an outlier.
+    pub timeline: Option<TimelinePlan>,
+}
+
+/// What a timeline event does to the room.
+#[derive(Clone, Debug)]
+pub struct TimelinePlan {
+    /// The state before the event.
+    pub before: KnownState,
+    /// Whether it is history.
+    pub backfilled: bool,
+    /// The forward extremities and the current state from now on, if it moves them.
+    pub moves: Option<Moves>,
+}
+
+/// A room's new forward extremities and state.
+#[derive(Clone, Debug)]
+pub struct Moves {
+    /// The extremities.
+    pub extremities: BTreeSet<EventNr>,
+    /// The state.
+    pub current: KnownState,
+}
+
+/// An event that isn't stored because something cannot be computed yet.
+enum Pending {
+    Local,
+    Keys(Vec<StateKey>),
+    Remote(RemoteNeed),
+    Drop(DropReason),
+}
+
+impl From<ResolutionError> for Pending {
+    fn from(error: ResolutionError) -> Self {
+        match error {
+            ResolutionError::Incomplete => Self::Local,
+            ResolutionError::Gap(id) => Self::Remote(RemoteNeed::AuthEvents(vec![id])),
+            ResolutionError::Unnumbered(keys) => Self::Keys(keys),
+            ResolutionError::Malformed | ResolutionError::NoState => {
+                Self::Drop(DropReason::Unresolvable)
+            }
+        }
+    }
+}
+
+/// Judges an event: what to store of it, if anything.
+pub fn decide(room: &RoomFacts<'_>, desk: &Desk, incoming: &Incoming) -> Decision<Plan> {
+    conclude(
+        desk,
+        match &incoming.placement {
+            Placement::Outlier => judge_outlier(room, desk, incoming),
+            _ => judge_timeline(room, desk, incoming),
+        },
+    )
+}
+
+/// A result counts only if nothing was missing while it was computed.
+fn conclude<T>(desk: &Desk, result: Result<T, Pending>) -> Decision<T> {
+    let missing = desk.take_missing();
+    match result {
+        Err(Pending::Drop(reason)) => Decision::Drop(reason),
+        _ if !missing.is_empty() => Decision::NeedLocal(missing),
+        Ok(answer) => Decision::Done(answer),
+        Err(Pending::Keys(keys)) => Decision::NeedKeys(keys),
+        Err(Pending::Remote(need)) => Decision::NeedRemote(need),
+        Err(Pending::Local) => Decision::Drop(DropReason::Unresolvable),
+    }
+}
+
+fn judge_outlier(room: &RoomFacts<'_>, desk: &Desk, incoming: &Incoming) -> Result<Plan, Pending> {
+    if desk.event_by_id(&incoming.pdu.event_id).is_some() {
+        return Err(Pending::Drop(DropReason::Known));
+    }
+    let claimed = claimed_auth_events(desk, &incoming.pdu)?;
+    let (verdict, reason) = match check_claimed(room, desk, &incoming.pdu, &claimed)? {
+        Ok(()) => (Verdict::Accepted, None),
+        Err(rejection) => (Verdict::Rejected, Some(rejection.to_string())),
+    };
+    Ok(plan(incoming, verdict, reason, &claimed, None))
+}
+
+fn judge_timeline(room: &RoomFacts<'_>, desk: &Desk, incoming: &Incoming) -> Result<Plan, Pending> {
+    let pdu = &incoming.pdu;
+    if desk
+        .event_by_id(&pdu.event_id)
+        .is_some_and(|event| event.in_timeline())
+    {
+        return Err(Pending::Drop(DropReason::Known));
+    }
+    let parents = Parents::find(desk, pdu);
+    if !desk.is_complete() {
+        return Err(Pending::Local);
+    }
+    parents.must_suffice(room, incoming)?;
+    let claimed = claimed_auth_events(desk, pdu)?;
+    let before = state_before(room, desk, incoming, &parents)?;
+    let mut verdict = Verdict::Accepted;
+    let mut reason = None;
+    let checks = check_claimed(room, desk, pdu, &claimed)?
+        .and(check_before(room, desk, pdu, &before, &claimed)?);
+    if let Err(rejection) = checks {
+        verdict = Verdict::Rejected;
+        reason = Some(rejection.to_string());
+    } else if let Err(rejection) = check_current(room, desk, incoming, &parents, &before)? {
+        verdict = Verdict::SoftFailed;
+        reason = Some(rejection.to_string());
+    }
+    let backfilled = matches!(
+        incoming.placement,
+        Placement::Pulled {
+            backfilled: true,
+            ..
+        }
+    );
+    let moves = if verdict == Verdict::Accepted && !backfilled && !incoming.has_accepted_child {
+        Some(moves(room, desk, incoming, &parents, &before)?)
+    } else {
+        None
+    };
+    let timeline = TimelinePlan {
+        before,
+        backfilled,
+        moves,
+    };
+    Ok(plan(incoming, verdict, reason, &claimed, Some(timeline)))
+}
+
+fn plan(
+    incoming: &Incoming,
+    verdict: Verdict,
+    reason: Option<String>,
+    claimed: &[Arc<Event>],
+    timeline: Option<TimelinePlan>,
+) -> Plan {
+    Plan {
+        nr: incoming.nr,
+        pdu: incoming.pdu.pdu().clone(),
+        verdict,
+        reason,
+        auth_events: claimed.iter().map(|event| event.nr).collect(),
+        timeline,
+    }
+}
+
+/// An event's parents, apart by whether they are in the timeline.
+struct Parents {
+    seen: Vec<Arc<Event>>,
+    missing: Vec<OwnedEventId>,
+}
+
+impl Parents {
+    fn find(desk: &Desk, pdu: &Pdu) -> Self {
+        let mut parents = Self {
+            seen: Vec::new(),
+            missing: Vec::new(),
+        };
+        for id in &pdu.prev_events {
+            match desk.event_by_id(id) {
+                Some(parent) if parent.in_timeline() => parents.seen.push(parent.clone()),
+                _ => parents.missing.push(id.clone()),
+            }
+        }
+        parents
+    }
+
+    /// Missing parents are asked for, or what the placement brought stands in for them.
+    fn must_suffice(&self, room: &RoomFacts<'_>, incoming: &Incoming) -> Result<(), Pending> {
+        if self.missing.is_empty() {
+            return Ok(());
+        }
+        match &incoming.placement {
+            Placement::RemoteJoin { .. } | Placement::Outlier => Ok(()),
+            Placement::Live if incoming.pdu.depth <= room.min_depth => {
+                Err(Pending::Drop(DropReason::BelowMinimumDepth))
+            }
+            Placement::Live => Err(Pending::Remote(RemoteNeed::Parents(self.missing.clone()))),
+            Placement::Pulled { after_missing, .. } => {
+                let without_state: Vec<_> = self
+                    .missing
+                    .iter()
+                    .filter(|id| !after_missing.contains_key(*id))
+                    .cloned()
+                    .collect();
+                if without_state.is_empty() {
+                    Ok(())
+                } else {
+                    Err(Pending::Remote(RemoteNeed::StatesAfter(without_state)))
+                }
+            }
+        }
+    }
+}
+
+/// The events that `pdu` says authorise it, all of them.
+fn claimed_auth_events(desk: &Desk, pdu: &Pdu) -> Result<Vec<Arc<Event>>, Pending> {
+    let mut found = Vec::with_capacity(pdu.auth_events.len());
+    let mut absent = Vec::new();
+    for id in &pdu.auth_events {
+        match desk.event_by_id(id) {
+            Some(event) => found.push(event.clone()),
+            None => absent.push(id.clone()),
+        }
+    }
+    if !desk.is_complete() {
+        return Err(Pending::Local);
+    }
+    if !absent.is_empty() {
+        return Err(Pending::Remote(RemoteNeed::AuthEvents(absent)));
+    }
+    Ok(found)
+}
+
+/// The state after a timeline event. A rejected event changes nothing (R30).
+pub fn state_after(keys: &KeyTable, desk: &Desk, event: &Event) -> Option<KnownState> {
+    let Place::Timeline { before, .. } = event.place else {
+        return None;
+    };
+    let mut state = desk.snapshot(before.snapshot())?.clone();
+    apply(keys, &mut state, event.nr, &event.pdu, event.verdict);
+    Some(KnownState {
+        state,
+        completeness: before.completeness(),
+    })
+}
+
+/// Puts a state event that was not rejected into the state.
+pub fn apply(keys: &KeyTable, state: &mut State, nr: EventNr, pdu: &Pdu, verdict: Verdict) {
+    let Some(state_key) = &pdu.state_key else {
+        return;
+    };
+    if verdict == Verdict::Rejected {
+        return;
+    }
+    if let Some(key) = keys.number(&pdu.event_type.to_string(), state_key) {
+        state.set(keys, key, Some(Entry::new(nr, pdu.membership)));
+    }
+}
+
+fn state_before(
+    room: &RoomFacts<'_>,
+    desk: &Desk,
+    incoming: &Incoming,
+    parents: &Parents,
+) -> Result<KnownState, Pending> {
+    if let Placement::RemoteJoin { before } = &incoming.placement {
+        return Ok(before.clone());
+    }
+    let mut states = Vec::new();
+    for parent in &parents.seen {
+        states.extend(state_after(room.keys, desk, parent));
+    }
+    if let Placement::Pulled { after_missing, .. } = &incoming.placement {
+        states.extend(
+            parents
+                .missing
+                .iter()
+                .filter_map(|id| after_missing.get(id))
+                .cloned(),
+        );
+    }
+    if !desk.is_complete() {
+        return Err(Pending::Local);
+    }
+    resolve(room, desk, states)
+}
+
+/// Resolves states; the result is as complete as the least complete of them.
+fn resolve(
+    room: &RoomFacts<'_>,
+    desk: &Desk,
+    states: Vec<KnownState>,
+) -> Result<KnownState, Pending> {
+    let completeness = Completeness::derived(states.iter().map(|known| known.completeness));
+    let mut states: Vec<State> = states.into_iter().map(|known| known.state).collect();
+    let state = match states.len() {
+        0 => room.empty.clone(),
+        1 => states.remove(0),
+        _ => resolution::resolve(room.version, room.keys, desk, &states)?,
+    };
+    Ok(KnownState {
+        state,
+        completeness,
+    })
+}
+
+/// A check's own result, inside that of being able to make it.
+type Checked = Result<Result<(), auth::Rejection>, Pending>;
+
+/// Check 4: the claimed auth events permit the event.
+fn check_claimed(room: &RoomFacts<'_>, desk: &Desk, pdu: &Pdu, claimed: &[Arc<Event>]) -> Checked {
+    let create = match auth::implied_create_event(room.version, pdu) {
+        None => None,
+        Some(id) => match desk.event_by_id(&id) {
+            Some(create) => Some(create.clone()),
+            None if !desk.is_complete() => return Err(Pending::Local),
+            None => return Err(Pending::Remote(RemoteNeed::AuthEvents(vec![id]))),
+        },
+    };
+    Ok(auth::check_claimed(
+        room.version,
+        pdu,
+        claimed,
+        create.as_ref(),
+    ))
+}
+
+/// Check 5: the state before the event permits it. With a partial state, known entries and the
+/// claimed auth events are resolved: known bans win, unknown memberships come from the claim
+/// (R104).
+fn check_before(
+    room: &RoomFacts<'_>,
+    desk: &Desk,
+    pdu: &Pdu,
+    before: &KnownState,
+    claimed: &[Arc<Event>],
+) -> Checked {
+    if before.completeness.permits(Question::FullAuth) {
+        return check_against(room, desk, pdu, &before.state);
+    }
+    let known = resolution::resolve_with_claimed(
+        room.version,
+        room.keys,
+        desk,
+        pdu,
+        &before.state,
+        claimed,
+    )?;
+    Ok(auth::check_against(
+        room.version,
+        pdu,
+        |event_type, state_key| known.get(&StateKey::new(event_type, state_key)).cloned(),
+    ))
+}
+
+fn check_against(room: &RoomFacts<'_>, desk: &Desk, pdu: &Pdu, state: &State) -> Checked {
+    let result = auth::check_against(room.version, pdu, |event_type, state_key| {
+        let entry = state.get_named(room.keys, event_type, state_key)?;
+        desk.event(entry.event()).cloned()
+    });
+    if desk.is_complete() {
+        Ok(result)
+    } else {
+        Err(Pending::Local)
+    }
+}
+
+/// Check 6: the current state permits the event. Not for history, and not while the current state
+/// is partial (R78).
+fn check_current(
+    room: &RoomFacts<'_>,
+    desk: &Desk,
+    incoming: &Incoming,
+    parents: &Parents,
+    before: &KnownState,
+) -> Checked {
+    let gap = match &incoming.placement {
+        Placement::Live => false,
+        Placement::Pulled {
+            backfilled: false, ..
+        } => !parents.missing.is_empty(),
+        _ => return Ok(Ok(())),
+    };
+    let Some(current) = room.current else {
+        return Ok(Ok(()));
+    };
+    if !current.completeness.permits(Question::SoftFailure) {
+        return Ok(Ok(()));
+    }
+    let at_extremities = !gap
+        && parents.seen.len() == room.extremities.len()
+        && parents
+            .seen
+            .iter()
+            .all(|parent| room.extremities.contains(&parent.nr));
+    if at_extremities {
+        return Ok(Ok(()));
+    }
+    if gap {
+        // Gaps are easily faked, and we may have been away: what we know counts too (R77).
+        let known = resolve(room, desk, vec![current.clone(), before.clone()])?;
+        return check_against(room, desk, &incoming.pdu, &known.state);
+    }
+    check_against(room, desk, &incoming.pdu, &current.state)
+}
+
+/// The extremities and the current state once the event is there.
+fn moves(
+    room: &RoomFacts<'_>,
+    desk: &Desk,
+    incoming: &Incoming,
+    parents: &Parents,
+    before: &KnownState,
+) -> Result<Moves, Pending> {
+    let mut extremities = room.extremities.clone();
+    for covered in covered_by(desk, parents) {
+        extremities.remove(&covered);
+    }
+    let mut after = before.clone();
+    apply(
+        room.keys,
+        &mut after.state,
+        incoming.nr,
+        &incoming.pdu,
+        Verdict::Accepted,
+    );
+    let mut states = vec![after];
+    for nr in &extremities {
+        if let Some(event) = desk.event(*nr) {
+            states.extend(state_after(room.keys, desk, event));
+        }
+    }
+    if !desk.is_complete() {
+        return Err(Pending::Local);
+    }
+    extremities.insert(incoming.nr);
+    Ok(Moves {
+        extremities,
+        current: resolve(room, desk, states)?,
+    })
+}
+
+/// The events that stop being extremities: the parents, and what lies behind parents that were
+/// rejected or soft-failed and so never took the place of theirs.
+fn covered_by(desk: &Desk, parents: &Parents) -> BTreeSet<EventNr> {
+    let mut covered = BTreeSet::new();
+    let mut queue: Vec<Arc<Event>> = parents.seen.clone();
+    while let Some(event) = queue.pop() {
+        if !covered.insert(event.nr) || event.verdict == Verdict::Accepted {
+            continue;
+        }
+        for id in &event.pdu.prev_events {
+            queue.extend(
+                desk.event_by_id(id)
+                    .filter(|event| event.in_timeline())
+                    .cloned(),
+            );
+        }
+    }
+    covered
+}
+
+/// A timeline event with the full state before it.
+#[derive(Clone, Debug)]
+pub struct Rejudged {
+    /// That state.
+    pub before: KnownState,
+    /// What the checks say now.
+    pub verdict: Verdict,
+    /// Why it was rejected.
+    pub reason: Option<String>,
+}
+
+/// Judges a timeline event again now that the states after all its parents may be full: checks 4
+/// and 5 (L38). A soft-failure stays as it is, since it is a matter of the time of arrival.
+pub fn judge_again(
+    room: &RoomFacts<'_>,
+    desk: &Desk,
+    event: &Event,
+    after_missing: &BTreeMap<OwnedEventId, KnownState>,
+) -> Decision<Rejudged> {
+    conclude(desk, rejudge(room, desk, event, after_missing))
+}
+
+fn rejudge(
+    room: &RoomFacts<'_>,
+    desk: &Desk,
+    event: &Event,
+    after_missing: &BTreeMap<OwnedEventId, KnownState>,
+) -> Result<Rejudged, Pending> {
+    let parents = Parents::find(desk, &event.pdu);
+    let claimed = claimed_auth_events(desk, &event.pdu)?;
+    let mut states = Vec::new();
+    for parent in &parents.seen {
+        states.extend(state_after(room.keys, desk, parent));
+    }
+    let without_state: Vec<_> = parents
+        .missing
+        .iter()
+        .filter(|id| !after_missing.contains_key(*id))
+        .cloned()
+        .collect();
+    if !desk.is_complete() {
+        return Err(Pending::Local);
+    }
+    if !without_state.is_empty() {
+        return Err(Pending::Remote(RemoteNeed::StatesAfter(without_state)));
+    }
+    states.extend(
+        parents
+            .missing
+            .iter()
+            .filter_map(|id| after_missing.get(id))
+            .cloned(),
+    );
+    let before = resolve(room, desk, states)?;
+    let checks = check_claimed(room, desk, &event.pdu, &claimed)?
+        .and(check_before(room, desk, &event.pdu, &before, &claimed)?);
+    let (verdict, reason) = match checks {
+        Err(rejection) => (Verdict::Rejected, Some(rejection.to_string())),
+        Ok(()) if event.verdict == Verdict::SoftFailed => (Verdict::SoftFailed, None),
+        Ok(()) => (Verdict::Accepted, None),
+    };
+    Ok(Rejudged {
+        before,
+        verdict,
+        reason,
+    })
+}
+
+/// The current state: the resolution of the states after the forward extremities.
+pub fn current_state(room: &RoomFacts<'_>, desk: &Desk) -> Decision<KnownState> {
+    let states = room
+        .extremities
+        .iter()
+        .filter_map(|nr| state_after(room.keys, desk, desk.event(*nr)?))
+        .collect();
+    conclude(desk, resolve(room, desk, states))
+}
