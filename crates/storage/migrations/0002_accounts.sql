@@ -7,6 +7,8 @@ CREATE TABLE accounts (
     admin BOOLEAN NOT NULL,
     deactivated BOOLEAN NOT NULL,
     created_ms BIGINT NOT NULL,
+    -- Counts the changes of the user's devices, so that other servers see whether they missed one.
+    device_list BIGINT NOT NULL,
     display_name TEXT,
     avatar_url TEXT
 ) WITHOUT ROWID;

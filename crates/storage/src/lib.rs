@@ -1,1 +1,54 @@
-//! Myelin: storage.
+//! The only place that knows SQL: the executor over both engines, the schema's history, and one file
+//! per concept with its statements and the functions that run them.
+//!
+//! Nothing here decides anything. A function of a concept takes the [`Tx`] it runs in, so that the
+//! caller decides what belongs together.
+
+// Their macros are known in every file below without an import.
+#[macro_use]
+mod param;
+#[macro_use]
+mod statement;
+
+pub mod client_transactions;
+mod database;
+pub mod destinations;
+mod error;
+mod event_id;
+pub mod events;
+pub mod joins;
+mod migrations;
+pub mod outbox;
+pub mod rooms;
+mod row;
+pub mod server_keys;
+pub mod snapshots;
+mod sqlite;
+pub mod staged;
+pub mod stream;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod tx;
+mod url;
+
+pub use database::{BoxFuture, Database, Priority};
+pub use error::StorageError;
+pub use param::Param;
+pub use row::Row;
+pub use tx::Tx;
+pub use url::DatabaseUrl;
+
+/// The statements of each file, by its name.
+#[cfg(test)]
+const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
+    ("client_transactions", client_transactions::STATEMENTS),
+    ("destinations", destinations::STATEMENTS),
+    ("events", events::STATEMENTS),
+    ("joins", joins::STATEMENTS),
+    ("migrations", migrations::STATEMENTS),
+    ("outbox", outbox::STATEMENTS),
+    ("rooms", rooms::STATEMENTS),
+    ("server_keys", server_keys::STATEMENTS),
+    ("snapshots", snapshots::STATEMENTS),
+    ("staged", staged::STATEMENTS),
+];

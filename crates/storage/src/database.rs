@@ -1,0 +1,130 @@
+//! The database as everybody else sees it.
+
+use std::sync::Arc;
+
+use myelin_env::Env;
+
+use crate::{
+    DatabaseUrl, StorageError, Tx,
+    migrations::{MIGRATIONS, Migration, Progress, run_next},
+    sqlite::Sqlite,
+};
+
+/// A future in a box, as closures over a transaction return it.
+pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Who waits for a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// A person, or another server's request.
+    Interactive,
+    /// Nobody: work in pieces of some 1,000 rows, which should not hold the writer for more than
+    /// 20 ms each.
+    Bulk,
+}
+
+/// An open database. Clones share it; it is closed by [`Database::close`] or with the last of them.
+#[derive(Clone, Debug)]
+pub struct Database {
+    engine: Arc<Engine>,
+    env: Env,
+}
+
+#[derive(Debug)]
+enum Engine {
+    Sqlite(Sqlite),
+}
+
+impl Database {
+    /// Opens a database and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`StorageError::Refused`] if it cannot be used: another process has it, a newer Myelin wrote
+    /// it, or there is no such place. Otherwise any [`StorageError`].
+    pub async fn open(url: &DatabaseUrl, env: &Env) -> Result<Self, StorageError> {
+        Self::open_with(url, env, MIGRATIONS).await
+    }
+
+    /// Opens a database with another history than the program's.
+    pub(crate) async fn open_with(
+        url: &DatabaseUrl,
+        env: &Env,
+        migrations: &'static [Migration],
+    ) -> Result<Self, StorageError> {
+        let engine = match url {
+            DatabaseUrl::Sqlite { path, vfs } => {
+                Engine::Sqlite(Sqlite::open(path, vfs.as_deref(), env)?)
+            }
+            DatabaseUrl::Postgres(_) => {
+                return Err(StorageError::Refused(
+                    "PostgreSQL is not supported yet".to_owned(),
+                ));
+            }
+        };
+        let database = Self {
+            engine: Arc::new(engine),
+            env: env.clone(),
+        };
+        loop {
+            let step: Result<Progress, StorageError> = database
+                .write("migrate", Priority::Interactive, move |tx| {
+                    Box::pin(run_next(tx, migrations))
+                })
+                .await;
+            match step? {
+                Progress::UpToDate => return Ok(database),
+                Progress::Ran(number) => tracing::info!(number, "the schema was brought forward"),
+            }
+        }
+    }
+
+    /// Runs a closure over one state of the database. `name` says in logs and metrics what it is.
+    ///
+    /// The closure may await its transaction and nothing else.
+    ///
+    /// # Errors
+    /// The closure's, and any [`StorageError`].
+    pub async fn read<T, F>(&self, name: &'static str, closure: F) -> Result<T, StorageError>
+    where
+        F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, StorageError>> + Send + 'static,
+        T: Send + 'static,
+    {
+        match &*self.engine {
+            Engine::Sqlite(sqlite) => sqlite.read(name, closure).await,
+        }
+    }
+
+    /// Runs a closure that changes the database. What it changed is durable when this returns `Ok`,
+    /// and undone if it returns `Err`. Others' writes are not affected either way, though they may
+    /// share its commit.
+    ///
+    /// Dropping the future before the closure has begun means that it never will; after that, it runs
+    /// to its end and is committed. The closure may await its transaction and nothing else, and must not
+    /// start anything that an undone transaction should not have started.
+    ///
+    /// # Errors
+    /// The closure's, and any [`StorageError`].
+    pub async fn write<T, E, F>(
+        &self,
+        name: &'static str,
+        priority: Priority,
+        closure: F,
+    ) -> Result<T, E>
+    where
+        F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: From<StorageError> + Send + 'static,
+    {
+        match &*self.engine {
+            Engine::Sqlite(sqlite) => sqlite.write(name, priority, closure).await,
+        }
+    }
+
+    /// Finishes the writes that wait and closes all connections. Later calls answer
+    /// [`StorageError::Closed`].
+    pub async fn close(&self) {
+        match &*self.engine {
+            Engine::Sqlite(sqlite) => sqlite.close(&self.env.clock).await,
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! What can go wrong, by what the caller can do about it.
+
+/// Why the database did not do what was asked. A write that failed left nothing behind.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StorageError {
+    /// Busy, interrupted, or not to be reached at the moment: try again later.
+    #[error("the database is not available: {0}")]
+    Unavailable(String),
+    /// The disk is full. Reads still work; writes will once there is room.
+    #[error("the database's disk is full")]
+    Full,
+    /// What is stored is not what was written there: somebody has to look at it.
+    #[error("the database is corrupt: {0}")]
+    Corrupt(String),
+    /// The statement would break a constraint of the schema. Statements that expect this say
+    /// `ON CONFLICT` instead, so elsewhere it is a bug.
+    #[error("a constraint of the schema forbids it: {0}")]
+    Constraint(String),
+    /// The database was closed: the server is stopping.
+    #[error("the database is closed")]
+    Closed,
+    /// The database cannot be used as it is; the text tells the operator why.
+    #[error("{0}")]
+    Refused(String),
+    /// A mistake in the program, for instance in a statement.
+    #[error("bug in a use of the database: {0}")]
+    Bug(String),
+}
+
+impl StorageError {
+    /// Whether the same call may succeed later without anybody's help.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Full)
+    }
+}

@@ -1,0 +1,314 @@
+//! The one writer: it takes the writes that wait, runs each in a savepoint of one transaction,
+//! commits once for all of them, and answers.
+//!
+//! A commit waits for the disk, so the writes that arrive meanwhile share the next one.
+
+use std::{
+    ffi::c_int,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use futures_util::FutureExt as _;
+use myelin_env::{CancellationToken, Clock};
+use rusqlite::{Connection, hooks::Wal};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::{
+    Session,
+    checkpoints::{Checkpoints, LogLength},
+    queue::Queue,
+};
+use crate::{BoxFuture, Priority, StorageError, Tx, tx::Engine};
+
+/// A transaction takes no further closure after this time: those in it wait for the others.
+const GROUP_TIME: Duration = Duration::from_millis(20);
+
+/// The same as a number of closures, for clocks that stand still.
+const GROUP_SIZE: usize = 256;
+
+/// The handle on the writer's thread.
+#[derive(Debug)]
+pub(super) struct Committer {
+    queue: Arc<Queue>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    /// Cancelled when the thread has ended.
+    ended: CancellationToken,
+}
+
+/// A write that waits, with its types hidden.
+pub(super) trait Job: Send {
+    /// Whether nobody waits for the result any more.
+    fn is_abandoned(&self) -> bool;
+    /// Runs the closure.
+    fn run(self: Box<Self>, tx: &mut Tx) -> Outcome;
+    /// Answers that it was not run.
+    fn refuse(self: Box<Self>, error: StorageError);
+}
+
+/// What a closure came to.
+pub(super) struct Outcome {
+    /// Whether its changes are to be kept.
+    keep: bool,
+    answer: Answer,
+}
+
+/// Tells the caller, once it is known whether the changes are durable.
+type Answer = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
+
+struct Submission<F, T, E> {
+    name: &'static str,
+    closure: F,
+    reply: oneshot::Sender<Result<T, E>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Committer {
+    pub(super) fn start(
+        mut connection: Connection,
+        checkpoints: Arc<Checkpoints>,
+        clock: Clock,
+    ) -> Result<Self, StorageError> {
+        let queue = Arc::new(Queue::new());
+        let ended = CancellationToken::new();
+        let log_pages = Arc::new(AtomicU32::new(0));
+        let pages = Arc::clone(&log_pages);
+        connection.wal_hook(Some(move |_: &mut Wal, length: c_int| {
+            pages.store(u32::try_from(length).unwrap_or(0), Ordering::Relaxed);
+            Ok(())
+        }))?;
+        let mut writer = Writer {
+            tx: Tx::new(Engine::Sqlite(Session::new(connection))),
+            kept: Vec::new(),
+            clock,
+            checkpoints,
+            log_pages,
+            log: LogLength::default(),
+        };
+        let inbox = Arc::clone(&queue);
+        let guard = ended.clone().drop_guard();
+        let thread = thread::Builder::new()
+            .name("sqlite-writer".to_owned())
+            .spawn(move || {
+                let _guard = guard;
+                // Even after a panic nobody may wait for an answer for ever.
+                let _closes = inbox.close_on_drop();
+                while inbox.wait() {
+                    writer.run_group(&inbox);
+                }
+            })
+            .map_err(|error| StorageError::Unavailable(error.to_string()))?;
+        Ok(Self {
+            queue,
+            thread: Mutex::new(Some(thread)),
+            ended,
+        })
+    }
+
+    pub(super) async fn submit<T, E, F>(
+        &self,
+        name: &'static str,
+        priority: Priority,
+        closure: F,
+    ) -> Result<T, E>
+    where
+        F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: From<StorageError> + Send + 'static,
+    {
+        let place = self.queue.place(priority).await?;
+        let (reply, answer) = oneshot::channel();
+        self.queue.push(
+            priority,
+            Box::new(Submission {
+                name,
+                closure,
+                reply,
+                _place: place,
+            }),
+        )?;
+        answer.await.unwrap_or(Err(E::from(StorageError::Closed)))
+    }
+
+    /// Refuses new writes, finishes those that wait, and closes the connection.
+    pub(super) async fn close(&self) {
+        self.queue.close();
+        self.ended.cancelled().await;
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.queue.close();
+        let thread = self
+            .thread
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread
+            // A closure may have held the last handle on the database.
+            && thread.thread().id() != thread::current().id()
+        {
+            // A panic was reported when it happened.
+            thread.join().ok();
+        }
+    }
+}
+
+impl<F, T, E> Job for Submission<F, T, E>
+where
+    F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
+    T: Send + 'static,
+    E: From<StorageError> + Send + 'static,
+{
+    fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+
+    fn run(self: Box<Self>, tx: &mut Tx) -> Outcome {
+        let Self {
+            name,
+            closure,
+            reply,
+            ..
+        } = *self;
+        let bug = |what: &str| Err(E::from(StorageError::Bug(format!("{name}: {what}"))));
+        // Everything a closure may await is done by the time it is polled.
+        let run = catch_unwind(AssertUnwindSafe(|| closure(tx).now_or_never()));
+        let result = match (run, tx.take_failure()) {
+            (Ok(Some(Ok(_))), Some(overlooked)) => Err(E::from(overlooked)),
+            (Ok(Some(result)), _) => result,
+            (Ok(None), _) => bug("a write waited for something else than its transaction"),
+            (Err(_), _) => bug("a write panicked"),
+        };
+        Outcome {
+            keep: result.is_ok(),
+            answer: Box::new(move |committed| {
+                let result = match committed {
+                    Ok(()) => result,
+                    Err(error) => result.and(Err(E::from(error))),
+                };
+                // The caller may have gone.
+                reply.send(result).ok();
+            }),
+        }
+    }
+
+    fn refuse(self: Box<Self>, error: StorageError) {
+        self.reply.send(Err(E::from(error))).ok();
+    }
+}
+
+/// What the writer's thread owns.
+struct Writer {
+    tx: Tx,
+    /// Who is to be told once the transaction has been committed.
+    kept: Vec<Answer>,
+    clock: Clock,
+    checkpoints: Arc<Checkpoints>,
+    /// Pages in the log after the last commit.
+    log_pages: Arc<AtomicU32>,
+    log: LogLength,
+}
+
+impl Writer {
+    /// Runs what waits as one transaction.
+    fn run_group(&mut self, queue: &Queue) {
+        let started = self.clock.instant();
+        let group = queue.next_group();
+        let mut size = 0;
+        while size < GROUP_SIZE
+            && started.elapsed(&self.clock) < GROUP_TIME
+            && let Some(job) = queue.take(group, size > 0)
+        {
+            if !job.is_abandoned() {
+                size += 1;
+                self.run(job);
+            }
+        }
+        self.commit();
+        let pages = self.log_pages.load(Ordering::Relaxed);
+        self.checkpoints.after_commit(pages, &mut self.log);
+    }
+
+    /// Runs one closure so that it can be undone alone.
+    fn run(&mut self, job: Box<dyn Job>) {
+        // The first one can be undone with the whole transaction: savepoints copy pages.
+        let nested = self.session().in_transaction();
+        let begin = if nested {
+            "SAVEPOINT closure"
+        } else {
+            "BEGIN IMMEDIATE"
+        };
+        if let Err(error) = self.session().control(begin) {
+            job.refuse(error);
+            return;
+        }
+        let outcome = job.run(&mut self.tx);
+        if !self.session().in_transaction() {
+            // SQLite gives up the whole transaction after some errors, such as a full disk.
+            let error = StorageError::Unavailable("the transaction was given up".to_owned());
+            (outcome.answer)(Err(error.clone()));
+            self.answer_all(&Err(error));
+            return;
+        }
+        let ended = match (nested, outcome.keep) {
+            (false, true) => Ok(()),
+            (false, false) => self.session().control("ROLLBACK"),
+            (true, true) => self.session().control("RELEASE closure"),
+            (true, false) => self
+                .session()
+                .control("ROLLBACK TO closure")
+                .and_then(|()| self.session().control("RELEASE closure")),
+        };
+        match ended {
+            Ok(()) if outcome.keep => self.kept.push(outcome.answer),
+            Ok(()) => (outcome.answer)(Ok(())),
+            Err(error) => {
+                self.roll_back();
+                (outcome.answer)(Err(error.clone()));
+                self.answer_all(&Err(error));
+            }
+        }
+    }
+
+    fn commit(&mut self) {
+        if !self.session().in_transaction() {
+            return;
+        }
+        let started = self.clock.instant();
+        let committed = self.session().control("COMMIT");
+        metrics::histogram!("myelin_storage_commit_seconds")
+            .record(started.elapsed(&self.clock).as_secs_f64());
+        metrics::histogram!("myelin_storage_commit_writes").record(self.kept.len() as f64);
+        if let Err(error) = &committed {
+            tracing::error!(%error, writes = self.kept.len(), "commit failed");
+            self.roll_back();
+        }
+        self.answer_all(&committed);
+    }
+
+    fn roll_back(&mut self) {
+        if self.session().in_transaction()
+            && let Err(error) = self.session().control("ROLLBACK")
+        {
+            tracing::error!(%error, "rollback failed");
+        }
+    }
+
+    fn answer_all(&mut self, result: &Result<(), StorageError>) {
+        for answer in self.kept.drain(..) {
+            answer(result.clone());
+        }
+    }
+
+    fn session(&mut self) -> &mut Session {
+        let Engine::Sqlite(session) = self.tx.engine();
+        session
+    }
+}

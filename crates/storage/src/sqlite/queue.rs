@@ -1,0 +1,170 @@
+//! The writes that wait for the committer.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::committer::Job;
+use crate::{Priority, StorageError};
+
+/// How many interactive writes may wait; further callers wait for a place.
+const INTERACTIVE_PLACES: usize = 1_024;
+
+/// The same for bulk writes, each of which may hold megabytes.
+const BULK_PLACES: usize = 16;
+
+/// How many interactive transactions go before a bulk write that waits.
+const PATIENCE: u32 = 16;
+
+/// Two bounded queues with a waiting room in front.
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    arrived: Condvar,
+    interactive_places: Arc<Semaphore>,
+    bulk_places: Arc<Semaphore>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    interactive: VecDeque<Box<dyn Job>>,
+    bulk: VecDeque<Box<dyn Job>>,
+    closed: bool,
+    /// Interactive transactions since the last bulk write.
+    overtaken: u32,
+}
+
+impl Queue {
+    pub(super) fn new() -> Self {
+        Self {
+            waiting: Mutex::default(),
+            arrived: Condvar::new(),
+            interactive_places: Arc::new(Semaphore::new(INTERACTIVE_PLACES)),
+            bulk_places: Arc::new(Semaphore::new(BULK_PLACES)),
+        }
+    }
+
+    /// Waits for a place. Giving up the future or the permit gives it back.
+    pub(super) async fn place(
+        &self,
+        priority: Priority,
+    ) -> Result<OwnedSemaphorePermit, StorageError> {
+        let places = match priority {
+            Priority::Interactive => &self.interactive_places,
+            Priority::Bulk => &self.bulk_places,
+        };
+        Arc::clone(places)
+            .acquire_owned()
+            .await
+            .map_err(|_| StorageError::Closed)
+    }
+
+    pub(super) fn push(&self, priority: Priority, job: Box<dyn Job>) -> Result<(), StorageError> {
+        let mut waiting = self.lock();
+        if waiting.closed {
+            return Err(StorageError::Closed);
+        }
+        waiting.of(priority).push_back(job);
+        drop(waiting);
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    /// Waits until there is work; false once the queue is closed and empty.
+    pub(super) fn wait(&self) -> bool {
+        let mut waiting = self.lock();
+        loop {
+            if !waiting.interactive.is_empty() || !waiting.bulk.is_empty() {
+                return true;
+            }
+            if waiting.closed {
+                return false;
+            }
+            waiting = self
+                .arrived
+                .wait(waiting)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Which writes the next transaction is for. Interactive ones go first, but not for ever; the two
+    /// never share one, so that nobody interactive waits for bulk work to be written.
+    pub(super) fn next_group(&self) -> Priority {
+        let mut waiting = self.lock();
+        let bulk = !waiting.bulk.is_empty()
+            && (waiting.interactive.is_empty() || waiting.overtaken >= PATIENCE);
+        if bulk {
+            waiting.overtaken = 0;
+            return Priority::Bulk;
+        }
+        waiting.overtaken += 1;
+        Priority::Interactive
+    }
+
+    /// The next write for a transaction of `group`. Bulk ones stop as soon as anybody interactive
+    /// waits; `begun` says that the transaction has one already.
+    pub(super) fn take(&self, group: Priority, begun: bool) -> Option<Box<dyn Job>> {
+        let mut waiting = self.lock();
+        if group == Priority::Bulk && begun && !waiting.interactive.is_empty() {
+            return None;
+        }
+        waiting.of(group).pop_front()
+    }
+
+    /// Refuses what comes from now on. What waits is still done.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.interactive_places.close();
+        self.bulk_places.close();
+        self.arrived.notify_all();
+    }
+
+    /// Closes the queue, and drops what waits, when the guard is dropped.
+    pub(super) fn close_on_drop(self: &Arc<Self>) -> CloseOnDrop {
+        CloseOnDrop(Arc::clone(self))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn of(&mut self, priority: Priority) -> &mut VecDeque<Box<dyn Job>> {
+        match priority {
+            Priority::Interactive => &mut self.interactive,
+            Priority::Bulk => &mut self.bulk,
+        }
+    }
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let waiting = self.lock();
+        formatter
+            .debug_struct("Queue")
+            .field("interactive", &waiting.interactive.len())
+            .field("bulk", &waiting.bulk.len())
+            .finish()
+    }
+}
+
+/// See [`Queue::close_on_drop`].
+pub(super) struct CloseOnDrop(Arc<Queue>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+        let mut waiting = self.0.lock();
+        let dropped = (
+            std::mem::take(&mut waiting.interactive),
+            std::mem::take(&mut waiting.bulk),
+        );
+        // Dropping a write runs foreign code.
+        drop(waiting);
+        drop(dropped);
+    }
+}

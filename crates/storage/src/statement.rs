@@ -1,0 +1,81 @@
+//! Statements: SQL that both engines take, as constants beside the functions that use them.
+//!
+//! `$1`, `$2` … are parameters; `BIGINT`, `TEXT`, `BYTEA` and `BOOLEAN` the types. Sums need a cast
+//! (`CAST(SUM(x) AS BIGINT)`), because PostgreSQL's are of another type. A set of values is
+//! `int_list($n)`, `text_list($n)` or `blob_list($n)`: a table with the one column `value`, for
+//! `WHERE x IN int_list($1)` and for `FROM blob_list($1) AS wanted JOIN … ON … = wanted.value`.
+//! Beside those, only `WITHOUT ROWID` and the key types of migrations differ ([`schema`]).
+
+use std::borrow::Cow;
+
+/// Declares SQL constants, and `STATEMENTS`, a slice of all of them with their names. `lib.rs` collects
+/// the slices so that a test prepares every statement on both engines.
+///
+/// ```text
+/// statements! {
+///     /// A name is taken only once.
+///     INSERT_ACCOUNT = "INSERT INTO accounts (user_id) VALUES ($1) ON CONFLICT DO NOTHING";
+/// }
+/// ```
+#[macro_export]
+macro_rules! statements {
+    ($($(#[$attribute:meta])* $name:ident = $sql:expr;)*) => {
+        $($(#[$attribute])* pub(crate) const $name: &str = $sql;)*
+        /// Every statement of this file with its name.
+        #[cfg(test)]
+        pub(crate) const STATEMENTS: &[(&str, &str)] = &[$((stringify!($name), $name)),*];
+    };
+}
+
+/// Which SQL an engine speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    Sqlite,
+    Postgres,
+}
+
+/// The list functions, with PostgreSQL's type of the array.
+const LISTS: [(&str, &str); 3] = [
+    ("int_list(", "bigint"),
+    ("text_list(", "text"),
+    ("blob_list(", "bytea"),
+];
+
+/// `sql` with its lists in the engine's own words.
+pub(crate) fn with_lists(sql: &str, dialect: Dialect) -> Cow<'_, str> {
+    let mut sql = Cow::Borrowed(sql);
+    for (name, array_type) in LISTS {
+        while let Some(start) = sql.find(name) {
+            let number = start + name.len();
+            let Some(end) = sql[number..].find(')').map(|length| number + length) else {
+                // Not a statement; preparing it will say so.
+                break;
+            };
+            let parameter = &sql[number..end];
+            let table = match dialect {
+                Dialect::Sqlite => format!("(SELECT value FROM rarray({parameter}))"),
+                Dialect::Postgres => format!(
+                    "(SELECT value FROM unnest({parameter}::{array_type}[]) AS list (value))"
+                ),
+            };
+            let rewritten = format!("{}{table}{}", &sql[..start], &sql[end + 1..]);
+            sql = Cow::Owned(rewritten);
+        }
+    }
+    sql
+}
+
+/// A migration's text in the engine's own words. SQLite stores a table in one tree, not two, if its
+/// key is called `INTEGER` (64 bits there, 32 on PostgreSQL) or if it is `WITHOUT ROWID` (unknown to
+/// PostgreSQL, and needless there).
+pub(crate) fn schema(sql: &str, dialect: Dialect) -> String {
+    match dialect {
+        Dialect::Sqlite => sql
+            .replace(
+                "BIGINT NOT NULL PRIMARY KEY",
+                "INTEGER NOT NULL PRIMARY KEY",
+            )
+            .replace("BIGINT PRIMARY KEY", "INTEGER PRIMARY KEY"),
+        Dialect::Postgres => sql.replace(" WITHOUT ROWID", ""),
+    }
+}

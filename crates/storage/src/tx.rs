@@ -1,0 +1,105 @@
+//! A transaction, as the functions of this crate see it.
+
+use crate::{Param, Row, StorageError, sqlite};
+
+/// A transaction that is open. All it reads belongs to one state of the database.
+///
+/// A statement that fails dooms the transaction: later statements fail too, and it is rolled back even
+/// if the closure answers `Ok`. PostgreSQL works so; here SQLite does too. What may fail in the
+/// ordinary course says `ON CONFLICT`.
+#[derive(Debug)]
+pub struct Tx {
+    engine: Engine,
+    /// The first error of a statement.
+    failed: Option<StorageError>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Engine {
+    Sqlite(sqlite::Session),
+}
+
+impl Tx {
+    pub(crate) fn new(engine: Engine) -> Self {
+        Self {
+            engine,
+            failed: None,
+        }
+    }
+
+    pub(crate) fn engine(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
+    /// The error that doomed the transaction, if any; forgotten afterwards.
+    pub(crate) fn take_failure(&mut self) -> Option<StorageError> {
+        self.failed.take()
+    }
+
+    /// Runs a statement that returns no rows, and says how many it changed.
+    ///
+    /// # Errors
+    /// Any [`StorageError`].
+    pub async fn execute(&mut self, sql: &str, params: &[Param<'_>]) -> Result<u64, StorageError> {
+        self.unless_doomed()?;
+        let done = match &mut self.engine {
+            Engine::Sqlite(session) => session.execute(sql, params),
+        };
+        self.note(done)
+    }
+
+    /// Runs a statement and returns all its rows.
+    ///
+    /// # Errors
+    /// Any [`StorageError`].
+    pub async fn query(
+        &mut self,
+        sql: &str,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, StorageError> {
+        self.unless_doomed()?;
+        let rows = match &mut self.engine {
+            Engine::Sqlite(session) => session.query(sql, params),
+        };
+        self.note(rows)
+    }
+
+    /// Runs a statement that returns one row or none.
+    ///
+    /// # Errors
+    /// Any [`StorageError`]; [`StorageError::Bug`] if there are more rows.
+    pub async fn query_opt(
+        &mut self,
+        sql: &str,
+        params: &[Param<'_>],
+    ) -> Result<Option<Row>, StorageError> {
+        let mut rows = self.query(sql, params).await?;
+        let row = match rows.len() {
+            0 | 1 => Ok(rows.pop()),
+            count => Err(StorageError::Bug(format!(
+                "{count} rows where one was expected: {sql}"
+            ))),
+        };
+        self.note(row)
+    }
+
+    /// Runs the statements of a migration. Nothing of them is cached.
+    pub(crate) async fn execute_batch(&mut self, sql: &str) -> Result<(), StorageError> {
+        self.unless_doomed()?;
+        let done = match &mut self.engine {
+            Engine::Sqlite(session) => session.execute_batch(sql),
+        };
+        self.note(done)
+    }
+
+    fn unless_doomed(&self) -> Result<(), StorageError> {
+        self.failed.clone().map_or(Ok(()), Err)
+    }
+
+    fn note<T>(&mut self, result: Result<T, StorageError>) -> Result<T, StorageError> {
+        if let Err(error) = &result {
+            self.failed = Some(error.clone());
+        }
+        result
+    }
+}

@@ -1,0 +1,3 @@
+//! Tests of the executor through its public interface.
+
+mod transactions;
