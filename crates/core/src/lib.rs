@@ -20,5 +20,6 @@ pub mod receive;
 pub mod resolution;
 pub mod room_version;
 pub mod state;
+pub mod state_codec;
 pub mod validate;
 pub mod visibility;

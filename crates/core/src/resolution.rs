@@ -75,14 +75,21 @@ pub fn resolve(
 ) -> Result<State, ResolutionError> {
     let states = conflict::distinct(states);
     let [first, _, ..] = states.as_slice() else {
-        return states.first().map(|state| (*state).clone()).ok_or(ResolutionError::NoState);
+        return states
+            .first()
+            .map(|state| (*state).clone())
+            .ok_or(ResolutionError::NoState);
     };
     let conflict = Conflict::between_states(keys, desk, &states)?;
     let mut resolved = resolve_conflict(version, desk, &conflict)?;
 
     let mut result = (*first).clone();
     for key in conflict.numbered_keys() {
-        let entry = keys.name(key).and_then(|name| resolved.remove(&**name)).as_deref().map(entry);
+        let entry = keys
+            .name(key)
+            .and_then(|name| resolved.remove(&**name))
+            .as_deref()
+            .map(entry);
         result.set(keys, key, entry);
     }
     // What is left are events of the auth difference whose keys no state has.
@@ -93,7 +100,11 @@ pub fn resolve(
             None => unnumbered.push(name),
         }
     }
-    if unnumbered.is_empty() { Ok(result) } else { Err(ResolutionError::Unnumbered(unnumbered)) }
+    if unnumbered.is_empty() {
+        Ok(result)
+    } else {
+        Err(ResolutionError::Unnumbered(unnumbered))
+    }
 }
 
 fn entry(event: &Event) -> Entry {

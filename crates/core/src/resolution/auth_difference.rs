@@ -1,35 +1,217 @@
-//! The auth difference of whole states, found without walking the chains of what they share.
+//! The auth difference of whole states, found without walking the chains of all that they share.
 //!
 //! With U the shared entries and Dᵢ those of the i-th state that differ, the state's full auth chain
 //! is Cᵢ = chain(U) ∪ chain(Dᵢ). So the difference ∪Cᵢ − ∩Cᵢ is what is in some chain(Dᵢ) but not in
-//! all of them, and not in chain(U).
+//! all of them, and not in chain(U). (A chain includes the events it starts from, see
+//! [`resolve`](super::resolve).)
+//!
+//! The chains of the differing entries are short: power levels, join rules, the memberships of a few
+//! users. They are walked, though not beyond events that are known to be in chain(U): an event that
+//! is shared itself, or that the shared power levels reach, which most superseded ones do. Whether
+//! chain(U) has one of the few others is found out from the other end, by walking *forward* to the
+//! events that cite it until there is one that is shared.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{ResolutionError, auth_graph::AuthGraph, conflict::Conflict};
 use crate::{event::Event, number::EventNr};
 
+/// Up to this many shared entries, their chains are simply walked.
+const FEW: usize = 16;
+
+/// How many of the events that cite an event are looked at before the walk goes deeper. One of the
+/// first is nearly always shared, and an event can have a hundred thousand of them.
+const FIRST_LOOK: usize = 64;
+
+/// The most events that a forward walk visits before the chains of all shared entries are walked
+/// instead.
+const MOST_VISITED: usize = 10_000;
+
 /// The auth difference, conflicted events left out: they are in the full conflicted set anyway.
+///
+/// # Errors
+/// [`ResolutionError::Incomplete`] or [`ResolutionError::Gap`].
 pub(super) fn auth_difference(
     graph: &mut AuthGraph<'_>,
     conflict: &Conflict<'_>,
 ) -> Result<Vec<Arc<Event>>, ResolutionError> {
-    let shared = graph.chain_of_entries(conflict.all_shared());
-    let mut candidates = BTreeMap::<EventNr, (usize, Arc<Event>)>::new();
+    let known = known_in_shared_chain(graph, conflict);
+    let mut candidates = candidates(graph, conflict, &known);
+    // While a chain isn't whole, a candidate may only seem to be one.
+    graph.check()?;
+
+    let in_shared_chain = match ForwardWalk::new(graph, conflict, &known).answer(&candidates)? {
+        Some(in_shared_chain) => in_shared_chain,
+        None => {
+            let chain = graph.chain_of_entries(conflict.all_shared());
+            graph.check()?;
+            chain.into_keys().collect()
+        }
+    };
+    candidates.retain(|nr, _| !in_shared_chain.contains(nr));
+    Ok(candidates.into_values().collect())
+}
+
+/// Some events of chain(U): for a small U all of them, otherwise what the power levels reach.
+fn known_in_shared_chain(graph: &mut AuthGraph<'_>, conflict: &Conflict<'_>) -> BTreeSet<EventNr> {
+    let chain = if conflict.shared_len() <= FEW {
+        graph.chain_of_entries(conflict.all_shared())
+    } else {
+        graph.chain_of_entries(conflict.shared("m.room.power_levels", ""))
+    };
+    chain.into_keys().collect()
+}
+
+/// The events of some chain(Dᵢ), but not of all of them, that are not known to be in chain(U).
+fn candidates(
+    graph: &mut AuthGraph<'_>,
+    conflict: &Conflict<'_>,
+    known: &BTreeSet<EventNr>,
+) -> BTreeMap<EventNr, Arc<Event>> {
+    let mut found = BTreeMap::<EventNr, (usize, Arc<Event>)>::new();
     for differing in conflict.differing() {
-        let stop = |event: &Event| shared.contains_key(&event.nr);
+        let stop = |event: &Event| known.contains(&event.nr) || conflict.shares(event);
         for (nr, event) in graph.chain(differing.values(), stop) {
-            candidates.entry(nr).or_insert((0, event)).0 += 1;
+            found.entry(nr).or_insert((0, event)).0 += 1;
         }
     }
-    graph.check()?;
     for event in conflict.events() {
-        candidates.remove(&event.nr);
+        found.remove(&event.nr);
     }
     let states = conflict.differing().len();
-    Ok(candidates
-        .into_values()
-        .filter(|(chains, _)| *chains < states)
-        .map(|(_, event)| event)
-        .collect())
+    found
+        .into_iter()
+        .filter(|(_, (chains, _))| *chains < states)
+        .map(|(nr, (_, event))| (nr, event))
+        .collect()
+}
+
+/// A walk from events to those that cite them, in search of shared entries.
+struct ForwardWalk<'a, 'g> {
+    graph: &'g AuthGraph<'a>,
+    conflict: &'g Conflict<'g>,
+    known: &'g BTreeSet<EventNr>,
+    most_visited: usize,
+}
+
+/// What a walk came across.
+#[derive(Default)]
+struct Visited {
+    /// Every event that was visited, with those by which the walk came to it.
+    from: BTreeMap<EventNr, Vec<EventNr>>,
+    /// Those that a shared entry cites, or another event of chain(U).
+    cited: Vec<EventNr>,
+    /// Whether events were left unvisited because too many cite one event.
+    cut: bool,
+    /// Whether something was not on the desk.
+    missing: bool,
+}
+
+impl<'a, 'g> ForwardWalk<'a, 'g> {
+    fn new(
+        graph: &'g AuthGraph<'a>,
+        conflict: &'g Conflict<'g>,
+        known: &'g BTreeSet<EventNr>,
+    ) -> Self {
+        Self {
+            graph,
+            conflict,
+            known,
+            most_visited: MOST_VISITED,
+        }
+    }
+
+    /// Which of the candidates are in chain(U); `None` if that would take too long.
+    fn answer(
+        &self,
+        candidates: &BTreeMap<EventNr, Arc<Event>>,
+    ) -> Result<Option<BTreeSet<EventNr>>, ResolutionError> {
+        let mut found = BTreeSet::new();
+        let mut open = candidates.keys().copied().collect::<Vec<_>>();
+        let mut look = FIRST_LOOK;
+        loop {
+            let Some(visited) = self.walk(&open, look) else {
+                return Ok(None);
+            };
+            if visited.missing {
+                return Err(ResolutionError::Incomplete);
+            }
+            found.extend(visited.reaching());
+            open.retain(|nr| !found.contains(nr));
+            if open.is_empty() || !visited.cut {
+                return Ok(Some(found));
+            }
+            look = look.saturating_mul(FIRST_LOOK);
+        }
+    }
+
+    /// Visits what cites `starts`, and what cites that, up to shared entries. Of the events that
+    /// cite an event, only `look` are looked at. `None` if there are too many in all.
+    fn walk(&self, starts: &[EventNr], look: usize) -> Option<Visited> {
+        let desk = self.graph.desk;
+        let mut visited = Visited::default();
+        let mut next = starts.to_vec();
+        visited
+            .from
+            .extend(starts.iter().map(|nr| (*nr, Vec::new())));
+        while let Some(nr) = next.pop() {
+            if visited.from.len() > self.most_visited {
+                return None;
+            }
+            let Some(citing) = desk.auth_children(nr) else {
+                visited.missing = true;
+                continue;
+            };
+            visited.cut |= citing.len() > look;
+            let citing = &citing[..citing.len().min(look)];
+            let mut missing = false;
+            if citing
+                .iter()
+                .any(|citing| self.in_shared_chain(*citing, &mut missing))
+            {
+                visited.cited.push(nr);
+                continue;
+            }
+            if missing {
+                // One of them may turn out to be shared, so going deeper would be premature.
+                visited.missing = true;
+                continue;
+            }
+            for citing in citing {
+                let from = visited.from.entry(*citing).or_insert_with(|| {
+                    next.push(*citing);
+                    Vec::new()
+                });
+                from.push(nr);
+            }
+        }
+        Some(visited)
+    }
+
+    /// Whether an event is known to be in chain(U). Only state events are ever cited.
+    fn in_shared_chain(&self, nr: EventNr, missing: &mut bool) -> bool {
+        if self.known.contains(&nr) {
+            return true;
+        }
+        let event = self.graph.desk.event(nr);
+        *missing |= event.is_none();
+        event.is_some_and(|event| self.conflict.shares(event))
+    }
+}
+
+impl Visited {
+    /// The visited events from which a shared entry is reached.
+    fn reaching(&self) -> BTreeSet<EventNr> {
+        let mut found = BTreeSet::new();
+        let mut next = self.cited.clone();
+        while let Some(nr) = next.pop() {
+            if found.insert(nr) {
+                next.extend(self.from.get(&nr).into_iter().flatten());
+            }
+        }
+        found
+    }
 }

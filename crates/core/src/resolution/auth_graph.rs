@@ -21,7 +21,12 @@ pub(super) struct AuthGraph<'a> {
 
 impl<'a> AuthGraph<'a> {
     pub(super) fn new(desk: &'a Desk) -> Self {
-        Self { desk, edges: BTreeMap::new(), missing: false, gaps: BTreeSet::new() }
+        Self {
+            desk,
+            edges: BTreeMap::new(),
+            missing: false,
+            gaps: BTreeSet::new(),
+        }
     }
 
     /// Whether all walks found everything they came across.
@@ -29,7 +34,9 @@ impl<'a> AuthGraph<'a> {
         if self.missing {
             return Err(ResolutionError::Incomplete);
         }
-        self.gaps.first().map_or(Ok(()), |id| Err(ResolutionError::Gap(id.clone())))
+        self.gaps
+            .first()
+            .map_or(Ok(()), |id| Err(ResolutionError::Gap(id.clone())))
     }
 
     /// The auth events of an event.
@@ -94,7 +101,12 @@ impl<'a> AuthGraph<'a> {
         let chain = self.chain(events.clone(), |_| false);
         let mut citing = BTreeMap::<EventNr, Vec<EventNr>>::new();
         for nr in chain.keys() {
-            for cited in self.edges.get(nr).into_iter().flat_map(|cited| cited.iter()) {
+            for cited in self
+                .edges
+                .get(nr)
+                .into_iter()
+                .flat_map(|cited| cited.iter())
+            {
                 citing.entry(cited.nr).or_default().push(*nr);
             }
         }
@@ -105,6 +117,9 @@ impl<'a> AuthGraph<'a> {
                 next.extend(citing.get(&nr).into_iter().flatten());
             }
         }
-        found.iter().filter_map(|nr| chain.get(nr).cloned()).collect()
+        found
+            .iter()
+            .filter_map(|nr| chain.get(nr).cloned())
+            .collect()
     }
 }

@@ -26,18 +26,30 @@ pub(super) struct Conflict<'a> {
 
 enum Shared<'a> {
     /// Everything in `state` but the conflicted keys.
-    State { keys: &'a KeyTable, state: &'a State, conflicted: BTreeSet<KeyNr> },
+    State {
+        keys: &'a KeyTable,
+        state: &'a State,
+        conflicted: BTreeSet<KeyNr>,
+    },
     Map(BTreeMap<StateKey, EventNr>),
 }
 
 /// The states without repetitions.
 pub(super) fn distinct(states: &[State]) -> Vec<&State> {
-    states.iter().map(|state| (state.hash(), state)).collect::<BTreeMap<_, _>>().into_values().collect()
+    states
+        .iter()
+        .map(|state| (state.hash(), state))
+        .collect::<BTreeMap<_, _>>()
+        .into_values()
+        .collect()
 }
 
 /// The key of a state event.
 pub(super) fn name_of(event: &Event) -> Option<StateKey> {
-    Some(StateKey::new(event.pdu.event_type.to_string(), event.pdu.state_key.as_deref()?))
+    Some(StateKey::new(
+        event.pdu.event_type.to_string(),
+        event.pdu.state_key.as_deref()?,
+    ))
 }
 
 /// The entries that a state has for some keys.
@@ -58,7 +70,9 @@ pub(super) fn load(
             None => complete = false,
         }
     }
-    complete.then_some(loaded).ok_or(ResolutionError::Incomplete)
+    complete
+        .then_some(loaded)
+        .ok_or(ResolutionError::Incomplete)
 }
 
 impl<'a> Conflict<'a> {
@@ -76,12 +90,26 @@ impl<'a> Conflict<'a> {
             .flat_map(|other| first.diff(other))
             .map(|change| change.key)
             .collect::<BTreeSet<_>>();
-        let names = || conflicted.iter().filter_map(|key| keys.name(*key)).map(|name| (**name).clone());
+        let names = || {
+            conflicted
+                .iter()
+                .filter_map(|key| keys.name(*key))
+                .map(|name| (**name).clone())
+        };
         // All are tried before the first failure counts, so that one round asks for everything.
-        let differing =
-            states.iter().map(|state| load(keys, desk, state, names())).collect::<Vec<_>>();
+        let differing = states
+            .iter()
+            .map(|state| load(keys, desk, state, names()))
+            .collect::<Vec<_>>();
         let differing = differing.into_iter().collect::<Result<_, _>>()?;
-        Ok(Self { shared: Shared::State { keys, state: first, conflicted }, differing })
+        Ok(Self {
+            shared: Shared::State {
+                keys,
+                state: first,
+                conflicted,
+            },
+            differing,
+        })
     }
 
     /// Takes two small maps apart; the second value is what they share.
@@ -89,12 +117,25 @@ impl<'a> Conflict<'a> {
         let is_shared = |name: &StateKey| {
             one.get(name).map(|event| event.nr) == other.get(name).map(|event| event.nr)
         };
-        let (shared, one): (AuthState, AuthState) =
-            one.clone().into_iter().partition(|(name, _)| is_shared(name));
-        let other =
-            other.iter().filter(|(name, _)| !shared.contains_key(name)).map(|(name, event)| (name.clone(), event.clone()));
-        let numbers = shared.iter().map(|(name, event)| (name.clone(), event.nr)).collect();
-        (Self { shared: Shared::Map(numbers), differing: vec![one, other.collect()] }, shared)
+        let (shared, one): (AuthState, AuthState) = one
+            .clone()
+            .into_iter()
+            .partition(|(name, _)| is_shared(name));
+        let other = other
+            .iter()
+            .filter(|(name, _)| !shared.contains_key(name))
+            .map(|(name, event)| (name.clone(), event.clone()));
+        let numbers = shared
+            .iter()
+            .map(|(name, event)| (name.clone(), event.nr))
+            .collect();
+        (
+            Self {
+                shared: Shared::Map(numbers),
+                differing: vec![one, other.collect()],
+            },
+            shared,
+        )
     }
 
     /// Whether nothing differs.
@@ -124,7 +165,11 @@ impl<'a> Conflict<'a> {
     /// The shared entry of a key.
     pub(super) fn shared(&self, event_type: &str, state_key: &str) -> Option<EventNr> {
         match &self.shared {
-            Shared::State { keys, state, conflicted } => {
+            Shared::State {
+                keys,
+                state,
+                conflicted,
+            } => {
                 let key = keys.number(event_type, state_key)?;
                 if conflicted.contains(&key) {
                     return None;
@@ -153,7 +198,9 @@ impl<'a> Conflict<'a> {
     /// All shared entries.
     pub(super) fn all_shared(&self) -> Box<dyn Iterator<Item = EventNr> + '_> {
         match &self.shared {
-            Shared::State { state, conflicted, .. } => Box::new(
+            Shared::State {
+                state, conflicted, ..
+            } => Box::new(
                 state
                     .entries()
                     .filter(|(key, _)| !conflicted.contains(key))
@@ -188,7 +235,9 @@ impl<'a> Conflict<'a> {
                 if found.contains_key(&name) {
                     continue;
                 }
-                let Some(nr) = self.shared(&name.event_type, &name.state_key) else { continue };
+                let Some(nr) = self.shared(&name.event_type, &name.state_key) else {
+                    continue;
+                };
                 match desk.event(nr) {
                     Some(event) => _ = found.insert(name, event.clone()),
                     None => complete = false,

@@ -25,8 +25,10 @@ pub(super) fn replay(
     difference: &[Arc<Event>],
     subgraph: Option<&[Arc<Event>]>,
 ) -> Result<AuthState, ResolutionError> {
-    let full_conflicted =
-        conflict.events().chain(difference).chain(subgraph.into_iter().flatten());
+    let full_conflicted = conflict
+        .events()
+        .chain(difference)
+        .chain(subgraph.into_iter().flatten());
     let relevant = conflict
         .shared_auth_events(version, desk, full_conflicted)
         .ok_or(ResolutionError::Incomplete)?;
@@ -47,7 +49,10 @@ pub(super) fn replay(
     let rules = version.rules();
     let resolved = ruma::state_res::resolve(
         &rules.authorization,
-        rules.state_res.v2_rules().ok_or(ResolutionError::Malformed)?,
+        rules
+            .state_res
+            .v2_rules()
+            .ok_or(ResolutionError::Malformed)?,
         &maps,
         vec![ids(difference), EventIdSet::new()],
         fetch,
@@ -85,9 +90,15 @@ fn note_failure(failed: &Cell<Option<ResolutionError>>, desk: &Desk, id: &EventI
 fn to_ruma(
     (name, event): (&StateKey, &Arc<Event>),
 ) -> ((ruma::events::StateEventType, String), OwnedEventId) {
-    ((name.event_type.as_str().into(), name.state_key.clone()), event.pdu.event_id.clone())
+    (
+        (name.event_type.as_str().into(), name.state_key.clone()),
+        event.pdu.event_id.clone(),
+    )
 }
 
 fn ids(events: &[Arc<Event>]) -> EventIdSet<OwnedEventId> {
-    events.iter().map(|event| event.pdu.event_id.clone()).collect()
+    events
+        .iter()
+        .map(|event| event.pdu.event_id.clone())
+        .collect()
 }
