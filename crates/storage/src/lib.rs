@@ -10,15 +10,20 @@ mod param;
 #[macro_use]
 mod statement;
 
+pub mod accounts;
 pub mod client_transactions;
 mod database;
 pub mod destinations;
+pub mod device_keys;
+pub mod devices;
 mod error;
 mod event_id;
 pub mod events;
+pub mod filters;
 pub mod joins;
 mod migrations;
 pub mod outbox;
+pub mod profiles;
 pub mod rooms;
 mod row;
 pub mod server_keys;
@@ -41,12 +46,17 @@ pub use url::DatabaseUrl;
 /// The statements of each file, by its name.
 #[cfg(test)]
 const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
+    ("accounts", accounts::STATEMENTS),
     ("client_transactions", client_transactions::STATEMENTS),
     ("destinations", destinations::STATEMENTS),
+    ("device_keys", device_keys::STATEMENTS),
+    ("devices", devices::STATEMENTS),
     ("events", events::STATEMENTS),
+    ("filters", filters::STATEMENTS),
     ("joins", joins::STATEMENTS),
     ("migrations", migrations::STATEMENTS),
     ("outbox", outbox::STATEMENTS),
+    ("profiles", profiles::STATEMENTS),
     ("rooms", rooms::STATEMENTS),
     ("server_keys", server_keys::STATEMENTS),
     ("snapshots", snapshots::STATEMENTS),

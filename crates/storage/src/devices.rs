@@ -1,0 +1,184 @@
+//! Devices of this server's users, and the access tokens that speak for them.
+
+use ruma::{OwnedDeviceId, OwnedUserId, UserId};
+
+use crate::{Row, StorageError, Tx};
+
+statements! {
+    /// A device; logging in again with the same ID keeps it, and its name unless a new one is given.
+    PUT_DEVICE = "INSERT INTO devices (user_id, device_id, display_name, created_ms) VALUES ($1, $2, $3, $4)
+        ON CONFLICT (user_id, device_id)
+        DO UPDATE SET display_name = COALESCE(excluded.display_name, devices.display_name)";
+    /// A user's devices.
+    DEVICES = "SELECT device_id, display_name, keys FROM devices WHERE user_id = $1 ORDER BY device_id";
+    /// Something about the devices has changed.
+    COUNT_CHANGE = "UPDATE accounts SET device_list = device_list + 1 WHERE user_id = $1";
+    /// How often something has.
+    DEVICE_LIST = "SELECT device_list FROM accounts WHERE user_id = $1";
+    /// One device goes.
+    DELETE_DEVICE = "DELETE FROM devices WHERE user_id = $1 AND device_id = $2";
+    /// All devices go.
+    DELETE_DEVICES = "DELETE FROM devices WHERE user_id = $1";
+    /// A new token.
+    PUT_TOKEN = "INSERT INTO access_tokens (token_hash, user_id, device_id, created_ms) VALUES ($1, $2, $3, $4)";
+    /// Whom a token speaks for.
+    TOKEN = "SELECT t.user_id, t.device_id, a.admin FROM access_tokens t
+        JOIN accounts a ON a.user_id = t.user_id WHERE t.token_hash = $1 AND NOT a.deactivated";
+    /// A device's tokens go.
+    DELETE_TOKENS_OF_DEVICE = "DELETE FROM access_tokens WHERE user_id = $1 AND device_id = $2";
+    /// All tokens of a user go.
+    DELETE_TOKENS = "DELETE FROM access_tokens WHERE user_id = $1";
+    /// A device's one-time keys go with it.
+    DELETE_KEYS_OF_DEVICE = "DELETE FROM one_time_keys WHERE user_id = $1 AND device_id = $2";
+    /// A device's fallback keys go with it.
+    DELETE_FALLBACKS_OF_DEVICE = "DELETE FROM fallback_keys WHERE user_id = $1 AND device_id = $2";
+    /// All one-time keys of a user go.
+    DELETE_KEYS = "DELETE FROM one_time_keys WHERE user_id = $1";
+    /// All fallback keys of a user go.
+    DELETE_FALLBACKS = "DELETE FROM fallback_keys WHERE user_id = $1";
+}
+
+/// A device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Unique among the user's.
+    pub device_id: OwnedDeviceId,
+    /// What the client calls it.
+    pub display_name: Option<String>,
+    /// Its signed public keys as JSON, if it has uploaded any.
+    pub keys: Option<Vec<u8>>,
+}
+
+/// Whom an access token speaks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenOwner {
+    /// The user.
+    pub user_id: OwnedUserId,
+    /// The device that logged in.
+    pub device_id: OwnedDeviceId,
+    /// Whether the user administers the server.
+    pub admin: bool,
+}
+
+/// Stores a device, or its new name.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn put(
+    tx: &mut Tx,
+    user: &UserId,
+    device_id: &str,
+    display_name: Option<&str>,
+    now_ms: u64,
+) -> Result<(), StorageError> {
+    tx.execute(
+        PUT_DEVICE,
+        params![user.as_str(), device_id, display_name, now_ms],
+    )
+    .await?;
+    count_change(tx, user).await
+}
+
+/// A user's devices by ID.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn of_user(tx: &mut Tx, user: &UserId) -> Result<Vec<Device>, StorageError> {
+    let rows = tx.query(DEVICES, params![user.as_str()]).await?;
+    rows.iter().map(read_device).collect()
+}
+
+/// Notes that a user's devices or their keys have changed.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn count_change(tx: &mut Tx, user: &UserId) -> Result<(), StorageError> {
+    tx.execute(COUNT_CHANGE, params![user.as_str()]).await?;
+    Ok(())
+}
+
+/// How often a user's devices or their keys have changed; `None` if there is no such user.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn list_version(tx: &mut Tx, user: &UserId) -> Result<Option<u64>, StorageError> {
+    let row = tx.query_opt(DEVICE_LIST, params![user.as_str()]).await?;
+    row.map(|row| Ok(row.int(0)?.unsigned_abs())).transpose()
+}
+
+/// Removes a device with its tokens and keys.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn remove(tx: &mut Tx, user: &UserId, device_id: &str) -> Result<(), StorageError> {
+    for statement in [
+        DELETE_TOKENS_OF_DEVICE,
+        DELETE_KEYS_OF_DEVICE,
+        DELETE_FALLBACKS_OF_DEVICE,
+        DELETE_DEVICE,
+    ] {
+        tx.execute(statement, params![user.as_str(), device_id])
+            .await?;
+    }
+    count_change(tx, user).await
+}
+
+/// Removes all of a user's devices with their tokens and keys.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn remove_all(tx: &mut Tx, user: &UserId) -> Result<(), StorageError> {
+    for statement in [DELETE_TOKENS, DELETE_KEYS, DELETE_FALLBACKS, DELETE_DEVICES] {
+        tx.execute(statement, params![user.as_str()]).await?;
+    }
+    count_change(tx, user).await
+}
+
+/// Stores the hash of the only token of a device: earlier ones end.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn replace_token(
+    tx: &mut Tx,
+    user: &UserId,
+    device_id: &str,
+    token_hash: &[u8; 32],
+    now_ms: u64,
+) -> Result<(), StorageError> {
+    let device = params![user.as_str(), device_id];
+    tx.execute(DELETE_TOKENS_OF_DEVICE, device).await?;
+    tx.execute(
+        PUT_TOKEN,
+        params![token_hash, user.as_str(), device_id, now_ms],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Whom a token speaks for, if for anybody.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn owner_of_token(
+    tx: &mut Tx,
+    token_hash: &[u8; 32],
+) -> Result<Option<TokenOwner>, StorageError> {
+    let row = tx.query_opt(TOKEN, params![token_hash]).await?;
+    row.map(|row| {
+        Ok(TokenOwner {
+            user_id: OwnedUserId::try_from(row.text(0)?)
+                .map_err(|error| StorageError::Corrupt(format!("access token: {error}")))?,
+            device_id: row.text(1)?.into(),
+            admin: row.bool(2)?,
+        })
+    })
+    .transpose()
+}
+
+fn read_device(row: &Row) -> Result<Device, StorageError> {
+    Ok(Device {
+        device_id: row.text(0)?.into(),
+        display_name: row.opt_text(1)?.map(str::to_owned),
+        keys: row.opt_blob(2)?.map(<[u8]>::to_vec),
+    })
+}
