@@ -1,0 +1,332 @@
+//! A small Matrix client, the same for every homeserver.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
+use sha1::Sha1;
+
+use crate::homeserver::SHARED_SECRET;
+use crate::http;
+
+/// How long a test waits for what must happen. Generous: the machine may be busy.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Every registered user's password.
+pub(crate) const PASSWORD: &str = "correct horse battery staple";
+
+/// `filter` parameters of `/sync`.
+pub(crate) const LAZY: &str =
+    r#"{"room":{"state":{"lazy_load_members":true},"timeline":{"limit":50}}}"#;
+pub(crate) const EAGER: &str = r#"{"room":{"timeline":{"limit":50}}}"#;
+
+/// A logged-in user.
+#[derive(Clone)]
+pub(crate) struct Client {
+    pub(crate) user_id: String,
+    address: SocketAddr,
+    token: Arc<str>,
+}
+
+/// Percent-encodes one segment of a path, or one value of a query.
+pub(crate) fn encode(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
+impl Client {
+    /// Registers through the shared-secret API, which logs in too.
+    pub(crate) async fn register(address: SocketAddr, user: &str) -> Self {
+        const PATH: &str = "/_synapse/admin/v1/register";
+        let nobody = Self {
+            user_id: String::new(),
+            address,
+            token: "".into(),
+        };
+        let nonce = nobody.get(PATH).await["nonce"].clone();
+        let nonce = nonce.as_str().unwrap();
+        let mut mac = Hmac::<Sha1>::new_from_slice(SHARED_SECRET.as_bytes()).unwrap();
+        mac.update([nonce, user, PASSWORD, "notadmin"].join("\0").as_bytes());
+        let mac: String = mac
+            .finalize()
+            .into_bytes()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let body = json!({ "nonce": nonce, "username": user, "password": PASSWORD, "admin": false, "mac": mac });
+        let answer = nobody.post(PATH, body).await;
+        let text = |key: &str| answer[key].as_str().unwrap().to_owned();
+        Self {
+            user_id: text("user_id"),
+            address,
+            token: text("access_token").into(),
+        }
+    }
+
+    /// Sends a request; answers status and JSON body.
+    pub(crate) async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+        let request = hyper::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", self.address.to_string())
+            .header("authorization", format!("Bearer {}", self.token))
+            .header("content-type", "application/json")
+            .body(body.map(|body| body.to_string()).unwrap_or_default().into())
+            .unwrap();
+        let answer = tokio::time::timeout(PATIENCE * 2, http::send(self.address, request)).await;
+        let answer = answer.unwrap_or_else(|_| panic!("{method} {path}: no answer"));
+        let answer = answer.unwrap_or_else(|why| panic!("{method} {path}: {why}"));
+        let text = String::from_utf8_lossy(answer.body());
+        let json = serde_json::from_str(&text).unwrap_or_else(|_| Value::String(text.into_owned()));
+        (answer.status().as_u16(), json)
+    }
+
+    async fn succeed(&self, method: &str, path: &str, body: Option<Value>) -> Value {
+        let (status, answer) = self.call(method, path, body).await;
+        assert_eq!(status, 200, "{} {method} {path}: {answer}", self.user_id);
+        answer
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Value {
+        self.succeed("GET", path, None).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Value {
+        self.succeed("POST", path, Some(body)).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: Value) -> Value {
+        self.succeed("PUT", path, Some(body)).await
+    }
+
+    /// The room's ID.
+    pub(crate) async fn create_room(&self, request: Value) -> String {
+        text(
+            &self.post("/_matrix/client/v3/createRoom", request).await,
+            "room_id",
+        )
+    }
+
+    /// Joins by ID or alias; answers the room's ID.
+    pub(crate) async fn join(&self, room: &str) -> String {
+        let path = format!("/_matrix/client/v3/join/{}", encode(room));
+        text(&self.post(&path, json!({})).await, "room_id")
+    }
+
+    pub(crate) async fn leave(&self, room: &str) {
+        self.post(&in_room(room, "leave"), json!({})).await;
+    }
+
+    pub(crate) async fn kick(&self, room: &str, user: &str) {
+        self.post(
+            &in_room(room, "kick"),
+            json!({ "user_id": user, "reason": "a test" }),
+        )
+        .await;
+    }
+
+    /// Sends a text message; answers its event ID.
+    pub(crate) async fn say(&self, room: &str, words: &str) -> String {
+        let path = in_room(room, &format!("send/m.room.message/{}", transaction_id()));
+        text(
+            &self
+                .put(&path, json!({ "msgtype": "m.text", "body": words }))
+                .await,
+            "event_id",
+        )
+    }
+
+    pub(crate) async fn set_state(
+        &self,
+        room: &str,
+        kind: &str,
+        key: &str,
+        content: Value,
+    ) -> String {
+        let path = in_room(room, &format!("state/{kind}/{}", encode(key)));
+        text(&self.put(&path, content).await, "event_id")
+    }
+
+    /// The content of one state event.
+    pub(crate) async fn state_content(&self, room: &str, kind: &str, key: &str) -> Value {
+        self.get(&in_room(room, &format!("state/{kind}/{}", encode(key))))
+            .await
+    }
+
+    /// All state events.
+    pub(crate) async fn state(&self, room: &str) -> Vec<Value> {
+        array(&self.get(&in_room(room, "state")).await)
+    }
+
+    /// All membership events.
+    pub(crate) async fn members(&self, room: &str) -> Vec<Value> {
+        array(&self.get(&in_room(room, "members")).await["chunk"])
+    }
+
+    pub(crate) async fn joined_members(&self, room: &str) -> Value {
+        self.get(&in_room(room, "joined_members")).await["joined"].clone()
+    }
+
+    pub(crate) async fn event(&self, room: &str, event: &str) -> Value {
+        self.get(&in_room(room, &format!("event/{}", encode(event))))
+            .await
+    }
+
+    pub(crate) async fn redact(&self, room: &str, event: &str) -> String {
+        let path = in_room(
+            room,
+            &format!("redact/{}/{}", encode(event), transaction_id()),
+        );
+        text(&self.put(&path, json!({})).await, "event_id")
+    }
+
+    pub(crate) async fn set_display_name(&self, name: &str) {
+        let path = format!(
+            "/_matrix/client/v3/profile/{}/displayname",
+            encode(&self.user_id)
+        );
+        self.put(&path, json!({ "displayname": name })).await;
+    }
+
+    /// Another user's profile.
+    pub(crate) async fn profile(&self, user: &str) -> Value {
+        self.get(&format!("/_matrix/client/v3/profile/{}", encode(user)))
+            .await
+    }
+
+    /// One `/sync`.
+    pub(crate) async fn sync(&self, filter: &str, since: Option<&str>, timeout: Duration) -> Value {
+        let since = since
+            .map(|since| format!("&since={}", encode(since)))
+            .unwrap_or_default();
+        let path = format!(
+            "/_matrix/client/v3/sync?filter={}&timeout={}{since}",
+            encode(filter),
+            timeout.as_millis()
+        );
+        self.get(&path).await
+    }
+
+    /// The room's events from the newest back to the first, or until `enough` of those so far.
+    pub(crate) async fn history(
+        &self,
+        room: &str,
+        enough: impl Fn(&[Value]) -> bool,
+    ) -> Vec<Value> {
+        let mut events = Vec::new();
+        let mut from = String::new();
+        for _ in 0..100 {
+            let page = self
+                .get(&in_room(room, &format!("messages?dir=b&limit=20{from}")))
+                .await;
+            events.extend(array(&page["chunk"]));
+            let Some(end) = page["end"].as_str().filter(|_| !enough(&events)) else {
+                return events;
+            };
+            from = format!("&from={}", encode(end));
+        }
+        panic!("the history of {room} does not end");
+    }
+
+    /// Follows the user's rooms from now on (and what a first sync shows).
+    pub(crate) fn watch(&self) -> Watch {
+        Watch {
+            client: self.clone(),
+            since: None,
+            events: Vec::new(),
+        }
+    }
+}
+
+/// A lazy-loading client's `/sync` loop, which remembers what it was shown.
+pub(crate) struct Watch {
+    client: Client,
+    since: Option<String>,
+    events: Vec<(String, Value)>,
+}
+
+impl Watch {
+    /// Waits until `/sync` has shown an event of the room which `wanted` accepts.
+    pub(crate) async fn until(
+        &mut self,
+        room: &str,
+        what: &str,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Value {
+        let found = |events: &[(String, Value)]| {
+            events
+                .iter()
+                .find(|(id, event)| id == room && wanted(event))
+                .map(|(_, event)| event.clone())
+        };
+        let user = self.client.user_id.clone();
+        let search = async {
+            loop {
+                if let Some(event) = found(&self.events) {
+                    return event;
+                }
+                self.step().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, search)
+            .await
+            .unwrap_or_else(|_| panic!("{user} was not shown {what}"))
+    }
+
+    /// Waits for the event with an ID.
+    pub(crate) async fn until_event(&mut self, room: &str, event_id: &str) -> Value {
+        self.until(room, event_id, |event| event["event_id"] == event_id)
+            .await
+    }
+
+    /// Waits until a user's membership is as given.
+    pub(crate) async fn until_member(&mut self, room: &str, user: &str, membership: &str) -> Value {
+        let what = format!("{user} {membership}");
+        let wanted = |event: &Value| {
+            event["type"] == "m.room.member"
+                && event["state_key"] == user
+                && event["content"]["membership"] == membership
+        };
+        self.until(room, &what, wanted).await
+    }
+
+    async fn step(&mut self) {
+        let answer = self
+            .client
+            .sync(LAZY, self.since.as_deref(), Duration::from_secs(10))
+            .await;
+        self.since = Some(text(&answer, "next_batch"));
+        for section in ["join", "leave"] {
+            for (room, part) in answer["rooms"][section].as_object().into_iter().flatten() {
+                let events = array(&part["state"]["events"])
+                    .into_iter()
+                    .chain(array(&part["timeline"]["events"]));
+                self.events
+                    .extend(events.map(|event| (room.clone(), event)));
+            }
+        }
+    }
+}
+
+fn in_room(room: &str, rest: &str) -> String {
+    format!("/_matrix/client/v3/rooms/{}/{rest}", encode(room))
+}
+
+fn text(value: &Value, key: &str) -> String {
+    value[key]
+        .as_str()
+        .unwrap_or_else(|| panic!("no {key} in {value}"))
+        .to_owned()
+}
+
+fn array(value: &Value) -> Vec<Value> {
+    value.as_array().cloned().unwrap_or_default()
+}
+
+fn transaction_id() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}

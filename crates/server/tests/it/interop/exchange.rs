@@ -1,0 +1,128 @@
+//! What happens in a shared room arrives on the other side, both ways.
+
+use serde_json::{Value, json};
+
+use super::meeting::Meeting;
+use crate::client::Watch;
+use crate::homeserver::Kind;
+
+async fn everything_goes_both_ways(joining: Kind, room_version: &str) {
+    let meeting = Meeting::hold(joining, room_version).await;
+    let (mut alice_sees, mut bob_sees) = (meeting.alice.watch(), meeting.bob.watch());
+    meeting.talk(&mut alice_sees, &mut bob_sees).await;
+    meeting.promote_bob().await;
+    state_changes(&meeting, &mut alice_sees, &mut bob_sees).await;
+    redactions(&meeting, &mut alice_sees, &mut bob_sees).await;
+    profile_changes(&meeting, &mut alice_sees, &mut bob_sees).await;
+    kicks_and_leaves(&meeting, &mut alice_sees, &mut bob_sees).await;
+    meeting.talk(&mut alice_sees, &mut bob_sees).await;
+    meeting.assert_agreement().await;
+}
+
+async fn state_changes(meeting: &Meeting, alice_sees: &mut Watch, bob_sees: &mut Watch) {
+    let room = &meeting.room;
+    let event = meeting
+        .alice
+        .set_state(room, "m.room.topic", "", json!({ "topic": "by alice" }))
+        .await;
+    bob_sees.until_event(room, &event).await;
+    assert_eq!(
+        meeting.bob.state_content(room, "m.room.topic", "").await["topic"],
+        "by alice"
+    );
+    let event = meeting
+        .bob
+        .set_state(room, "m.room.topic", "", json!({ "topic": "by bob" }))
+        .await;
+    alice_sees.until_event(room, &event).await;
+    assert_eq!(
+        meeting.alice.state_content(room, "m.room.topic", "").await["topic"],
+        "by bob"
+    );
+}
+
+async fn redactions(meeting: &Meeting, alice_sees: &mut Watch, bob_sees: &mut Watch) {
+    let room = &meeting.room;
+    let by_bob = meeting.bob.say(room, "alice takes this back").await;
+    let by_alice = meeting.alice.say(room, "bob takes this back").await;
+    alice_sees.until_event(room, &by_bob).await;
+    bob_sees.until_event(room, &by_alice).await;
+    let redaction = meeting.alice.redact(room, &by_bob).await;
+    bob_sees.until_event(room, &redaction).await;
+    assert_redacted(&meeting.bob.event(room, &by_bob).await, &redaction);
+    let redaction = meeting.bob.redact(room, &by_alice).await;
+    alice_sees.until_event(room, &redaction).await;
+    assert_redacted(&meeting.alice.event(room, &by_alice).await, &redaction);
+}
+
+fn assert_redacted(event: &Value, redaction: &str) {
+    assert_eq!(event["content"], json!({}), "{event}");
+    assert_eq!(
+        event["unsigned"]["redacted_because"]["event_id"], redaction,
+        "{event}"
+    );
+}
+
+async fn profile_changes(meeting: &Meeting, alice_sees: &mut Watch, bob_sees: &mut Watch) {
+    let named = |user: &str, name: &'static str| {
+        let user = user.to_owned();
+        move |event: &Value| {
+            event["type"] == "m.room.member"
+                && event["state_key"] == user.as_str()
+                && event["content"]["displayname"] == name
+        }
+    };
+    meeting.alice.set_display_name("Alice the First").await;
+    let wanted = named(&meeting.alice.user_id, "Alice the First");
+    bob_sees
+        .until(&meeting.room, "alice's new name", wanted)
+        .await;
+    meeting.bob.set_display_name("Bob the Second").await;
+    let wanted = named(&meeting.bob.user_id, "Bob the Second");
+    alice_sees
+        .until(&meeting.room, "bob's new name", wanted)
+        .await;
+    assert_eq!(
+        meeting.alice.profile(&meeting.bob.user_id).await["displayname"],
+        "Bob the Second"
+    );
+}
+
+async fn kicks_and_leaves(meeting: &Meeting, alice_sees: &mut Watch, bob_sees: &mut Watch) {
+    let room = &meeting.room;
+    let erin = meeting.joining.register("erin").await;
+    let frank = meeting.joining.register("frank").await;
+    erin.join(&meeting.alias).await;
+    frank.join(&meeting.alias).await;
+    alice_sees.until_member(room, &erin.user_id, "join").await;
+    alice_sees.until_member(room, &frank.user_id, "join").await;
+
+    meeting.alice.kick(room, &erin.user_id).await;
+    bob_sees.until_member(room, &erin.user_id, "leave").await;
+    meeting.bob.kick(room, &meeting.dave.user_id).await;
+    alice_sees
+        .until_member(room, &meeting.dave.user_id, "leave")
+        .await;
+
+    meeting.carol.leave(room).await;
+    bob_sees
+        .until_member(room, &meeting.carol.user_id, "leave")
+        .await;
+    frank.leave(room).await;
+    alice_sees.until_member(room, &frank.user_id, "leave").await;
+}
+
+#[tokio::test]
+async fn messages_state_redactions_profiles_kicks_and_leaves_v10() {
+    everything_goes_both_ways(Kind::Myelin, "10").await;
+}
+
+#[tokio::test]
+async fn messages_state_redactions_profiles_kicks_and_leaves_v11() {
+    everything_goes_both_ways(Kind::Myelin, "11").await;
+}
+
+#[tokio::test]
+async fn messages_state_redactions_profiles_kicks_and_leaves_v12() {
+    everything_goes_both_ways(Kind::Myelin, "12").await;
+}

@@ -1,0 +1,115 @@
+//! The room that the scenarios share: it lives on one server, and a user of another joins it.
+
+use serde_json::{Value, json};
+
+use crate::ca::Ca;
+use crate::client::{Client, Watch};
+use crate::homeserver::{Homeserver, Kind};
+use crate::witness;
+
+/// A room with alice (its creator), carol and dave of one server, and bob of another, who may
+/// not have joined yet.
+pub(super) struct Meeting {
+    /// Where the room was made.
+    pub(super) resident: Homeserver,
+    /// Bob's server.
+    pub(super) joining: Homeserver,
+    pub(super) alice: Client,
+    pub(super) bob: Client,
+    pub(super) carol: Client,
+    pub(super) dave: Client,
+    pub(super) room: String,
+    pub(super) alias: String,
+}
+
+impl Meeting {
+    /// Starts a Synapse with the room, and a server of the given kind for bob.
+    pub(super) async fn prepare(joining: Kind, room_version: &str) -> Self {
+        let ca = Ca::new();
+        let (resident, joining) = tokio::join!(
+            Homeserver::start(Kind::Synapse, &ca),
+            Homeserver::start(joining, &ca)
+        );
+        let alice = resident.register("alice").await;
+        let carol = resident.register("carol").await;
+        let dave = resident.register("dave").await;
+        let bob = joining.register("bob").await;
+        let request = json!({
+            "preset": "public_chat", "room_alias_name": "meeting", "room_version": room_version, "name": "Meeting",
+        });
+        let room = alice.create_room(request).await;
+        let alias = format!("#meeting:{}", resident.name());
+        carol.join(&room).await;
+        dave.join(&room).await;
+        alice
+            .set_state(
+                &room,
+                "m.room.topic",
+                "",
+                json!({ "topic": "before anyone came" }),
+            )
+            .await;
+        alice.say(&room, "before anyone came").await;
+        Self {
+            resident,
+            joining,
+            alice,
+            bob,
+            carol,
+            dave,
+            room,
+            alias,
+        }
+    }
+
+    /// The same, and bob has joined and his server knows the whole room.
+    pub(super) async fn hold(joining: Kind, room_version: &str) -> Self {
+        let meeting = Self::prepare(joining, room_version).await;
+        meeting.bob.join(&meeting.alias).await;
+        meeting.bob.members(&meeting.room).await;
+        meeting
+    }
+
+    /// Lets bob do all that alice may.
+    pub(super) async fn promote_bob(&self) {
+        let mut levels = self
+            .alice
+            .state_content(&self.room, "m.room.power_levels", "")
+            .await;
+        levels["users"][&self.bob.user_id] = json!(100);
+        let event = self
+            .alice
+            .set_state(&self.room, "m.room.power_levels", "", levels)
+            .await;
+        self.bob.watch().until_event(&self.room, &event).await;
+    }
+
+    /// One message each way, seen on the other side.
+    pub(super) async fn talk(&self, alice_sees: &mut Watch, bob_sees: &mut Watch) {
+        let event = self.bob.say(&self.room, "can you hear me?").await;
+        alice_sees.until_event(&self.room, &event).await;
+        let event = self.alice.say(&self.room, "yes, and you me?").await;
+        bob_sees.until_event(&self.room, &event).await;
+    }
+
+    /// The IDs of all events from bob's join on, oldest first, as alice's server has them.
+    pub(super) async fn events_since_bob_came(&self) -> Vec<String> {
+        let bob_came = |event: &Value| {
+            event["type"] == "m.room.member" && event["state_key"] == self.bob.user_id.as_str()
+        };
+        let mut events = self.alice.history(&self.room, |_| false).await;
+        events.reverse();
+        let first = events.iter().position(bob_came).expect("bob has joined");
+        events[first..]
+            .iter()
+            .map(|event| event["event_id"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// Fails unless both servers agree on the present, and on the state before each event.
+    pub(super) async fn assert_agreement(&self) {
+        witness::assert_same_present(&self.alice, &self.bob, &self.room).await;
+        let events = self.events_since_bob_came().await;
+        witness::assert_same_history(&self.resident, &self.joining, &self.room, &events).await;
+    }
+}
