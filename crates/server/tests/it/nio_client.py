@@ -13,17 +13,17 @@ import nio
 def expect(answer, kind):
     """The answer, unless the library says that it is another."""
     if not isinstance(answer, kind):
-        raise SystemExit(f"expected {kind.__name__}, got {answer!r}")
+        raise RuntimeError(f"expected {kind.__name__}, got {answer!r}")
     return answer
 
 
 async def until(client, what, found):
-    """Syncs until `found` answers something."""
+    """Syncs until `found` answers something about the answer or about what the library keeps."""
     for _ in range(20):
-        expect(await client.sync(timeout=3000, full_state=False), nio.SyncResponse)
-        if result := found():
+        answer = expect(await client.sync(timeout=3000, full_state=False), nio.SyncResponse)
+        if result := found(answer):
             return result
-    raise SystemExit(f"{client.user_id} was not shown {what}")
+    raise RuntimeError(f"{client.user_id} was not shown {what}")
 
 
 async def talk(homeserver, alice_id, bob_id, password):
@@ -41,22 +41,22 @@ async def talk(homeserver, alice_id, bob_id, password):
         await alice.room_create(name="Harbour", topic="ships", preset=nio.RoomPreset.public_chat), nio.RoomCreateResponse
     )
     room_id = made.room_id
-    room = await until(alice, "the new room", lambda: alice.rooms.get(room_id))
+    room = await until(alice, "the new room", lambda _: alice.rooms.get(room_id))
     assert room.name == "Harbour" and room.topic == "ships", (room.name, room.topic)
 
     expect(await bob.join(room_id), nio.JoinResponse)
-    await until(bob, "the joined room", lambda: bob.rooms.get(room_id))
-    await until(alice, "bob", lambda: bob_id in alice.rooms[room_id].users)
+    await until(bob, "the joined room", lambda _: bob.rooms.get(room_id))
+    await until(alice, "bob", lambda _: bob_id in alice.rooms[room_id].users)
     members = expect(await bob.joined_members(room_id), nio.JoinedMembersResponse)
     assert {member.user_id for member in members.members} == {alice_id, bob_id}, members
 
     content = {"msgtype": "m.text", "body": "ahoy"}
     sent = expect(await alice.room_send(room_id, "m.room.message", content), nio.RoomSendResponse)
-    await until(bob, "alice's message", lambda: heard[bob_id].get("ahoy") == alice_id)
+    await until(bob, "alice's message", lambda _: heard[bob_id].get("ahoy") == alice_id)
     got = expect(await bob.room_get_event(room_id, sent.event_id), nio.RoomGetEventResponse)
     assert got.event.body == "ahoy", got
     expect(await bob.room_send(room_id, "m.room.message", {"msgtype": "m.text", "body": "aye"}), nio.RoomSendResponse)
-    await until(alice, "bob's message", lambda: heard[alice_id].get("aye") == bob_id)
+    await until(alice, "bob's message", lambda _: heard[alice_id].get("aye") == bob_id)
 
     # Bob's token is from before his own message.
     back = expect(await bob.room_messages(room_id, bob.next_batch, limit=50), nio.RoomMessagesResponse)
@@ -64,8 +64,8 @@ async def talk(homeserver, alice_id, bob_id, password):
     assert bodies == ["ahoy"], bodies
 
     expect(await bob.room_leave(room_id), nio.RoomLeaveResponse)
-    await until(bob, "that bob has left", lambda: room_id not in bob.rooms)
-    await until(alice, "that bob has left", lambda: bob_id not in alice.rooms[room_id].users)
+    await until(bob, "that bob has left", lambda answer: room_id in answer.rooms.leave)
+    await until(alice, "that bob has left", lambda _: bob_id not in alice.rooms[room_id].users)
     for client in (alice, bob):
         expect(await client.logout(), nio.LogoutResponse)
         await client.close()
