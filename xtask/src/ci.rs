@@ -153,26 +153,20 @@ impl Steps {
     /// Starts a private cluster; the script prints the URL for the tests.
     fn start_postgres(&mut self) -> Result<(), String> {
         self.postgres = true;
-        let output = Command::new("bash")
+        let output = Command::new("sh")
             .args([".ci/postgres.sh", "start"])
             .current_dir(&self.root)
             .stdin(Stdio::null())
             .stderr(Stdio::inherit())
             .output()
             .map_err(|why| why.to_string())?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let is_end = |c: char| c.is_whitespace() || c == '\'' || c == '"';
-        let url = text
-            .find("postgres")
-            .map(|at| text[at..].split(is_end).next().unwrap_or_default());
-        match url.filter(|url| output.status.success() && url.contains("://")) {
-            Some(url) => {
-                self.environment
-                    .push(("MYELIN_TEST_POSTGRES".to_owned(), url.to_owned()));
-                Ok(())
-            }
-            None => Err(format!(".ci/postgres.sh start: {}, {text}", output.status)),
+        let url = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        if !output.status.success() {
+            return Err(format!(".ci/postgres.sh: {}", output.status));
         }
+        self.environment
+            .push(("MYELIN_TEST_POSTGRES".to_owned(), url));
+        Ok(())
     }
 
     fn stop_postgres(&self) {

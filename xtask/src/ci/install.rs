@@ -1,7 +1,7 @@
 //! What the tests need beyond cargo, installed only when it is missing.
 //!
-//! System packages come from the distribution (Debian and its descendants), Synapse and
-//! matrix-nio from PyPI into a virtual environment, nextest from crates.io. The latter two go to
+//! System packages come from the distribution (Debian and its descendants; `.ci/postgres.sh` does
+//! the same for PostgreSQL), Synapse and matrix-nio from PyPI into a virtual environment, nextest from crates.io. The latter two go to
 //! a cache directory of the user's, so that a clean checkout does not fetch them again.
 
 use std::path::{Path, PathBuf};
@@ -20,7 +20,6 @@ pub(super) fn system_packages() -> Result<(), String> {
             "python3-venv",
             succeeds("python3", &["-c", "import venv, ensurepip"]),
         ),
-        ("postgresql", has_postgres()),
     ]
     .into_iter()
     .filter_map(|(package, found)| (!found).then_some(package))
@@ -111,17 +110,6 @@ fn cache() -> Result<PathBuf, String> {
     let directory = Path::new(&home).join(".cache/myelin-tests");
     std::fs::create_dir_all(&directory).map_err(|why| format!("{}: {why}", directory.display()))?;
     Ok(directory)
-}
-
-fn has_postgres() -> bool {
-    let installed = || {
-        let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
-        versions
-            .flatten()
-            .any(|version| version.path().join("bin/initdb").exists())
-            .then_some(())
-    };
-    on_path("initdb") || installed().is_some()
 }
 
 fn on_path(program: &str) -> bool {

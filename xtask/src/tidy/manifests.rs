@@ -26,10 +26,7 @@ fn check_package(package: &Package) -> Vec<Violation> {
             }
         } else if section == "lints" && words(line) == "workspace=true" {
             lints = true;
-        } else if is_dependencies(&section)
-            && !line.is_empty()
-            && !words(line).contains("workspace=true")
-        {
+        } else if is_dependencies(&section) && !line.is_empty() && !is_workspaces(line) {
             let message = "versions and paths of dependencies stand in the workspace's manifest: `name.workspace = true`";
             violations.push(Violation::new(&package.manifest, index + 1, message));
         }
@@ -43,6 +40,12 @@ fn check_package(package: &Package) -> Vec<Violation> {
 
 fn is_dependencies(section: &str) -> bool {
     section.ends_with("dependencies")
+}
+
+/// Whether a dependency is the workspace's, or the crate itself (for a feature of its own tests).
+fn is_workspaces(line: &str) -> bool {
+    let line = words(line);
+    line.contains("workspace=true") || line.contains("path=\".\"")
 }
 
 fn words(line: &str) -> String {
@@ -71,6 +74,10 @@ mod tests {
             with(
                 "[dependencies]\na.workspace = true\nb = { workspace = true, features = [\"x\"] }\n"
             ),
+            []
+        );
+        assert_eq!(
+            with("[dev-dependencies]\na = { path = \".\", features = [\"testing\"] }\n"),
             []
         );
         assert_eq!(with("[dependencies]\na = \"1\"\n"), [(4, false)]);

@@ -64,11 +64,19 @@ const RULES: &[Rule] = &[
             "spawn_blocking",
             "spawn_local",
             "JoinSet",
+        ],
+        why: "tasks are env's: myelin_env::Tasks tracks them",
+    },
+    Rule {
+        // SQLite blocks the thread it runs on: storage keeps threads for it, and nothing else does.
+        scope: Scope::Outside(&["env", "storage"]),
+        words: &[
             "thread::spawn",
             "thread::Builder",
+            "thread::scope",
             "runtime::Handle",
         ],
-        why: "tasks and threads are env's: myelin_env::Tasks tracks them",
+        why: "threads are env's and storage's",
     },
     Rule {
         scope: Scope::Outside(&["api", "server"]),
