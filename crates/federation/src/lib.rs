@@ -1,1 +1,58 @@
-//! Myelin: federation.
+//! The only outbound connections: finding other servers, requests to them signed and bounded, their
+//! keys, and the memory of which of them fail. Also who sent the requests that come in, because
+//! that takes the same keys.
+//!
+//! ```text
+//! Federation ─ membership, events, queries, transactions      the endpoints, typed
+//!    │ request          sign (x_matrix), leave failing servers alone (destinations)
+//!    ▼
+//! Transport ─ well_known   who answers for a name
+//!    ▼
+//! HttpClient ─ Connector ─ discovery (DNS), address policy, TLS
+//! ```
+//!
+//! Nothing here knows what a room is: events go through as JSON.
+
+mod address;
+mod authentication;
+mod authority;
+mod canonical;
+mod connector;
+mod destinations;
+mod discovery;
+mod error;
+mod events;
+mod federation;
+mod flight;
+mod http_client;
+mod key_document;
+mod key_fetch;
+mod key_ring;
+mod membership;
+mod pdu_stream;
+mod queries;
+mod recent;
+mod request;
+mod resolver;
+mod signing_keys;
+mod splitter;
+mod tls;
+mod transactions;
+mod transport;
+mod well_known;
+mod x_matrix;
+
+pub use authentication::AuthError;
+pub use destinations::{Urgency, Waits};
+pub use error::{FederationError, RemoteError, SetupError};
+pub use events::{MissingEvents, StateIds};
+pub use federation::{Federation, FederationConfig};
+pub use key_ring::{KeyNeed, KeyRing};
+pub use membership::{Invite, Template};
+pub use pdu_stream::{
+    PduList, PduStream, SendJoinAnswer, SendJoinRest, SendJoinStream, StateAnswer, StreamedPdu,
+};
+pub use queries::{Directory, ServerSoftware, UserDevices};
+pub use resolver::{ResolveError, Resolver, Service, SystemResolver};
+pub use signing_keys::{KeyFileError, OldKey, SigningKeys};
+pub use transactions::{MOST_EDUS, MOST_PDUS, Transaction, TransactionAnswer};

@@ -1,0 +1,182 @@
+//! Which servers fail, and until when they are left alone (R134).
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use myelin_env::Env;
+use myelin_storage::{
+    Database, Priority, StorageError,
+    destinations::{self, Failing},
+};
+use ruma::{OwnedServerName, ServerName};
+
+use crate::{error::FederationError, recent::Recent};
+
+/// How many servers are held in memory.
+const CAPACITY: usize = 20_000;
+
+/// Who waits for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// A person: it is sent even to a server that failed before.
+    Interactive,
+    /// Nobody in particular: servers that fail are left alone for a while.
+    Background,
+}
+
+/// How long a server is left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waits {
+    /// After the first failure.
+    pub first: Duration,
+    /// At most; each failure doubles the wait up to this.
+    pub longest: Duration,
+}
+
+impl Default for Waits {
+    /// 10 minutes, up to 7 days (R134).
+    fn default() -> Self {
+        Self {
+            first: Duration::from_secs(600),
+            longest: Duration::from_secs(7 * 24 * 3600),
+        }
+    }
+}
+
+/// The memory of failures. The database holds the truth; this process is the only one that writes it
+/// for the servers it sends to, so what is in memory is true too. Clones share everything.
+#[derive(Clone)]
+pub(crate) struct Destinations {
+    env: Env,
+    database: Database,
+    waits: Waits,
+    known: Arc<Mutex<Recent<OwnedServerName, Option<Failing>>>>,
+}
+
+impl Destinations {
+    pub(crate) fn new(env: Env, database: Database, waits: Waits) -> Self {
+        Self {
+            env,
+            database,
+            waits,
+            known: Arc::new(Mutex::new(Recent::new(CAPACITY))),
+        }
+    }
+
+    /// Whether a request may be sent now.
+    ///
+    /// # Errors
+    /// [`FederationError::Backoff`] if not.
+    pub(crate) async fn check(
+        &self,
+        server: &ServerName,
+        urgency: Urgency,
+    ) -> Result<(), FederationError> {
+        if urgency == Urgency::Interactive {
+            return Ok(());
+        }
+        match self.failing(server).await? {
+            Some(failing) if self.env.clock.now_ms() < failing.retry_at_ms => {
+                Err(FederationError::Backoff {
+                    until_ms: failing.retry_at_ms,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// How requests to `server` fail, if they do.
+    pub(crate) async fn failing(
+        &self,
+        server: &ServerName,
+    ) -> Result<Option<Failing>, StorageError> {
+        if let Some(known) = self.lock().get(server) {
+            return Ok(*known);
+        }
+        let name = server.to_string();
+        let stored = self
+            .database
+            .read("destination", move |tx| {
+                Box::pin(async move { destinations::failing(tx, &name).await })
+            })
+            .await?;
+        let mut known = self.lock();
+        // Somebody else may have learnt better in the meantime.
+        if let Some(newer) = known.get(server) {
+            return Ok(*newer);
+        }
+        known.insert(server.to_owned(), stored);
+        Ok(stored)
+    }
+
+    /// Notes a failure. Of several at about the same time only the first counts: they have one cause.
+    pub(crate) async fn failed(
+        &self,
+        server: &ServerName,
+        retry_after: Option<Duration>,
+    ) -> Result<(), StorageError> {
+        let before = self.failing(server).await?;
+        let now_ms = self.env.clock.now_ms();
+        if before.is_some_and(|before| now_ms < before.retry_at_ms) && retry_after.is_none() {
+            return Ok(());
+        }
+        let failing = self.next(before, now_ms, retry_after);
+        tracing::info!(%server, wait_ms = failing.wait_ms, "requests to a server fail");
+        self.lock().insert(server.to_owned(), Some(failing));
+        let name = server.to_string();
+        self.database
+            .write("destination fails", Priority::Bulk, move |tx| {
+                Box::pin(async move { destinations::put_failing(tx, &name, failing).await })
+            })
+            .await
+    }
+
+    /// Notes a success. Says whether requests failed before.
+    pub(crate) async fn succeeded(&self, server: &ServerName) -> Result<bool, StorageError> {
+        let before = self.failing(server).await?;
+        if before.is_none() {
+            return Ok(false);
+        }
+        tracing::info!(%server, "requests to a server work again");
+        self.lock().insert(server.to_owned(), None);
+        let name = server.to_string();
+        self.database
+            .write("destination works", Priority::Bulk, move |tx| {
+                Box::pin(async move { destinations::clear_failing(tx, &name).await })
+            })
+            .await
+            .map(|()| true)
+    }
+
+    /// What a failure at `now_ms` after `before` leads to.
+    fn next(&self, before: Option<Failing>, now_ms: u64, retry_after: Option<Duration>) -> Failing {
+        let longest = millis(self.waits.longest);
+        let doubled = before.map(|before| before.wait_ms.saturating_mul(2));
+        let wait_ms = doubled.unwrap_or(millis(self.waits.first)).min(longest);
+        let (wait_ms, pause_ms) = match retry_after {
+            // It says itself when to come back; that is no reason to avoid it longer and longer.
+            Some(asked) => (
+                before.map_or(millis(self.waits.first) / 2, |before| before.wait_ms),
+                millis(asked).min(longest),
+            ),
+            // Up to a tenth less, so that what failed together isn't tried again together.
+            None => (wait_ms, wait_ms - self.env.random.below(wait_ms / 10)),
+        };
+        Failing {
+            since_ms: before.map_or(now_ms, |before| before.since_ms),
+            retry_at_ms: now_ms.saturating_add(pause_ms),
+            wait_ms,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Recent<OwnedServerName, Option<Failing>>> {
+        // Whole at every point a panic could strike.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

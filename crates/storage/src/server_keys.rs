@@ -1,0 +1,70 @@
+//! Public keys of other servers.
+
+use crate::{Row, StorageError, Tx};
+
+statements! {
+    /// All that is known of some servers.
+    KEYS_OF_SERVERS = "SELECT server, key_id, public_key, valid_until_ts, document_ts FROM server_keys
+        WHERE server IN text_list($1)";
+    /// An older document must not bring back what a newer one ended.
+    PUT_KEY = "INSERT INTO server_keys (server, key_id, public_key, valid_until_ts, document_ts)
+        VALUES ($1, $2, $3, $4, $5)
+        ON CONFLICT (server, key_id) DO UPDATE SET public_key = excluded.public_key,
+            valid_until_ts = excluded.valid_until_ts, document_ts = excluded.document_ts
+        WHERE server_keys.document_ts <= excluded.document_ts";
+}
+
+/// A server's public key as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerKeyRow {
+    /// The server.
+    pub server: String,
+    /// As in `ed25519:a_xYz1`.
+    pub key_id: String,
+    /// The 32 bytes of the key.
+    pub public_key: Vec<u8>,
+    /// The last moment (Unix milliseconds) at which a signature by the key counts.
+    pub valid_until_ms: u64,
+    /// Until when (Unix milliseconds) the document that said so was valid.
+    pub document_ms: u64,
+}
+
+/// All known keys of `servers`.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn of_servers(
+    tx: &mut Tx,
+    servers: &[String],
+) -> Result<Vec<ServerKeyRow>, StorageError> {
+    let rows = tx.query(KEYS_OF_SERVERS, params![servers]).await?;
+    rows.iter().map(read_key).collect()
+}
+
+/// Stores keys, except where a newer document was stored already.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn put(tx: &mut Tx, keys: &[ServerKeyRow]) -> Result<(), StorageError> {
+    for key in keys {
+        let values = params![
+            &key.server,
+            &key.key_id,
+            &key.public_key,
+            key.valid_until_ms,
+            key.document_ms,
+        ];
+        tx.execute(PUT_KEY, values).await?;
+    }
+    Ok(())
+}
+
+fn read_key(row: &Row) -> Result<ServerKeyRow, StorageError> {
+    Ok(ServerKeyRow {
+        server: row.text(0)?.to_owned(),
+        key_id: row.text(1)?.to_owned(),
+        public_key: row.blob(2)?.to_owned(),
+        valid_until_ms: row.int(3)?.max(0).unsigned_abs(),
+        document_ms: row.int(4)?.max(0).unsigned_abs(),
+    })
+}
