@@ -1,1 +1,79 @@
-//! Myelin: sync.
+//! Read models for clients: `/sync`, history, single events, members and state, and the form in which
+//! clients get events.
+//!
+//! Nothing here writes, and nothing knows how an answer travels. What may be shown is decided by
+//! `core::visibility`; whether a partial state may answer, by `core::completeness`.
+
+mod access;
+mod answer;
+mod client_event;
+mod error;
+mod event;
+mod filter;
+mod joined_rooms;
+mod lazy_members;
+mod members;
+mod messages;
+mod room_section;
+mod state;
+mod state_delta;
+mod stripped_state;
+mod summary;
+mod sync;
+mod timeline;
+mod token;
+mod visibility;
+
+use std::{fmt, sync::Arc};
+
+use myelin_rooms::Rooms;
+
+pub use answer::{
+    DeviceLists, Events, InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, RoomSections,
+    StateSection, SyncResponse, TimelineSection,
+};
+pub use client_event::EventJson;
+pub use error::SyncError;
+pub use filter::{EventFields, Filter, RoomEventFilter, RoomFilter};
+pub use members::MembersRequest;
+pub use messages::{Messages, MessagesRequest};
+pub use myelin_storage::events::Direction;
+pub use summary::Summary;
+pub use sync::SyncRequest;
+pub use token::{PageToken, SyncToken};
+
+use lazy_members::SentMembers;
+
+/// Reads for clients. Clones share everything.
+#[derive(Clone)]
+pub struct Sync(Arc<Inner>);
+
+struct Inner {
+    rooms: Rooms,
+    sent_members: SentMembers,
+}
+
+impl Sync {
+    /// Reads of these rooms.
+    #[must_use]
+    pub fn new(rooms: Rooms) -> Self {
+        Self(Arc::new(Inner {
+            rooms,
+            sent_members: SentMembers::default(),
+        }))
+    }
+
+    fn rooms(&self) -> &Rooms {
+        &self.0.rooms
+    }
+
+    fn sent_members(&self) -> &SentMembers {
+        &self.0.sent_members
+    }
+}
+
+impl fmt::Debug for Sync {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Sync").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,240 @@
+//! What a user may read of a room, and the state that it may read.
+
+use std::{sync::Arc, time::Duration};
+
+use myelin_core::{
+    completeness::{Question, StateRef},
+    event::Event,
+    key_table::MEMBER,
+    number::{EventNr, StreamPosition},
+    state::{Membership, State},
+    visibility::HistoryVisibility,
+};
+use myelin_rooms::{Room, Rooms};
+use myelin_storage::{events, rooms as room_table, timelines};
+use ruma::{RoomId, UserId};
+
+use crate::SyncError;
+
+/// How long a request waits for the end of a partial join's resync. Clients give up not much later.
+const FULL_STATE_WAIT: Duration = Duration::from_secs(45);
+
+/// How many changes of a membership are followed back to find out when its user was last joined.
+const MAX_MEMBERSHIP_STEPS: usize = 10;
+
+/// By what right a user reads a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// The user is in it.
+    Joined,
+    /// The user was in it until this position.
+    Left(StreamPosition),
+    /// The history is open to the world.
+    Peeking,
+}
+
+impl Access {
+    /// Whether the user is or was in the room after whatever it may read.
+    pub(crate) fn joined_later(self) -> bool {
+        self != Self::Peeking
+    }
+
+    /// Up to where the user may read.
+    pub(crate) fn upto(self, readable: StreamPosition) -> StreamPosition {
+        match self {
+            Self::Left(position) => position.min(readable),
+            Self::Joined | Self::Peeking => readable,
+        }
+    }
+}
+
+/// The room, and by what right the user reads it.
+///
+/// Somebody who left reads what there was until then, unless they have forgotten the room.
+pub(crate) async fn access(
+    rooms: &Rooms,
+    user: &UserId,
+    room_id: &RoomId,
+) -> Result<(Arc<Room>, Access), SyncError> {
+    let room = rooms
+        .room(room_id)
+        .await?
+        .ok_or_else(SyncError::not_in_room)?;
+    let (nr, user_id) = (room.key.room, user.to_owned());
+    let membership = rooms
+        .database()
+        .read("membership", move |tx| {
+            Box::pin(async move { timelines::user_room(tx, &user_id, nr).await })
+        })
+        .await?
+        .filter(|membership| !membership.forgotten);
+    if let Some(membership) = membership {
+        if membership.membership == Membership::Join.name() {
+            return Ok((room, Access::Joined));
+        }
+        if let Some(left) = last_departure(rooms, &room, user, membership.event).await? {
+            return Ok((room, Access::Left(left)));
+        }
+    }
+    if current_visibility(rooms, &room).await? == Some(HistoryVisibility::WorldReadable) {
+        return Ok((room, Access::Peeking));
+    }
+    Err(SyncError::not_in_room())
+}
+
+/// Where a user who is not in the room any more left it last, going back from its membership event.
+/// `None` if it never was in the room, as after a rejected invite.
+pub(crate) async fn last_departure(
+    rooms: &Rooms,
+    room: &Arc<Room>,
+    user: &UserId,
+    mut event: EventNr,
+) -> Result<Option<StreamPosition>, SyncError> {
+    for _ in 0..MAX_MEMBERSHIP_STEPS {
+        let found = room.events(rooms, [event]).await?;
+        let Some((position, before)) = found.get(&event).and_then(placed) else {
+            return Ok(None);
+        };
+        let state = room.state(rooms, before.snapshot()).await?;
+        let entry = state.get_named(&room.keys(), MEMBER, user.as_str());
+        match entry {
+            Some(entry) if entry.membership() == Some(Membership::Join) => {
+                return Ok(Some(position));
+            }
+            Some(entry) => event = entry.event(),
+            None => return Ok(None),
+        }
+    }
+    Ok(None)
+}
+
+pub(crate) fn placed(event: &Arc<Event>) -> Option<(StreamPosition, StateRef)> {
+    match event.place {
+        myelin_core::event::Place::Timeline { before, position } => Some((position, before)),
+        myelin_core::event::Place::Outlier => None,
+    }
+}
+
+async fn current_visibility(
+    rooms: &Rooms,
+    room: &Arc<Room>,
+) -> Result<Option<HistoryVisibility>, SyncError> {
+    let Some(current) = room.current() else {
+        return Ok(None);
+    };
+    let entry = current
+        .state
+        .get_named(&room.keys(), "m.room.history_visibility", "");
+    let Some(entry) = entry else {
+        return Ok(Some(HistoryVisibility::read(None)));
+    };
+    let found = room.events(rooms, [entry.event()]).await?;
+    let pdu = found.get(&entry.event()).map(|event| &*event.pdu);
+    Ok(pdu.map(|pdu| HistoryVisibility::read(Some(pdu))))
+}
+
+/// The state that a user may read, if it can answer `question`; for who left, the state then. Waits for
+/// the resync of a partial join where the question needs it, for a limited time.
+pub(crate) async fn readable_state(
+    rooms: &Rooms,
+    room: &Arc<Room>,
+    access: Access,
+    question: Question,
+) -> Result<State, SyncError> {
+    let at = match access {
+        Access::Left(position) => Some(position),
+        Access::Joined | Access::Peeking => None,
+    };
+    state_as_of(rooms, room, at, question).await
+}
+
+/// The current state as of a position (`None`: now), if it can answer `question`.
+pub(crate) async fn state_as_of(
+    rooms: &Rooms,
+    room: &Arc<Room>,
+    at: Option<StreamPosition>,
+    question: Question,
+) -> Result<State, SyncError> {
+    if let Some(state) = answering(rooms, room, at, question).await? {
+        return Ok(state);
+    }
+    rooms.wait_for_full(room, FULL_STATE_WAIT).await?;
+    if let Some(state) = answering(rooms, room, at, question).await? {
+        return Ok(state);
+    }
+    // What was current in the partial phase stays on record as it was. The states at events have been
+    // made whole meanwhile, and after the last event they are the same thing.
+    match at {
+        Some(position) => after_last_event(rooms, room, position, question).await,
+        None => Err(SyncError::StillPartial),
+    }
+}
+
+async fn answering(
+    rooms: &Rooms,
+    room: &Arc<Room>,
+    at: Option<StreamPosition>,
+    question: Question,
+) -> Result<Option<State>, SyncError> {
+    let found = match at {
+        None => room.current(),
+        Some(position) => room.state_at(rooms, position).await?,
+    };
+    let found = found.ok_or_else(SyncError::not_in_room)?;
+    Ok(found
+        .reference
+        .answering(question)
+        .is_some()
+        .then_some(found.state))
+}
+
+async fn after_last_event(
+    rooms: &Rooms,
+    room: &Arc<Room>,
+    position: StreamPosition,
+    question: Question,
+) -> Result<State, SyncError> {
+    let nr = room.key.room;
+    let last = rooms
+        .database()
+        .read("last event before a position", move |tx| {
+            Box::pin(async move {
+                let range = (StreamPosition(i64::MIN), position);
+                events::timeline(tx, nr, events::Direction::Backward, range, 1).await
+            })
+        })
+        .await?;
+    let found = room.events(rooms, last).await?;
+    let event = found.into_values().next().ok_or(SyncError::StillPartial)?;
+    let before = event.before().and_then(|before| before.answering(question));
+    let mut state = room
+        .state(rooms, before.ok_or(SyncError::StillPartial)?)
+        .await?;
+    if let Some(state_key) = event
+        .pdu
+        .state_key
+        .as_deref()
+        .filter(|_| event.is_effective_state())
+    {
+        let keys = room.keys();
+        let key = keys.number(&event.pdu.event_type.to_string(), state_key);
+        if let Some(key) = key {
+            let entry = myelin_core::state::Entry::new(event.nr, event.pdu.membership);
+            state.set(&keys, key, Some(entry));
+        }
+    }
+    Ok(state)
+}
+
+/// The current state as of a position, whether complete or not.
+pub(crate) async fn reference_at(
+    rooms: &Rooms,
+    room: &Arc<Room>,
+    position: StreamPosition,
+) -> Result<Option<StateRef>, SyncError> {
+    let nr = room.key.room;
+    let found = rooms.database().read("state at a position", move |tx| {
+        Box::pin(async move { room_table::state_at(tx, nr, position).await })
+    });
+    Ok(found.await?)
+}

@@ -1,0 +1,462 @@
+//! One room in an answer of `/sync`: what is new in it, and what is needed to make sense of that.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
+
+use myelin_core::{
+    completeness::{Question, StateRef},
+    event::Event,
+    key_table::MEMBER,
+    number::{EventNr, KeyNr, StreamPosition},
+    state::{Membership, State},
+};
+use myelin_rooms::{Room, Rooms};
+use myelin_storage::{rooms as room_table, timelines};
+use ruma::UserId;
+
+use crate::{
+    SyncError, SyncRequest,
+    access::placed,
+    answer::{JoinedRoom, LeftRoom, StateSection, TimelineSection},
+    client_event::{Form, Seen, client_events},
+    lazy_members::{SentMembers, of_senders},
+    state_delta::Step,
+    summary::{Summarized, Summary, summarize},
+    timeline::{Timeline, TimelineQuery},
+};
+
+/// How many state events are loaded at once.
+const LOADED_AT_ONCE: usize = 500;
+
+/// How many changes of a membership are followed back before the room counts as new to the client.
+const MAX_MEMBERSHIP_STEPS: usize = 10;
+
+/// The part of the stream that an answer tells of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    /// The last position that the client was told of.
+    pub(crate) since: Option<StreamPosition>,
+    /// The last position in the answer.
+    pub(crate) upto: StreamPosition,
+}
+
+/// What a user is to a room at the end of a span.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Standing {
+    pub(crate) membership: Membership,
+    /// The membership event, if it came within the span.
+    pub(crate) changed: Option<EventNr>,
+}
+
+/// Reads one room for one answer.
+pub(crate) struct SectionReader<'a> {
+    pub(crate) rooms: &'a Rooms,
+    pub(crate) sent: &'a SentMembers,
+    pub(crate) request: &'a SyncRequest,
+    pub(crate) room: &'a Arc<Room>,
+    pub(crate) span: Span,
+}
+
+/// The states between which the client moves.
+struct Bounds {
+    /// What the client knows; `None`: nothing, or it asked for everything.
+    base: Option<(StateRef, State)>,
+    end: (StateRef, State),
+    /// The timeline begins after this.
+    after: StreamPosition,
+}
+
+/// What joined and left rooms have in common.
+struct Section {
+    summary: Option<Summary>,
+    state: StateSection,
+    timeline: TimelineSection,
+    is_empty: bool,
+}
+
+impl SectionReader<'_> {
+    fn user(&self) -> &UserId {
+        &self.request.viewer.user_id
+    }
+
+    fn lazy(&self) -> bool {
+        self.request.filter.room.state.lazy_load_members
+    }
+
+    /// A room where the user is; `None` if there is nothing to tell.
+    ///
+    /// A room whose members are still being fetched doesn't exist for clients that want them all (R143). When
+    /// they are there, it is new.
+    pub(crate) async fn joined(&self, standing: Standing) -> Result<Option<JoinedRoom>, SyncError> {
+        let (since, upto) = self.references().await?;
+        let Some(upto) = upto else { return Ok(None) };
+        if !self.lazy() && upto.answering(Question::AllMembers).is_none() {
+            return Ok(None);
+        }
+        let bounds = self.bounds(since, upto, standing).await?;
+        let is_known = bounds.after.0 != i64::MIN;
+        let section = self.section(bounds).await?;
+        if section.is_empty && is_known && !self.request.full_state {
+            return Ok(None);
+        }
+        Ok(Some(JoinedRoom {
+            summary: section.summary,
+            state: section.state,
+            timeline: section.timeline,
+            ephemeral: Default::default(),
+            account_data: Default::default(),
+        }))
+    }
+
+    /// A room where the user was. The span ends with its leave.
+    pub(crate) async fn left(
+        &self,
+        membership: Membership,
+        event: EventNr,
+    ) -> Result<LeftRoom, SyncError> {
+        let standing = Standing {
+            membership,
+            changed: Some(event),
+        };
+        let found = self.room.events(self.rooms, [event]).await?;
+        let event = found.get(&event).cloned();
+        let before = match event.as_ref().and_then(placed) {
+            Some((_, before)) => self.own_membership(before).await?,
+            None => None,
+        };
+        let (since, upto) = self.references().await?;
+        let (Some(upto), Some((Membership::Join, _))) = (upto, before) else {
+            return self.never_joined(event).await;
+        };
+        let bounds = self.bounds(since, upto, standing).await?;
+        let section = self.section(bounds).await?;
+        Ok(LeftRoom {
+            state: section.state,
+            timeline: section.timeline,
+            account_data: Default::default(),
+        })
+    }
+
+    /// Somebody who rejected an invite, or was never let in, sees that and nothing else.
+    async fn never_joined(&self, event: Option<Arc<Event>>) -> Result<LeftRoom, SyncError> {
+        let events: Vec<Seen> = event.into_iter().map(Seen::from).collect();
+        let before = StreamPosition(self.span.upto.0 - 1);
+        let timeline = Timeline {
+            events,
+            limited: false,
+            before,
+        };
+        Ok(LeftRoom {
+            state: self.state_section(Vec::new()),
+            timeline: self.timeline_section(&timeline).await?,
+            account_data: Default::default(),
+        })
+    }
+
+    /// The current states at both ends of the span.
+    async fn references(&self) -> Result<(Option<StateRef>, Option<StateRef>), SyncError> {
+        let (nr, Span { since, upto }) = (self.room.key.room, self.span);
+        let found = self.rooms.database().read("states of a span", move |tx| {
+            Box::pin(async move {
+                let at_since = match since {
+                    Some(since) => room_table::state_at(tx, nr, since).await?,
+                    None => None,
+                };
+                Ok((at_since, room_table::state_at(tx, nr, upto).await?))
+            })
+        });
+        Ok(found.await?)
+    }
+
+    /// What a state says of the user.
+    async fn own_membership(
+        &self,
+        at: StateRef,
+    ) -> Result<Option<(Membership, EventNr)>, SyncError> {
+        let state = self.room.state(self.rooms, at.snapshot()).await?;
+        let entry = state.get_named(&self.room.keys(), MEMBER, self.user().as_str());
+        Ok(entry.and_then(|entry| Some((entry.membership()?, entry.event()))))
+    }
+
+    async fn bounds(
+        &self,
+        since: Option<StateRef>,
+        upto: StateRef,
+        standing: Standing,
+    ) -> Result<Bounds, SyncError> {
+        let known = match (self.span.since, since) {
+            (Some(position), Some(reference)) if self.is_known(reference, standing).await? => {
+                Some((position, reference))
+            }
+            _ => None,
+        };
+        let after = known.map_or(StreamPosition(i64::MIN), |(position, _)| position);
+        let base = match known.filter(|_| !self.request.full_state) {
+            Some((_, at)) => Some((at, self.room.state(self.rooms, at.snapshot()).await?)),
+            None => None,
+        };
+        let end = self.room.state(self.rooms, upto.snapshot()).await?;
+        Ok(Bounds {
+            base,
+            end: (upto, end),
+            after,
+        })
+    }
+
+    /// Whether the client knows the room from its last sync: the user was in it then, was in it ever since,
+    /// and the room was complete enough to be shown.
+    async fn is_known(&self, at_since: StateRef, standing: Standing) -> Result<bool, SyncError> {
+        if !self.lazy() && at_since.answering(Question::AllMembers).is_none() {
+            return Ok(false);
+        }
+        let Some(mut event) = standing.changed else {
+            return Ok(true);
+        };
+        let Some((Membership::Join, known)) = self.own_membership(at_since).await? else {
+            return Ok(false);
+        };
+        let mut membership = standing.membership;
+        for step in 0..MAX_MEMBERSHIP_STEPS {
+            if event == known {
+                return Ok(true);
+            }
+            // The last change may be a leave. Before it, the user was there all the time, or came back.
+            if step > 0 && membership != Membership::Join {
+                return Ok(false);
+            }
+            let found = self.room.events(self.rooms, [event]).await?;
+            let Some((_, before)) = found.get(&event).and_then(placed) else {
+                return Ok(false);
+            };
+            match self.own_membership(before).await? {
+                Some(previous) => (membership, event) = previous,
+                None => return Ok(false),
+            }
+        }
+        Ok(false)
+    }
+
+    async fn section(&self, bounds: Bounds) -> Result<Section, SyncError> {
+        let query = TimelineQuery {
+            user: self.user(),
+            filter: &self.request.filter.room.timeline,
+            after: bounds.after,
+            upto: self.span.upto,
+        };
+        let mut timeline = Timeline::read(self.rooms, self.room, query).await?;
+        if bounds.after.0 == i64::MIN {
+            timeline = timeline.of_new_room();
+        }
+        let old = bounds.base.as_ref().map(|(_, state)| state);
+        let summarized = summarize(self.room, self.user().as_str(), old, &bounds.end.1);
+        let state = self
+            .state_events(&bounds, &timeline, summarized.as_ref())
+            .await?;
+        let summary = summarized.map(|summarized| summarized.summary);
+        let is_empty = timeline.events.is_empty()
+            && !timeline.limited
+            && state.is_empty()
+            && summary.is_none();
+        let form = Form {
+            previous: false,
+            ..self.form()
+        };
+        let state = client_events(self.rooms, self.room, &state, form).await?;
+        Ok(Section {
+            summary,
+            state: self.state_section(state),
+            timeline: self.timeline_section(&timeline).await?,
+            is_empty,
+        })
+    }
+
+    fn form(&self) -> Form<'_> {
+        let fields = self.request.filter.event_fields.as_ref();
+        Form {
+            viewer: &self.request.viewer,
+            room_id: false,
+            previous: true,
+            fields,
+        }
+    }
+
+    fn state_section(&self, events: Vec<crate::EventJson>) -> StateSection {
+        match self.request.use_state_after {
+            true => StateSection::After(events.into()),
+            false => StateSection::Before(events.into()),
+        }
+    }
+
+    async fn timeline_section(&self, timeline: &Timeline) -> Result<TimelineSection, SyncError> {
+        let events = client_events(self.rooms, self.room, &timeline.events, self.form()).await?;
+        Ok(TimelineSection {
+            events,
+            limited: timeline.limited,
+            prev_batch: timeline.prev_batch(),
+        })
+    }
+
+    /// The state events that go with a timeline.
+    async fn state_events(
+        &self,
+        bounds: &Bounds,
+        timeline: &Timeline,
+        summarized: Option<&Summarized>,
+    ) -> Result<Vec<Seen>, SyncError> {
+        let filter = &self.request.filter.room.state;
+        let end = &bounds.end.1;
+        let first = timeline.events.first().and_then(|seen| placed(&seen.event));
+        let start = match first {
+            Some((_, before)) => self.room.state(self.rooms, before.snapshot()).await?,
+            None => end.clone(),
+        };
+        let base = bounds.base.as_ref().map(|(_, state)| state);
+        let shown = timeline.numbers();
+        let step = Step {
+            base,
+            start: &start,
+            end,
+        };
+        let mut wanted = match self.request.use_state_after {
+            true => step.after_timeline(),
+            false => step.before_timeline(&shown),
+        };
+        let mut events: BTreeSet<EventNr> = BTreeSet::new();
+        if self.lazy() {
+            self.drop_members(&mut wanted, bounds, timeline.limited)
+                .await?;
+            let needed = self.needed_members(timeline, &start, end).await?;
+            let heroes = summarized.map_or(&[][..], |summarized| &summarized.heroes);
+            events.extend(self.without_redundant(needed, heroes));
+        }
+        events.extend(wanted.into_values());
+        if !self.request.use_state_after {
+            events.retain(|event| !shown.contains(event));
+        }
+        let mut seen = Vec::new();
+        if filter.wants_room(&self.room.key.room_id) {
+            let events: Vec<EventNr> = events.into_iter().collect();
+            for part in events.chunks(LOADED_AT_ONCE) {
+                let mut found = self.room.events(self.rooms, part.iter().copied()).await?;
+                let found = part.iter().filter_map(|nr| found.remove(nr));
+                seen.extend(
+                    found
+                        .filter(|event| filter.wants(&event.pdu))
+                        .map(Seen::from),
+                );
+            }
+        }
+        if self.lazy() {
+            self.note_sent(seen.iter().chain(&timeline.events));
+        }
+        Ok(seen)
+    }
+
+    /// Leaves out the memberships that lazy loading doesn't send: all of a new room but the user's own. Of a
+    /// known room, those that changed since are sent, or clients would miss what happened in a gap.
+    async fn drop_members(
+        &self,
+        wanted: &mut BTreeMap<KeyNr, EventNr>,
+        bounds: &Bounds,
+        limited: bool,
+    ) -> Result<(), SyncError> {
+        let own = self.room.keys().number(MEMBER, self.user().as_str());
+        let Some((base, _)) = &bounds.base else {
+            wanted.retain(|key, _| !key.is_member() || Some(*key) == own);
+            return Ok(());
+        };
+        let was_full = base.answering(Question::AllMembers).is_some();
+        let is_full = bounds.end.0.answering(Question::AllMembers).is_some();
+        if was_full || !is_full {
+            return Ok(());
+        }
+        // The resync ended meanwhile. The many members that came to light didn't change.
+        let members = wanted.iter().filter(|(key, _)| limited && key.is_member());
+        let members: Vec<EventNr> = members.map(|(_, event)| *event).collect();
+        let changed = self.placed_in_span(members).await?;
+        wanted
+            .retain(|key, event| !key.is_member() || Some(*key) == own || changed.contains(event));
+        Ok(())
+    }
+
+    async fn placed_in_span(&self, events: Vec<EventNr>) -> Result<HashSet<EventNr>, SyncError> {
+        let Some(since) = self.span.since.filter(|_| !events.is_empty()) else {
+            return Ok(HashSet::new());
+        };
+        let found = self.rooms.database().read("changed members", move |tx| {
+            Box::pin(async move {
+                let mut placed = HashSet::new();
+                for part in events.chunks(LOADED_AT_ONCE) {
+                    placed.extend(timelines::placed_after(tx, part, since).await?);
+                }
+                Ok(placed)
+            })
+        });
+        Ok(found.await?)
+    }
+
+    async fn needed_members(
+        &self,
+        timeline: &Timeline,
+        start: &State,
+        end: &State,
+    ) -> Result<BTreeMap<String, EventNr>, SyncError> {
+        let start = if self.request.use_state_after {
+            end
+        } else {
+            start
+        };
+        let events = &timeline.events;
+        let senders = of_senders(self.rooms, self.room, events, start, end).await?;
+        Ok(senders
+            .into_iter()
+            .map(|(user, event)| (user.to_string(), event))
+            .collect())
+    }
+
+    /// What of the lazily loaded memberships the device hasn't got yet.
+    fn without_redundant(
+        &self,
+        mut members: BTreeMap<String, EventNr>,
+        heroes: &[(KeyNr, EventNr)],
+    ) -> Vec<EventNr> {
+        {
+            let keys = self.room.keys();
+            for (key, event) in heroes {
+                if let Some(name) = keys.name(*key) {
+                    members.entry(name.state_key.clone()).or_insert(*event);
+                }
+            }
+        }
+        let since = self
+            .span
+            .since
+            .filter(|_| !self.request.full_state)
+            .filter(|_| !self.request.filter.room.state.include_redundant_members);
+        if let Some(since) = since {
+            let (viewer, nr) = (&self.request.viewer, self.room.key.room);
+            members.retain(|user, event| match <&UserId>::try_from(user.as_str()) {
+                Ok(user) => !self.sent.has(viewer, nr, (user, *event), since),
+                Err(_) => true,
+            });
+        }
+        members.into_values().collect()
+    }
+
+    fn note_sent<'e>(&self, events: impl Iterator<Item = &'e Seen>) {
+        let members = events.filter_map(|seen| {
+            let pdu = &seen.event.pdu;
+            pdu.membership?;
+            let user = <&UserId>::try_from(pdu.state_key.as_deref()?).ok()?;
+            Some((user, seen.event.nr))
+        });
+        self.sent.note(
+            &self.request.viewer,
+            self.room.key.room,
+            members,
+            self.span.upto,
+        );
+    }
+}

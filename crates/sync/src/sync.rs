@@ -1,0 +1,288 @@
+//! `/sync`: what happened in a user's rooms since the last time, or the wait for something to happen
+//! (client-server API, "Syncing").
+//!
+//! The cost of an answer follows what changed: rooms without news are not looked at.
+
+use std::{sync::Arc, time::Duration};
+
+use myelin_core::{
+    key_table::MEMBER,
+    number::{RoomNr, StreamPosition},
+    state::Membership,
+};
+use myelin_rooms::Room;
+use myelin_storage::timelines::{self, UserRoom};
+use myelin_users::Requester;
+use tokio::sync::watch;
+
+use crate::{
+    Sync, SyncError,
+    access::reference_at,
+    answer::{InvitedRoom, KnockedRoom, RoomSections, SyncResponse},
+    filter::Filter,
+    room_section::{SectionReader, Span, Standing},
+    stripped_state::stripped_state,
+    token::SyncToken,
+};
+
+/// The longest that a sync waits for news, whatever the client asks.
+const MAX_WAIT: Duration = Duration::from_secs(300);
+
+/// What a client asks of `/sync`.
+#[derive(Clone, Debug)]
+pub struct SyncRequest {
+    /// Who asks.
+    pub viewer: Requester,
+    /// Where the last sync ended; `None`: the first.
+    pub since: Option<SyncToken>,
+    /// What is wanted.
+    pub filter: Filter,
+    /// Whether the whole state of all rooms is wanted.
+    pub full_state: bool,
+    /// Whether state is wanted as of the end of the timeline instead of its start.
+    pub use_state_after: bool,
+    /// How long to wait if there is no news.
+    pub timeout: Duration,
+}
+
+impl Sync {
+    /// Answers a sync. Dropping the future abandons it without trace.
+    ///
+    /// # Errors
+    /// [`SyncError::Storage`], and whatever reading a room fails with.
+    pub async fn sync(&self, request: &SyncRequest) -> Result<SyncResponse, SyncError> {
+        let clock = &self.rooms().env().clock;
+        let (begun, limit) = (clock.instant(), request.timeout.min(MAX_WAIT));
+        // Before the first look, so that nothing falls between looking and waiting.
+        let mut news = self.rooms().waking().listen(&request.viewer.user_id);
+        if request.since.is_none() {
+            self.sent_members().forget(&request.viewer);
+        }
+        let mut since = request.since.map(|token| token.events);
+        loop {
+            news.borrow_and_update();
+            let upto = self.rooms().events_stream().readable();
+            let rooms = Box::pin(self.sections(request, Span { since, upto })).await?;
+            let is_due = since.is_none() || request.full_state || !rooms.is_empty();
+            let left = limit.saturating_sub(begun.elapsed(clock));
+            if is_due || left.is_zero() || !self.wait(&mut news, left).await {
+                let next_batch = SyncToken { events: upto }.to_string();
+                return Ok(SyncResponse {
+                    next_batch,
+                    rooms,
+                    ..SyncResponse::default()
+                });
+            }
+            // What there was up to here is nothing to this client.
+            since = Some(upto);
+        }
+    }
+
+    /// Waits for news. False if there was none until the time was up, or the server is stopping.
+    async fn wait(&self, news: &mut watch::Receiver<StreamPosition>, limit: Duration) -> bool {
+        let stopping = self.rooms().env().tasks.stopping();
+        let mut readable = self.rooms().events_stream().listen();
+        let woken = async {
+            news.changed().await.ok()?;
+            let position = *news.borrow();
+            // Another commit, with a lower position, may not have finished yet.
+            readable
+                .wait_for(|readable| *readable >= position)
+                .await
+                .ok()?;
+            Some(())
+        };
+        let waited = self
+            .rooms()
+            .env()
+            .clock
+            .timeout(limit, stopping.run_until_cancelled(woken));
+        matches!(waited.await, Ok(Some(Some(()))))
+    }
+
+    async fn sections(&self, request: &SyncRequest, span: Span) -> Result<RoomSections, SyncError> {
+        let mut sections = RoomSections::default();
+        for candidate in self.candidates(request, span).await? {
+            let Some(room) = self.rooms().room_by_nr(candidate.room).await? else {
+                continue;
+            };
+            if !request.filter.room.wants(&room.key.room_id) {
+                continue;
+            }
+            let Some((standing, position)) = self.standing(request, &room, candidate, span).await?
+            else {
+                continue;
+            };
+            self.add_section(request, &room, (standing, position, span), &mut sections)
+                .await?;
+        }
+        Ok(sections)
+    }
+
+    /// The rooms that may have something for this answer.
+    async fn candidates(
+        &self,
+        request: &SyncRequest,
+        span: Span,
+    ) -> Result<Vec<Candidate>, SyncError> {
+        let user = request.viewer.user_id.clone();
+        // All rooms in which the user is something, or those where that changed and those with news.
+        let since = span.since.filter(|_| !request.full_state);
+        let (changed, news) = self
+            .rooms()
+            .database()
+            .read("rooms for a sync", move |tx| {
+                Box::pin(async move {
+                    let after = since.unwrap_or(StreamPosition(i64::MIN));
+                    let changed = timelines::user_rooms_after(tx, &user, after).await?;
+                    let news = match since {
+                        Some(since) => {
+                            timelines::rooms_with_news(tx, &user, since, span.upto).await?
+                        }
+                        None => Vec::new(),
+                    };
+                    Ok((changed, news))
+                })
+            })
+            .await?;
+        let known: Vec<RoomNr> = changed.iter().map(|of| of.key.room).collect();
+        let news = news.into_iter().filter(|room| !known.contains(room));
+        let mut candidates: Vec<Candidate> = news.map(Candidate::unchanged).collect();
+        candidates.extend(
+            changed
+                .into_iter()
+                .filter(|of| !of.forgotten)
+                .map(Candidate::from),
+        );
+        Ok(candidates)
+    }
+
+    /// What the user is to a room at the end of the span, and since when.
+    async fn standing(
+        &self,
+        request: &SyncRequest,
+        room: &Arc<Room>,
+        candidate: Candidate,
+        span: Span,
+    ) -> Result<Option<(Standing, StreamPosition)>, SyncError> {
+        let Some(now) = candidate.membership else {
+            let standing = Standing {
+                membership: Membership::Join,
+                changed: None,
+            };
+            return Ok(Some((standing, span.upto)));
+        };
+        if now.position <= span.upto {
+            let is_news = span.since.is_none_or(|since| now.position > since);
+            let changed = is_news.then_some(now.event);
+            let membership = Membership::from_name(&now.membership);
+            let standing = membership.map(|membership| Standing {
+                membership,
+                changed,
+            });
+            return Ok(standing.map(|standing| (standing, now.position)));
+        }
+        // It changed after the span. Only those who were in the room have to hear of it until then; whatever
+        // else they were will be told with what they are now.
+        let Some(current) = reference_at(self.rooms(), room, span.upto).await? else {
+            return Ok(None);
+        };
+        let state = room.state(self.rooms(), current.snapshot()).await?;
+        let user = request.viewer.user_id.as_str();
+        let entry = state.get_named(&room.keys(), MEMBER, user);
+        Ok(entry
+            .filter(|entry| entry.membership() == Some(Membership::Join))
+            .map(|entry| {
+                let changed = Some(entry.event());
+                (
+                    Standing {
+                        membership: Membership::Join,
+                        changed,
+                    },
+                    span.upto,
+                )
+            }))
+    }
+
+    async fn add_section(
+        &self,
+        request: &SyncRequest,
+        room: &Arc<Room>,
+        (standing, position, span): (Standing, StreamPosition, Span),
+        sections: &mut RoomSections,
+    ) -> Result<(), SyncError> {
+        let (rooms, sent) = (self.rooms(), self.sent_members());
+        let room_id = room.key.room_id.clone();
+        match (standing.membership, standing.changed) {
+            (Membership::Join, _) => {
+                let reader = SectionReader {
+                    rooms,
+                    sent,
+                    request,
+                    room,
+                    span,
+                };
+                if let Some(section) = Box::pin(reader.joined(standing)).await? {
+                    sections.join.insert(room_id, section);
+                }
+            }
+            (_, None) => {}
+            (Membership::Invite, Some(event)) => {
+                let invite_state = stripped_state(rooms, room, event).await?.into();
+                sections
+                    .invite
+                    .insert(room_id, InvitedRoom { invite_state });
+            }
+            (Membership::Knock, Some(event)) => {
+                let knock_state = stripped_state(rooms, room, event).await?.into();
+                sections.knock.insert(room_id, KnockedRoom { knock_state });
+            }
+            (Membership::Leave | Membership::Ban, Some(event)) => {
+                if span.since.is_none() && !request.filter.room.include_leave {
+                    return Ok(());
+                }
+                let span = Span {
+                    upto: position,
+                    ..span
+                };
+                let reader = SectionReader {
+                    rooms,
+                    sent,
+                    request,
+                    room,
+                    span,
+                };
+                sections.leave.insert(
+                    room_id,
+                    Box::pin(reader.left(standing.membership, event)).await?,
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A room that may have something to tell.
+struct Candidate {
+    room: RoomNr,
+    /// If it was looked up. Otherwise the user has been in the room since before the span.
+    membership: Option<UserRoom>,
+}
+
+impl Candidate {
+    fn unchanged(room: RoomNr) -> Self {
+        Self {
+            room,
+            membership: None,
+        }
+    }
+}
+
+impl From<UserRoom> for Candidate {
+    fn from(membership: UserRoom) -> Self {
+        Self {
+            room: membership.key.room,
+            membership: Some(membership),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Tokens: where a client has got to.
+//!
+//! A token is a vector over streams, a position a number in one of them. The text begins with the kind
+//! of token and the version of its form, so that further streams, or several writers of one, can be
+//! added without taking an old token for something else.
+
+use std::{fmt, str::FromStr};
+
+use myelin_core::number::StreamPosition;
+use myelin_storage::timelines::HistoryPlace;
+
+use crate::SyncError;
+
+/// What a client has been told of by `/sync`: everything up to here. `s1_<events>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SyncToken {
+    /// In the stream of events. Resyncs that end, and memberships that come without an event of the
+    /// timeline, have positions there too.
+    pub events: StreamPosition,
+}
+
+impl fmt::Display for SyncToken {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "s1_{}", self.events)
+    }
+}
+
+impl FromStr for SyncToken {
+    type Err = SyncError;
+
+    fn from_str(text: &str) -> Result<Self, SyncError> {
+        match text.parse()? {
+            PageToken::Stream(events) if events.0 >= 0 => Ok(Self { events }),
+            _ => Err(unknown(text)),
+        }
+    }
+}
+
+/// A place between two events of a room, where a page of history begins or ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageToken {
+    /// After everything up to a position, negative ones (backfilled events) included: the text of a
+    /// [`SyncToken`]. What a client already has from `/sync` lies after it, whatever its depth.
+    Stream(StreamPosition),
+    /// Just before a place in topological order. `t1_<depth>_<position>_<upto>`.
+    History {
+        /// The place.
+        place: HistoryPlace,
+        /// Going back from here, events after this position are passed over: the client has them.
+        upto: StreamPosition,
+    },
+}
+
+impl fmt::Display for PageToken {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stream(position) => write!(formatter, "s1_{position}"),
+            Self::History {
+                place: HistoryPlace { depth, position },
+                upto,
+            } => {
+                write!(formatter, "t1_{depth}_{position}_{upto}")
+            }
+        }
+    }
+}
+
+impl FromStr for PageToken {
+    type Err = SyncError;
+
+    fn from_str(text: &str) -> Result<Self, SyncError> {
+        let mut parts = text.split('_');
+        let kind = parts.next().unwrap_or_default();
+        let numbers: Option<Vec<i64>> = parts.map(|part| part.parse().ok()).collect();
+        let token = match (kind, numbers.as_deref()) {
+            ("s1", Some([position])) => Self::Stream(StreamPosition(*position)),
+            ("t1", Some([depth, position, upto])) => Self::History {
+                place: HistoryPlace {
+                    depth: *depth,
+                    position: StreamPosition(*position),
+                },
+                upto: StreamPosition(*upto),
+            },
+            _ => return Err(unknown(text)),
+        };
+        // Only what was written here is read: "+1" and "01" were not.
+        if token.to_string() == text {
+            Ok(token)
+        } else {
+            Err(unknown(text))
+        }
+    }
+}
+
+fn unknown(text: &str) -> SyncError {
+    let start: String = text.chars().take(60).collect();
+    SyncError::InvalidParam(format!("Not a token of this server: {start:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HistoryPlace, PageToken, StreamPosition, SyncToken};
+    use proptest::{prop_assert_eq, proptest};
+
+    proptest! {
+        #[test]
+        fn every_token_is_read_as_it_was_written(depth: i64, position: i64, upto: i64) {
+            let place = HistoryPlace { depth, position: StreamPosition(position) };
+            let tokens = [
+                PageToken::Stream(StreamPosition(position)),
+                PageToken::History { place, upto: StreamPosition(upto) },
+            ];
+            for token in tokens {
+                prop_assert_eq!(token.to_string().parse::<PageToken>().expect("a token"), token);
+            }
+        }
+    }
+
+    #[test]
+    fn a_sync_token_is_where_a_page_can_begin() {
+        let token = SyncToken {
+            events: StreamPosition(17),
+        };
+        assert_eq!(
+            token.to_string().parse::<SyncToken>().expect("a token"),
+            token
+        );
+        let page: PageToken = token.to_string().parse().expect("a token");
+        assert_eq!(page, PageToken::Stream(StreamPosition(17)));
+    }
+
+    #[test]
+    fn what_was_not_written_here_is_no_token() {
+        let foreign = [
+            "",
+            "s",
+            "s1",
+            "s1_",
+            "s1_x",
+            "s1_+1",
+            "s1_01",
+            "s1_1_2",
+            "s2_1",
+            "s72594_4483_1934",
+            "t1_1_2",
+            "t1_1_2_3_4",
+            "t2_1_2_3",
+            "s1_99999999999999999999",
+            "s1_1 ",
+            "S1_1",
+        ];
+        for text in foreign {
+            assert!(text.parse::<PageToken>().is_err(), "{text:?}");
+        }
+        // Where /messages may begin, but nothing that /sync could continue from.
+        for text in ["s1_-1", "t1_1_2_3"] {
+            assert!(text.parse::<SyncToken>().is_err(), "{text:?}");
+            assert!(text.parse::<PageToken>().is_ok(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Which events of a page a user may see. The rule is `core`'s; here is what it needs to know.
+
+use std::{collections::HashMap, sync::Arc};
+
+use myelin_core::{
+    event::Event,
+    number::{EventNr, SnapshotNr},
+    state::Membership,
+    visibility::{HistoryVisibility, UserFacts, user_may_see},
+};
+use myelin_rooms::{Room, Rooms};
+use ruma::UserId;
+
+use crate::{SyncError, client_event::Seen};
+
+/// What one state says about visibility.
+#[derive(Clone, Copy)]
+struct Facts {
+    visibility: Option<EventNr>,
+    membership: Option<Membership>,
+}
+
+/// Of some timeline events, in order, those that a user may see. `joined_later`: whether the user is,
+/// or was, joined at some time after them.
+pub(crate) async fn visible(
+    rooms: &Rooms,
+    room: &Arc<Room>,
+    user: &UserId,
+    joined_later: bool,
+    events: Vec<Arc<Event>>,
+) -> Result<Vec<Seen>, SyncError> {
+    let mut facts: HashMap<SnapshotNr, Facts> = HashMap::new();
+    for event in &events {
+        if let Some(nr) = event.before().map(|before| before.snapshot())
+            && !facts.contains_key(&nr)
+        {
+            facts.insert(nr, read_facts(rooms, room, user, nr).await?);
+        }
+    }
+    let wanted = facts.values().filter_map(|facts| facts.visibility);
+    let visibilities: HashMap<EventNr, HistoryVisibility> = room
+        .events(rooms, wanted)
+        .await?
+        .into_iter()
+        .map(|(nr, event)| (nr, HistoryVisibility::read(Some(&event.pdu))))
+        .collect();
+    let seen = events.into_iter().filter_map(|event| {
+        let facts = facts.get(&event.before()?.snapshot())?;
+        let visibility = match facts.visibility {
+            // A state may name an event that is not held; then nothing is known to be open.
+            Some(nr) => *visibilities.get(&nr).unwrap_or(&HistoryVisibility::Joined),
+            None => HistoryVisibility::read(None),
+        };
+        let membership = facts.membership;
+        let may_see = user_may_see(
+            user,
+            &event,
+            &UserFacts {
+                visibility,
+                membership,
+                joined_later,
+            },
+        );
+        may_see.then(|| {
+            let is_own = event.pdu.state_key.as_deref() == Some(user.as_str());
+            let after = event.pdu.membership.filter(|_| is_own).or(membership);
+            Seen {
+                event,
+                membership: Some(after.unwrap_or(Membership::Leave)),
+            }
+        })
+    });
+    Ok(seen.collect())
+}
+
+/// The user is this server's own, so its membership is known even from a partial state.
+async fn read_facts(
+    rooms: &Rooms,
+    room: &Arc<Room>,
+    user: &UserId,
+    nr: SnapshotNr,
+) -> Result<Facts, SyncError> {
+    let state = room.state(rooms, nr).await?;
+    let keys = room.keys();
+    let visibility = state.get_named(&keys, "m.room.history_visibility", "");
+    let member = state.get_named(&keys, myelin_core::key_table::MEMBER, user.as_str());
+    Ok(Facts {
+        visibility: visibility.map(|entry| entry.event()),
+        membership: member.and_then(|entry| entry.membership()),
+    })
+}
