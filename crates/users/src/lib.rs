@@ -1,1 +1,122 @@
-//! Myelin: users.
+//! This server's users: accounts, logging in, access tokens, devices and their keys, profiles,
+//! filters, push rules.
+//!
+//! Nothing here knows rooms, and nothing knows how an answer travels.
+
+mod devices;
+mod error;
+mod filters;
+mod interactive;
+mod keys;
+mod login;
+mod passwords;
+mod profiles;
+mod push_rules;
+mod registration;
+mod shared_secret;
+mod tokens;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use myelin_env::Env;
+use myelin_federation::Federation;
+use myelin_storage::Database;
+use ruma::{OwnedServerName, ServerName};
+
+pub use devices::{DeviceList, QueriedKeys, uploaded_keys};
+pub use error::UserError;
+pub use interactive::{AuthData, Challenge, Stage};
+pub use keys::KeyUpload;
+pub use login::{Login, NewDevice};
+pub use profiles::{Profile, ProfileField};
+pub use registration::{NewAccount, Registered, Registration};
+pub use shared_secret::SharedSecretRegistration;
+pub use tokens::Requester;
+
+use interactive::Sessions;
+use shared_secret::Nonces;
+
+/// What the operator decides about users.
+#[derive(Clone, Debug)]
+pub struct UsersConfig {
+    /// The name that user IDs end with.
+    pub server_name: OwnedServerName,
+    /// Whether anybody may register without a token.
+    pub registration_enabled: bool,
+    /// Lets tools register accounts; none: they can't.
+    pub shared_secret: Option<String>,
+}
+
+/// The users of one server. Clones share everything.
+#[derive(Clone)]
+pub struct Users(Arc<Inner>);
+
+struct Inner {
+    config: UsersConfig,
+    env: Env,
+    database: Database,
+    federation: Federation,
+    sessions: Mutex<Sessions>,
+    nonces: Mutex<Nonces>,
+}
+
+impl Users {
+    /// The users whose accounts are in `database`.
+    #[must_use]
+    pub fn new(config: UsersConfig, env: Env, database: Database, federation: Federation) -> Self {
+        Self(Arc::new(Inner {
+            config,
+            env,
+            database,
+            federation,
+            sessions: Mutex::default(),
+            nonces: Mutex::default(),
+        }))
+    }
+
+    /// The name that user IDs end with.
+    #[must_use]
+    pub fn server_name(&self) -> &ServerName {
+        &self.0.config.server_name
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// [`UserError::Storage`] if it does not.
+    pub async fn check(&self) -> Result<(), UserError> {
+        let answer = self.database().read("check", |tx| {
+            Box::pin(async move { myelin_storage::accounts::any(tx).await })
+        });
+        answer.await?;
+        Ok(())
+    }
+
+    fn config(&self) -> &UsersConfig {
+        &self.0.config
+    }
+
+    fn env(&self) -> &Env {
+        &self.0.env
+    }
+
+    fn database(&self) -> &Database {
+        &self.0.database
+    }
+
+    fn federation(&self) -> &Federation {
+        &self.0.federation
+    }
+
+    /// Both locks guard plain maps, whole at every point where a panic could strike.
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.0
+            .sessions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn nonces(&self) -> MutexGuard<'_, Nonces> {
+        self.0.nonces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

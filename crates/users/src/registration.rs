@@ -1,0 +1,296 @@
+//! Making accounts. Client-server API, "Account registration".
+
+use myelin_storage::{Priority, StorageError, Tx, accounts};
+use ruma::{OwnedUserId, UserId};
+
+use crate::{
+    UserError, Users,
+    interactive::{AuthData, Challenge, Session, Stage},
+    login::{Login, NewDevice, NewSession},
+    passwords, profiles,
+};
+
+/// What somebody asks for who wants an account.
+#[derive(Debug, Default)]
+pub struct Registration {
+    /// The local part; none: the server chooses.
+    pub username: Option<String>,
+    /// Without one, nobody can log in with a password.
+    pub password: Option<String>,
+    /// What was shown for it.
+    pub auth: Option<AuthData>,
+    /// The device to log in.
+    pub device: NewDevice,
+    /// Makes only the account, no session.
+    pub inhibit_login: bool,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Registered {
+    /// The account, with a session.
+    LoggedIn(Login),
+    /// The account only.
+    Account(OwnedUserId),
+}
+
+/// An account to be made without further questions.
+#[derive(Debug, Default)]
+pub struct NewAccount {
+    /// The local part.
+    pub username: String,
+    /// Without one, nobody can log in with a password.
+    pub password: Option<String>,
+    /// Whether the user will administer the server.
+    pub admin: bool,
+    /// What people see.
+    pub display_name: Option<String>,
+}
+
+impl Users {
+    /// Registers an account, if enough was shown for it.
+    ///
+    /// # Errors
+    /// [`UserError::Challenge`] with what is missing, [`UserError::Forbidden`] if nobody can
+    /// register, and everything that can be wrong with the name or the password.
+    pub async fn register(&self, request: Registration) -> Result<Registered, UserError> {
+        let user_id = match &request.username {
+            Some(username) => self.available(username).await?,
+            None => self.new_user_id(&self.env().random.alphanumeric(12))?,
+        };
+        let (session_id, token) = self.pass_stages(request.auth).await?;
+        let password_hash = match request.password {
+            Some(password) => Some(passwords::hash(self.env(), password).await?),
+            None => None,
+        };
+        let session = if request.inhibit_login {
+            None
+        } else {
+            Some(self.new_session(user_id.clone(), request.device)?)
+        };
+        let login = session.as_ref().map(|session| session.login.clone());
+        let account = AccountToStore {
+            user_id: user_id.clone(),
+            password_hash,
+            admin: false,
+            display_name: None,
+            now_ms: self.env().clock.now_ms(),
+        };
+        self.database()
+            .write("register", Priority::Interactive, move |tx| {
+                Box::pin(async move { account.store_with(tx, token, session).await })
+            })
+            .await?;
+        self.sessions().end(&session_id);
+        tracing::info!(user = %user_id, "registered");
+        Ok(login.map_or(Registered::Account(user_id), Registered::LoggedIn))
+    }
+
+    /// Makes an account on the operator's word.
+    ///
+    /// # Errors
+    /// Everything that can be wrong with the name or the password.
+    pub async fn create_account(&self, account: NewAccount) -> Result<OwnedUserId, UserError> {
+        let user_id = self.new_user_id(&account.username)?;
+        profiles::check_display_name(account.display_name.as_deref())?;
+        let password_hash = match account.password {
+            Some(password) => Some(passwords::hash(self.env(), password).await?),
+            None => None,
+        };
+        let account = AccountToStore {
+            user_id: user_id.clone(),
+            password_hash,
+            admin: account.admin,
+            display_name: account.display_name,
+            now_ms: self.env().clock.now_ms(),
+        };
+        self.database()
+            .write("create_account", Priority::Interactive, move |tx| {
+                Box::pin(async move { account.store_with(tx, None, None).await })
+            })
+            .await?;
+        tracing::info!(user = %user_id, "account created");
+        Ok(user_id)
+    }
+
+    /// The ID that `username` stands for, if somebody could register it now.
+    ///
+    /// # Errors
+    /// [`UserError::InvalidUsername`], [`UserError::UserInUse`], [`UserError::Storage`].
+    pub async fn available(&self, username: &str) -> Result<OwnedUserId, UserError> {
+        let user_id = self.new_user_id(username)?;
+        match self.account(user_id.clone()).await? {
+            Some(_) => Err(UserError::UserInUse),
+            None => Ok(user_id),
+        }
+    }
+
+    /// Whether a registration token is good for an account.
+    ///
+    /// # Errors
+    /// [`UserError::Storage`].
+    pub async fn is_valid_registration_token(&self, token: String) -> Result<bool, UserError> {
+        let found = self.database().read("registration_token", move |tx| {
+            Box::pin(async move { accounts::registration_token(tx, &token).await })
+        });
+        Ok(found.await?.is_some())
+    }
+
+    /// The one-time token for the first account, which will administer the server; `None` once there
+    /// is an account. It stays the same until it is used.
+    ///
+    /// # Errors
+    /// [`UserError::Storage`].
+    pub async fn first_account_token(&self) -> Result<Option<String>, UserError> {
+        let fresh = self.env().random.alphanumeric(32);
+        let now_ms = self.env().clock.now_ms();
+        let token =
+            self.database()
+                .write("first_account_token", Priority::Interactive, move |tx| {
+                    Box::pin(async move {
+                        if accounts::any(tx).await? {
+                            return Ok::<_, StorageError>(None);
+                        }
+                        if let Some(token) = accounts::admin_registration_token(tx).await? {
+                            return Ok(Some(token));
+                        }
+                        accounts::put_registration_token(tx, &fresh, Some(1), true, now_ms).await?;
+                        Ok(Some(fresh))
+                    })
+                });
+        Ok(token.await?)
+    }
+
+    /// The ID of a new user of this server. Capitals become small, as clients expect.
+    fn new_user_id(&self, username: &str) -> Result<OwnedUserId, UserError> {
+        let username = username.to_ascii_lowercase();
+        let allowed = |byte: u8| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._=-/+".contains(&byte)
+        };
+        if username.is_empty() || !username.bytes().all(allowed) {
+            return Err(UserError::InvalidUsername(
+                "A user name consists of the characters a-z, 0-9, and . _ = - / +".to_owned(),
+            ));
+        }
+        let user_id = format!("@{username}:{}", self.server_name());
+        UserId::parse(user_id)
+            .map_err(|_| UserError::InvalidUsername("This user name is too long".to_owned()))
+    }
+
+    /// Goes on with the authentication. Returns the session, and the registration token to be used
+    /// up, once all is shown.
+    async fn pass_stages(
+        &self,
+        auth: Option<AuthData>,
+    ) -> Result<(String, Option<String>), UserError> {
+        let flows = self.registration_flows().await?;
+        let auth = auth.unwrap_or_default();
+        let env = self.env();
+        let resumed = self
+            .sessions()
+            .resume(auth.session.as_deref(), &env.clock, &env.random);
+        let (id, mut session) = resumed;
+        let refused = self.pass_stage(&mut session, &auth).await?;
+        self.sessions().keep(&id, session.clone());
+        if refused.is_none() && session.satisfies(&flows) {
+            return Ok((id, session.registration_token));
+        }
+        Err(UserError::Challenge(Box::new(Challenge {
+            session: id,
+            flows,
+            completed: session.completed,
+            refused,
+        })))
+    }
+
+    /// Judges one attempt. Returns why it does not count, if so.
+    async fn pass_stage(
+        &self,
+        session: &mut Session,
+        auth: &AuthData,
+    ) -> Result<Option<String>, UserError> {
+        match auth.stage.as_deref() {
+            None => Ok(None),
+            Some("m.login.dummy") => {
+                session.complete(Stage::Dummy);
+                Ok(None)
+            }
+            Some("m.login.registration_token") => {
+                let Some(token) = auth.token.clone() else {
+                    return Err(UserError::MissingParam("token"));
+                };
+                if !self.is_valid_registration_token(token.clone()).await? {
+                    return Ok(Some(
+                        "The registration token is not valid (any more)".to_owned(),
+                    ));
+                }
+                session.registration_token = Some(token);
+                session.complete(Stage::RegistrationToken);
+                Ok(None)
+            }
+            Some(other) => Ok(Some(format!("This server does not know {other:?}"))),
+        }
+    }
+
+    /// How one can come by an account.
+    async fn registration_flows(&self) -> Result<Vec<Vec<Stage>>, UserError> {
+        let tokens = self.database().read("any_registration_token", |tx| {
+            Box::pin(async move { accounts::any_registration_token(tx).await })
+        });
+        let by_token = tokens.await?.then(|| vec![Stage::RegistrationToken]);
+        let freely = self
+            .config()
+            .registration_enabled
+            .then(|| vec![Stage::Dummy]);
+        let flows: Vec<_> = freely.into_iter().chain(by_token).collect();
+        if flows.is_empty() {
+            return Err(UserError::Forbidden(
+                "Registration is closed on this server".to_owned(),
+            ));
+        }
+        Ok(flows)
+    }
+}
+
+/// An account that has yet to be stored.
+struct AccountToStore {
+    user_id: OwnedUserId,
+    password_hash: Option<String>,
+    admin: bool,
+    display_name: Option<String>,
+    now_ms: u64,
+}
+
+impl AccountToStore {
+    /// Stores the account, uses up the token, and begins the session: all or nothing.
+    async fn store_with(
+        self,
+        tx: &mut Tx,
+        token: Option<String>,
+        session: Option<NewSession>,
+    ) -> Result<(), UserError> {
+        let mut admin = self.admin;
+        if let Some(token) = token {
+            // It was valid a moment ago, but somebody else may have been faster.
+            let kind = accounts::registration_token(tx, &token).await?;
+            if !accounts::use_registration_token(tx, &token).await? {
+                return Err(UserError::Forbidden(
+                    "The registration token has been used up".to_owned(),
+                ));
+            }
+            admin |= kind == Some(true);
+        }
+        let hash = self.password_hash.as_deref();
+        if !accounts::put(tx, &self.user_id, hash, admin, self.now_ms).await? {
+            return Err(UserError::UserInUse);
+        }
+        if self.display_name.is_some() {
+            let name = self.display_name.as_deref();
+            myelin_storage::profiles::set_display_name(tx, &self.user_id, name).await?;
+        }
+        if let Some(session) = session {
+            session.store(tx).await?;
+        }
+        Ok(())
+    }
+}
