@@ -36,13 +36,28 @@ pub enum Rejection {
 /// If the event is a membership without a state key or a valid `membership`, or names a
 /// third-party invite or an authorising user in the wrong form. No state permits such an event.
 pub fn auth_keys(version: RoomVersion, pdu: &Pdu) -> Result<Vec<StateKey>, Rejection> {
-    let keys = auth_types_for_event(
+    auth_keys_for(
+        version,
         &pdu.event_type,
         &pdu.sender,
         pdu.state_key.as_deref(),
         &pdu.content,
-        version.authorization(),
-    );
+    )
+}
+
+/// The same for an event that isn't made yet.
+///
+/// # Errors
+/// As for [`auth_keys`].
+pub fn auth_keys_for(
+    version: RoomVersion,
+    event_type: &TimelineEventType,
+    sender: &UserId,
+    state_key: Option<&str>,
+    content: &RawValue,
+) -> Result<Vec<StateKey>, Rejection> {
+    let rules = version.authorization();
+    let keys = auth_types_for_event(event_type, sender, state_key, content, rules);
     let keys = keys.map_err(Rejection::Malformed)?.into_iter();
     Ok(keys
         .map(|(event_type, state_key)| StateKey::new(event_type.to_string(), state_key))

@@ -12,8 +12,8 @@ use crate::pdu::Pdu;
 
 /// A room version that this server supports. Differences between versions are data: the rules of
 /// the row, not matches on the name.
-#[derive(Clone, Copy)]
-pub struct RoomVersion(&'static Row);
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RoomVersion(u8);
 
 struct Row {
     name: &'static str,
@@ -46,15 +46,15 @@ pub struct UnsupportedVersion(pub String);
 
 impl RoomVersion {
     /// Version 10.
-    pub const V10: Self = Self(&ROWS[0]);
+    pub const V10: Self = Self(0);
     /// Version 11.
-    pub const V11: Self = Self(&ROWS[1]);
+    pub const V11: Self = Self(1);
     /// Version 12.
-    pub const V12: Self = Self(&ROWS[2]);
+    pub const V12: Self = Self(2);
 
     /// Every supported version, oldest first.
     pub fn supported() -> impl Iterator<Item = Self> {
-        ROWS.iter().map(Self)
+        (0..ROWS.len() as u8).map(Self)
     }
 
     /// Finds a version by its name.
@@ -82,50 +82,54 @@ impl RoomVersion {
         }
     }
 
+    fn row(self) -> &'static Row {
+        &ROWS[usize::from(self.0)]
+    }
+
     /// The name, as in `content.room_version`.
     pub fn as_str(self) -> &'static str {
-        self.0.name
+        self.row().name
     }
 
     /// The version as ruma knows it.
     pub fn id(self) -> &'static RoomVersionId {
-        &self.0.id
+        &self.row().id
     }
 
     /// Everything in which versions differ.
     pub fn rules(self) -> &'static RoomVersionRules {
-        &self.0.rules
+        &self.row().rules
     }
 
     /// The rules of authorisation.
     pub fn authorization(self) -> &'static AuthorizationRules {
-        &self.0.rules.authorization
+        &self.row().rules.authorization
     }
 
     /// What a redaction leaves.
     pub fn redaction(self) -> &'static RedactionRules {
-        &self.0.rules.redaction
+        &self.row().rules.redaction
     }
 
     /// Whether the room's ID is the hash of its create event, which then carries none and is not
     /// named among auth events (version 12 and later, MSC4291).
     pub fn room_id_is_create_hash(self) -> bool {
-        self.0.rules.authorization.room_create_event_id_as_room_id
+        self.row()
+            .rules
+            .authorization
+            .room_create_event_id_as_room_id
+    }
+
+    /// Whether the create event names the room's creator in `content` (before version 11, MSC2175).
+    pub fn has_creator_in_content(self) -> bool {
+        !self.row().rules.authorization.use_room_create_sender
     }
 
     /// Whether a redaction names its target in `content` (version 11 and later, MSC2174).
     pub fn redacts_in_content(self) -> bool {
-        self.0.rules.redaction.content_field_redacts
+        self.row().rules.redaction.content_field_redacts
     }
 }
-
-impl PartialEq for RoomVersion {
-    fn eq(&self, other: &Self) -> bool {
-        self.as_str() == other.as_str()
-    }
-}
-
-impl Eq for RoomVersion {}
 
 impl fmt::Debug for RoomVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,0 +1,485 @@
+//! The rules of authorisation, as a table of positive and negative cases, and the list of auth
+//! events, which no state can mend.
+
+use std::sync::Arc;
+
+use myelin_core::{
+    auth::{Rejection, auth_keys, check_claimed, implied_create_event},
+    event::{Event, Verdict},
+    pdu::Pdu,
+    room_version::RoomVersion,
+};
+use serde_json::{Value, json};
+
+use crate::room::{Room, Sketch, stored};
+
+/// What is expected of an event.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Expected {
+    Allowed,
+    Malformed,
+    Forbidden,
+}
+use Expected::{Allowed, Forbidden, Malformed};
+
+/// A case: description, the room's join rule, what else happened in it, and the event.
+type Case = (&'static str, &'static str, Vec<Sketch>, Sketch, Expected);
+
+fn membership(sender: &'static str, target: &'static str, membership: &str) -> Sketch {
+    (
+        sender,
+        "m.room.member",
+        Some(target),
+        json!({"membership": membership}),
+    )
+}
+
+fn authorised_join(by: &str) -> Sketch {
+    let content = json!({"membership": "join", "join_authorised_via_users_server": by});
+    ("@n:n", "m.room.member", Some("@n:n"), content)
+}
+
+fn levels(sender: &'static str, content: Value) -> Sketch {
+    (sender, "m.room.power_levels", Some(""), content)
+}
+
+fn judge(version: RoomVersion, (_, join_rule, before, event, _): &Case) -> Expected {
+    let mut room = Room::with_members(version, join_rule);
+    for sketch in before {
+        room.put(sketch.clone());
+    }
+    match room.judge(&room.make(event.clone())) {
+        Ok(()) => Allowed,
+        Err(Rejection::Malformed(_)) => Malformed,
+        Err(Rejection::Forbidden(_)) => Forbidden,
+    }
+}
+
+fn check(versions: &[RoomVersion], cases: Vec<Case>) {
+    for version in versions {
+        for case in &cases {
+            assert_eq!(
+                judge(*version, case),
+                case.4,
+                "version {version}: {}",
+                case.0
+            );
+        }
+    }
+}
+
+fn every_version() -> Vec<RoomVersion> {
+    RoomVersion::supported().collect()
+}
+
+#[rustfmt::skip]
+#[test]
+fn joins_follow_the_join_rule_and_the_membership_before() {
+    let join = || membership("@n:n", "@n:n", "join");
+    let is = |what| vec![membership("@c:c", "@n:n", what)];
+    check(&every_version(), vec![
+        ("anybody may join a public room", "public", vec![], join(), Allowed),
+        ("nobody joins for another", "public", vec![], membership("@u:u", "@n:n", "join"), Forbidden),
+        ("a banned user may not join", "public", is("ban"), join(), Forbidden),
+        ("a user may come back to a public room", "public", is("leave"), join(), Allowed),
+        ("a stranger may not join by invite", "invite", vec![], join(), Forbidden),
+        ("an invited user may", "invite", is("invite"), join(), Allowed),
+        ("a member may join again", "invite", is("join"), join(), Allowed),
+        ("a user who left may not", "invite", is("leave"), join(), Forbidden),
+        ("knocking is not being let in", "knock", is("knock"), join(), Forbidden),
+        ("an invited user may join where one knocks", "knock", is("invite"), join(), Allowed),
+        ("private lets nobody in", "private", is("invite"), join(), Forbidden),
+        ("an unknown join rule lets nobody in", "x.y", is("invite"), join(), Forbidden),
+        ("membership must be known", "public", vec![], membership("@n:n", "@n:n", "hover"), Forbidden),
+        ("membership must be there", "public", vec![], ("@n:n", "m.room.member", Some("@n:n"), json!({})), Malformed),
+        ("membership must be a state event", "public", vec![], ("@n:n", "m.room.member", None, json!({"membership": "join"})), Malformed),
+        ("the target must be a user", "public", vec![], ("@n:n", "m.room.member", Some("n"), json!({"membership": "join"})), Forbidden),
+    ]);
+}
+
+#[rustfmt::skip]
+#[test]
+fn restricted_rooms_are_joined_through_a_member_who_may_invite() {
+    for rule in ["restricted", "knock_restricted"] {
+        check(&every_version(), vec![
+            ("an invited user needs nobody", rule, vec![membership("@c:c", "@n:n", "invite")], membership("@n:n", "@n:n", "join"), Allowed),
+            ("a stranger needs somebody", rule, vec![], membership("@n:n", "@n:n", "join"), Forbidden),
+            ("the moderator may let in", rule, vec![], authorised_join("@m:m"), Allowed),
+            ("the creator may let in", rule, vec![], authorised_join("@c:c"), Allowed),
+            ("a member without the power to invite may not", rule, vec![], authorised_join("@u:u"), Forbidden),
+            ("somebody outside may not", rule, vec![membership("@m:m", "@m:m", "leave")], authorised_join("@m:m"), Forbidden),
+            ("the authorising user must be a user", rule, vec![], authorised_join("nobody"), Malformed),
+            ("a banned user is not let in", rule, vec![membership("@c:c", "@n:n", "ban")], authorised_join("@m:m"), Forbidden),
+        ]);
+    }
+}
+
+#[rustfmt::skip]
+#[test]
+fn invites_need_power_and_a_target_outside() {
+    let invite = |sender| membership(sender, "@n:n", "invite");
+    let is = |what| vec![membership("@c:c", "@n:n", what)];
+    check(&every_version(), vec![
+        ("the moderator may invite", "invite", vec![], invite("@m:m"), Allowed),
+        ("the creator may invite", "invite", vec![], invite("@c:c"), Allowed),
+        ("a member without the power may not", "invite", vec![], invite("@u:u"), Forbidden),
+        ("somebody outside may not", "public", vec![], invite("@x:x"), Forbidden),
+        ("a member is not invited", "invite", is("join"), invite("@m:m"), Forbidden),
+        ("a banned user is not invited", "invite", is("ban"), invite("@m:m"), Forbidden),
+        ("a user who left may be invited", "invite", is("leave"), invite("@m:m"), Allowed),
+        ("who knocks may be invited", "knock", is("knock"), invite("@m:m"), Allowed),
+    ]);
+}
+
+#[rustfmt::skip]
+#[test]
+fn leaving_kicking_banning_and_unbanning_need_more_power_than_the_target_has() {
+    let kick = |sender, target| membership(sender, target, "leave");
+    let ban = |sender, target| membership(sender, target, "ban");
+    let is = |what| vec![membership("@c:c", "@n:n", what)];
+    check(&every_version(), vec![
+        ("a member may leave", "invite", vec![], kick("@u:u", "@u:u"), Allowed),
+        ("an invited user may decline", "invite", is("invite"), kick("@n:n", "@n:n"), Allowed),
+        ("who knocks may give up", "knock", is("knock"), kick("@n:n", "@n:n"), Allowed),
+        ("a stranger has nothing to leave", "public", vec![], kick("@n:n", "@n:n"), Forbidden),
+        ("a banned user may not leave", "public", is("ban"), kick("@n:n", "@n:n"), Forbidden),
+        ("the moderator may kick", "invite", vec![], kick("@m:m", "@u:u"), Allowed),
+        ("not one of equal power", "invite", vec![levels("@c:c", json!({"users": {"@m:m": 50, "@u:u": 50}}))], kick("@m:m", "@u:u"), Forbidden),
+        ("a member may not kick", "invite", vec![], kick("@u:u", "@n:n"), Forbidden),
+        ("the moderator may not kick the creator", "invite", vec![], kick("@m:m", "@c:c"), Forbidden),
+        ("somebody outside may not kick", "invite", vec![membership("@m:m", "@m:m", "leave")], kick("@m:m", "@u:u"), Forbidden),
+        ("the moderator may unban", "invite", is("ban"), kick("@m:m", "@n:n"), Allowed),
+        ("a kicker without the power to ban may not", "invite", vec![levels("@c:c", json!({"kick": 0, "users": {"@m:m": 49}})), membership("@c:c", "@n:n", "ban")], kick("@m:m", "@n:n"), Forbidden),
+        ("the moderator may ban", "invite", vec![], ban("@m:m", "@u:u"), Allowed),
+        ("also a stranger", "invite", vec![], ban("@m:m", "@n:n"), Allowed),
+        ("a member may not ban", "invite", vec![], ban("@u:u", "@n:n"), Forbidden),
+        ("the creator is not banned by the moderator", "invite", vec![], ban("@m:m", "@c:c"), Forbidden),
+    ]);
+}
+
+#[rustfmt::skip]
+#[test]
+fn knocking_needs_a_room_that_lets_knock() {
+    let knock = || membership("@n:n", "@n:n", "knock");
+    let is = |what| vec![membership("@c:c", "@n:n", what)];
+    check(&every_version(), vec![
+        ("one may knock", "knock", vec![], knock(), Allowed),
+        ("also where some join without", "knock_restricted", vec![], knock(), Allowed),
+        ("not elsewhere", "invite", vec![], knock(), Forbidden),
+        ("not for another", "knock", vec![], membership("@u:u", "@n:n", "knock"), Forbidden),
+        ("not when invited", "knock", is("invite"), knock(), Forbidden),
+        ("not when banned", "knock", is("ban"), knock(), Forbidden),
+        ("not when joined", "knock", is("join"), knock(), Forbidden),
+    ]);
+}
+
+#[rustfmt::skip]
+#[test]
+fn sending_needs_membership_and_the_power_for_the_type() {
+    let text = || json!({"body": "b"});
+    let name = |sender| (sender, "m.room.name", Some(""), json!({"name": "n"}));
+    let set = |content| vec![levels("@c:c", content)];
+    check(&every_version(), vec![
+        ("a member may write", "invite", vec![], ("@u:u", "m.room.message", None, text()), Allowed),
+        ("somebody outside may not", "invite", vec![], ("@x:x", "m.room.message", None, text()), Forbidden),
+        ("an invited user may not", "invite", vec![membership("@c:c", "@n:n", "invite")], ("@n:n", "m.room.message", None, text()), Forbidden),
+        ("a member may not change state", "invite", vec![], name("@u:u"), Forbidden),
+        ("the moderator may", "invite", vec![], name("@m:m"), Allowed),
+        ("unless the type takes more", "invite", set(json!({"users": {"@m:m": 50}, "events": {"m.room.name": 51}})), name("@m:m"), Forbidden),
+        ("a member may if the type takes less", "invite", set(json!({"events": {"m.room.name": 0}})), name("@u:u"), Allowed),
+        ("writing may take power", "invite", set(json!({"events_default": 1})), ("@u:u", "m.room.message", None, text()), Forbidden),
+        ("a state key that is another user's is refused", "invite", set(json!({"state_default": 0})), ("@u:u", "x.y", Some("@m:m"), json!({})), Forbidden),
+        ("one's own is not", "invite", set(json!({"state_default": 0})), ("@u:u", "x.y", Some("@u:u"), json!({})), Allowed),
+        ("a redaction needs no power to redact; applying it does", "invite", vec![], ("@u:u", "m.room.redaction", None, json!({"redacts": "$x"})), Allowed),
+    ]);
+}
+
+#[rustfmt::skip]
+#[test]
+fn power_levels_change_only_below_ones_own() {
+    let set = |content: Value| levels("@m:m", content);
+    let before = || vec![levels("@c:c", json!({"users": {"@m:m": 50, "@u:u": 10, "@e:e": 50}, "ban": 60, "events": {"a.b": 60, "c.d": 20}, "notifications": {"room": 60}}))];
+    let content = |change: fn(&mut Value)| {
+        let mut content = before()[0].3.clone();
+        change(&mut content);
+        content
+    };
+    check(&every_version(), vec![
+        ("no change is allowed", "invite", before(), set(content(|_| {})), Allowed),
+        ("raising another to one's own level", "invite", before(), set(content(|c| c["users"]["@u:u"] = json!(50))), Allowed),
+        ("raising another above it", "invite", before(), set(content(|c| c["users"]["@u:u"] = json!(51))), Forbidden),
+        ("lowering an equal", "invite", before(), set(content(|c| c["users"]["@e:e"] = json!(0))), Forbidden),
+        ("lowering oneself", "invite", before(), set(content(|c| c["users"]["@m:m"] = json!(0))), Allowed),
+        ("raising oneself", "invite", before(), set(content(|c| c["users"]["@m:m"] = json!(60))), Forbidden),
+        ("changing a level above one's own", "invite", before(), set(content(|c| c["ban"] = json!(50))), Forbidden),
+        ("raising a level above one's own", "invite", before(), set(content(|c| c["kick"] = json!(51))), Forbidden),
+        ("changing an event's level above one's own", "invite", before(), set(content(|c| c["events"]["a.b"] = json!(50))), Forbidden),
+        ("changing an event's level below", "invite", before(), set(content(|c| c["events"]["c.d"] = json!(50))), Allowed),
+        ("changing a notification's level above", "invite", before(), set(content(|c| c["notifications"]["room"] = json!(50))), Forbidden),
+        ("a level that is text", "invite", before(), set(content(|c| c["ban"] = json!("60"))), Forbidden),
+        ("a user's level that is text", "invite", before(), set(content(|c| c["users"]["@u:u"] = json!("10"))), Forbidden),
+        ("a user that is none", "invite", before(), set(content(|c| c["users"]["u"] = json!(1))), Forbidden),
+        ("a member may not", "invite", before(), levels("@u:u", content(|_| {})), Forbidden),
+    ]);
+}
+
+/// R22.
+#[rustfmt::skip]
+#[test]
+fn in_version_12_creators_stand_above_every_number() {
+    let lift = || levels("@c:c", json!({"users": {"@m:m": 9_007_199_254_740_991_i64}}));
+    check(&[RoomVersion::V12], vec![
+        ("the creator bans the mightiest", "invite", vec![lift()], membership("@c:c", "@m:m", "ban"), Allowed),
+        ("the mightiest doesn't ban the creator", "invite", vec![lift()], membership("@m:m", "@c:c", "ban"), Forbidden),
+        ("power levels may not list the creator", "invite", vec![], levels("@c:c", json!({"users": {"@c:c": 100}})), Forbidden),
+        ("the creator may ask for any level", "invite", vec![], levels("@c:c", json!({"ban": 9_007_199_254_740_991_i64})), Allowed),
+    ]);
+    check(&[RoomVersion::V10, RoomVersion::V11], vec![
+        ("before, the mightiest does", "invite", vec![lift()], membership("@m:m", "@c:c", "ban"), Allowed),
+        ("and power levels list the creator", "invite", vec![], levels("@c:c", json!({"users": {"@c:c": 100}})), Allowed),
+    ]);
+}
+
+#[test]
+fn in_version_12_additional_creators_are_creators() {
+    let mut room = Room::new(RoomVersion::V12, json!({"additional_creators": ["@d:d"]}));
+    for user in ["@c:c", "@d:d"] {
+        room.put(membership(user, user, "join"));
+    }
+    room.put(levels("@c:c", json!({"state_default": 1000})));
+    let name = |sender| (sender, "m.room.name", Some(""), json!({}));
+    assert_eq!(room.judge(&room.make(name("@d:d"))), Ok(()));
+    let listed = room.make(levels("@c:c", json!({"users": {"@d:d": 1}})));
+    assert!(room.judge(&listed).is_err());
+    let ban = room.make(membership("@c:c", "@d:d", "ban"));
+    assert!(room.judge(&ban).is_err(), "creators are equals");
+}
+
+#[test]
+fn the_creator_joins_right_after_the_create_event_and_nobody_else_does() {
+    for version in RoomVersion::supported() {
+        let room = Room::new(version, json!({}));
+        assert_eq!(
+            room.judge(&room.make(membership("@c:c", "@c:c", "join"))),
+            Ok(())
+        );
+        assert!(
+            room.judge(&room.make(membership("@n:n", "@n:n", "join")))
+                .is_err()
+        );
+    }
+}
+
+#[test]
+fn a_room_that_does_not_federate_takes_events_of_its_own_server_only() {
+    for version in RoomVersion::supported() {
+        let mut room = Room::new(version, json!({"m.federate": false}));
+        room.put(membership("@c:c", "@c:c", "join"));
+        room.put((
+            "@c:c",
+            "m.room.join_rules",
+            Some(""),
+            json!({"join_rule": "public"}),
+        ));
+        assert_eq!(
+            room.judge(&room.make(membership("@a:c", "@a:c", "join"))),
+            Ok(())
+        );
+        assert!(
+            room.judge(&room.make(membership("@a:d", "@a:d", "join")))
+                .is_err()
+        );
+    }
+}
+
+#[test]
+fn create_events_follow_their_own_rules() {
+    for version in RoomVersion::supported() {
+        let room = Room::new(version, json!({}));
+        let create = &room.create.pdu;
+        assert_eq!(check_claimed(version, create, &[], None), Ok(()));
+        let altered = |change: fn(&mut Pdu)| {
+            let mut pdu = Pdu::clone(create);
+            change(&mut pdu);
+            check_claimed(version, &pdu, &[], None)
+        };
+        assert!(altered(|pdu| pdu.prev_events.push(pdu.event_id.clone())).is_err());
+        assert!(altered(|pdu| pdu.room_id = "!r:elsewhere".try_into().unwrap()).is_err());
+        assert!(altered(|pdu| pdu.content = raw(json!({"room_version": "1"}))).is_err());
+        let other = if version == RoomVersion::V10 {
+            RoomVersion::V11
+        } else {
+            RoomVersion::V10
+        };
+        assert!(check_claimed(other, create, &[], None).is_err());
+        let bad = json!({"room_version": version.as_str(), "additional_creators": ["d"]});
+        let mut pdu = Pdu::clone(create);
+        pdu.content = raw(bad);
+        assert!(version != RoomVersion::V12 || check_claimed(version, &pdu, &[], None).is_err());
+    }
+}
+
+fn raw(value: Value) -> Box<serde_json::value::RawValue> {
+    serde_json::value::to_raw_value(&value).unwrap()
+}
+
+/// What check 4 says of a member's message whose list of auth events was tampered with.
+fn with_claims(room: &Room, change: impl FnOnce(&mut Vec<Arc<Event>>)) -> Result<(), Rejection> {
+    let mut pdu = Pdu::clone(&room.make(("@u:u", "m.room.message", None, json!({}))));
+    let mut claimed = room.claimed(&pdu);
+    change(&mut claimed);
+    pdu.auth_events = claimed.iter().map(|event| event.id().to_owned()).collect();
+    check_claimed(room.version, &pdu, &claimed, Some(&room.create))
+}
+
+/// R15, R16, R18, L6.
+#[test]
+fn every_claimed_auth_event_is_examined() {
+    for version in RoomVersion::supported() {
+        let mut room = Room::with_members(version, "invite");
+        assert_eq!(with_claims(&room, |_| {}), Ok(()));
+
+        let rules = room.make((
+            "@c:c",
+            "m.room.join_rules",
+            Some(""),
+            json!({"join_rule": "x"}),
+        ));
+        let rules = stored(rules, 91, Verdict::Accepted);
+        let result = with_claims(&room, |claimed| claimed.push(rules.clone()));
+        assert!(
+            matches!(result, Err(Rejection::Malformed(_))),
+            "unexpected kind"
+        );
+
+        let again = room.put(membership("@u:u", "@u:u", "join"));
+        let earlier = stored(
+            room.make(membership("@u:u", "@u:u", "join")),
+            92,
+            Verdict::Accepted,
+        );
+        let result = with_claims(&room, |claimed| claimed.push(earlier.clone()));
+        assert!(
+            matches!(result, Err(Rejection::Malformed(_))),
+            "two of the same key"
+        );
+
+        let rejected = stored(again.pdu.clone(), 93, Verdict::Rejected);
+        let result = with_claims(&room, |claimed| claimed.insert(0, rejected.clone()));
+        assert!(
+            matches!(result, Err(Rejection::Malformed(_))),
+            "rejected beside accepted"
+        );
+        let soft_failed = stored(again.pdu.clone(), 93, Verdict::SoftFailed);
+        let result = with_claims(&room, |claimed| {
+            claimed.retain(|event| event.id() != again.id());
+            claimed.push(soft_failed.clone());
+        });
+        assert_eq!(result, Ok(()), "soft-failed events count");
+    }
+}
+
+/// R17.
+#[test]
+fn auth_events_of_another_room_do_not_count() {
+    for version in RoomVersion::supported() {
+        let room = Room::with_members(version, "invite");
+        let result = with_claims(&room, |claimed| {
+            let levels = claimed[0].clone();
+            let mut pdu = Pdu::clone(&levels.pdu);
+            pdu.room_id = "!other:c".try_into().unwrap();
+            claimed[0] = stored(Arc::new(pdu), levels.nr.0, Verdict::Accepted);
+        });
+        assert!(
+            matches!(result, Err(Rejection::Malformed(_))),
+            "version {version}"
+        );
+    }
+}
+
+#[test]
+fn before_version_12_the_create_event_must_be_claimed_and_later_it_is_implied() {
+    for version in RoomVersion::supported() {
+        let room = Room::with_members(version, "invite");
+        let pdu = room.make(("@u:u", "m.room.message", None, json!({})));
+        let implied = implied_create_event(version, &pdu);
+        let keys = auth_keys(version, &pdu).unwrap();
+        let listed = keys.iter().any(|key| key.event_type == "m.room.create");
+        assert_eq!(listed, version != RoomVersion::V12);
+        if version == RoomVersion::V12 {
+            assert_eq!(implied.as_deref(), Some(room.create.id()));
+            assert_eq!(implied_create_event(version, &room.create.pdu), None);
+            let claimed = room.claimed(&pdu);
+            assert!(check_claimed(version, &pdu, &claimed, None).is_err());
+            let rejected = stored(room.create.pdu.clone(), 1, Verdict::Rejected);
+            assert!(check_claimed(version, &pdu, &claimed, Some(&rejected)).is_err());
+        } else {
+            assert_eq!(implied, None);
+            let result = with_claims(&room, |claimed| {
+                claimed.retain(|event| event.id() != room.create.id());
+            });
+            assert!(matches!(result, Err(Rejection::Malformed(_))));
+        }
+    }
+}
+
+/// R20 and R21: what the author claims and what the state says are judged one after the other.
+#[test]
+fn claims_that_permit_do_not_help_against_a_state_that_forbids() {
+    for version in RoomVersion::supported() {
+        let mut room = Room::with_members(version, "invite");
+        let before = room.make(("@u:u", "m.room.message", None, json!({})));
+        let claimed = room.claimed(&before);
+        room.put(membership("@c:c", "@u:u", "ban"));
+        assert_eq!(
+            check_claimed(version, &before, &claimed, Some(&room.create)),
+            Ok(())
+        );
+        assert!(matches!(
+            room.judge_by_state(&before),
+            Err(Rejection::Forbidden(_))
+        ));
+    }
+}
+
+#[test]
+fn the_auth_events_of_a_membership_are_those_the_specification_selects() {
+    let room = Room::with_members(RoomVersion::V12, "restricted");
+    let keys = |sketch| -> Vec<String> {
+        let keys = auth_keys(RoomVersion::V12, &room.make(sketch)).unwrap();
+        keys.iter()
+            .map(|key| format!("{} {}", key.event_type, key.state_key))
+            .collect()
+    };
+    assert_eq!(
+        keys(authorised_join("@m:m")),
+        [
+            "m.room.power_levels ",
+            "m.room.member @n:n",
+            "m.room.join_rules ",
+            "m.room.member @m:m",
+        ]
+    );
+    assert_eq!(
+        keys(membership("@m:m", "@u:u", "leave")),
+        [
+            "m.room.power_levels ",
+            "m.room.member @m:m",
+            "m.room.member @u:u"
+        ]
+    );
+    let invite = json!({
+        "membership": "invite",
+        "third_party_invite": {"signed": {"token": "t", "mxid": "@n:n", "signatures": {}}},
+    });
+    assert_eq!(
+        keys(("@m:m", "m.room.member", Some("@n:n"), invite)),
+        [
+            "m.room.power_levels ",
+            "m.room.member @m:m",
+            "m.room.member @n:n",
+            "m.room.join_rules ",
+            "m.room.third_party_invite t",
+        ]
+    );
+}

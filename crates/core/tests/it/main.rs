@@ -1,0 +1,13 @@
+//! Tests of the protocol core through its public interface.
+
+mod auth_rules;
+mod format;
+mod power_levels;
+mod properties;
+mod resolution;
+mod room;
+mod signatures;
+mod state;
+mod state_codec;
+mod vectors;
+mod visibility;
