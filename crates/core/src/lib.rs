@@ -21,5 +21,7 @@ pub mod resolution;
 pub mod room_version;
 pub mod state;
 pub mod state_codec;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod validate;
 pub mod visibility;

@@ -16,10 +16,11 @@ mod state_res;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use ruma::{OwnedEventId, state_res::auth_types_for_event};
+use ruma::OwnedEventId;
 
 use self::{auth_graph::AuthGraph, conflict::Conflict};
 use crate::{
+    auth,
     desk::Desk,
     event::Event,
     key_table::{KeyTable, StateKey},
@@ -134,27 +135,18 @@ pub fn resolve_with_claimed(
     before: &State,
     claimed: &[Arc<Event>],
 ) -> Result<AuthState, ResolutionError> {
-    let types = auth_types_for_event(
-        &event.event_type,
-        &event.sender,
-        event.state_key.as_deref(),
-        &event.content,
-        version.authorization(),
-    )
-    .map_err(|_| ResolutionError::Malformed)?;
-    let claimed = claimed
+    let relevant = auth::auth_keys(version, event).map_err(|_| ResolutionError::Malformed)?;
+    let mut claimed = claimed
         .iter()
         .filter_map(|event| Some((conflict::name_of(event)?, event.clone())))
         .collect::<AuthState>();
     let create = StateKey::new("m.room.create", "");
-    let names = types
+    let names = relevant
         .into_iter()
-        .map(|(event_type, state_key)| StateKey::new(event_type.to_string(), state_key))
         .chain(claimed.keys().cloned())
         .chain([create.clone()]);
     let known = conflict::load(keys, desk, before, names)?;
 
-    let mut claimed = claimed;
     if version.room_id_is_create_hash()
         && let Some(event) = known.get(&create)
     {
@@ -176,8 +168,14 @@ fn resolve_conflict(
     conflict: &Conflict<'_>,
 ) -> Result<AuthState, ResolutionError> {
     let mut graph = AuthGraph::new(desk);
-    // Asked for early, so that they come with the first rounds.
+    // These are needed in the end; asked for now, they come with the first rounds.
     let early = conflict.shared_auth_events(version, desk, conflict.events());
+    let create = conflict
+        .events()
+        .find_map(|event| auth::implied_create_event(version, &event.pdu));
+    if let Some(create) = create {
+        desk.event_by_id(&create);
+    }
     let subgraph = version
         .rules()
         .state_res

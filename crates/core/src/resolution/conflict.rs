@@ -5,10 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use ruma::state_res::auth_types_for_event;
-
 use super::{AuthState, ResolutionError};
 use crate::{
+    auth,
     desk::Desk,
     event::Event,
     key_table::{KeyTable, StateKey},
@@ -221,17 +220,8 @@ impl<'a> Conflict<'a> {
         let mut complete = true;
         let mut found = AuthState::new();
         for event in events {
-            let pdu = &event.pdu;
             // Where this fails, the event is malformed and the replay skips it.
-            let types = auth_types_for_event(
-                &pdu.event_type,
-                &pdu.sender,
-                pdu.state_key.as_deref(),
-                &pdu.content,
-                version.authorization(),
-            );
-            for (event_type, state_key) in types.unwrap_or_default() {
-                let name = StateKey::new(event_type.to_string(), state_key);
+            for name in auth::auth_keys(version, &event.pdu).unwrap_or_default() {
                 if found.contains_key(&name) {
                     continue;
                 }

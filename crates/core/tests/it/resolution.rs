@@ -1,0 +1,380 @@
+//! State resolution: on pruned input, against the definition.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use myelin_core::{
+    desk::{Desk, Needed},
+    key_table::{KeyTable, StateKey},
+    number::EventNr,
+    resolution::{ResolutionError, resolve, resolve_with_claimed},
+    room_version::RoomVersion,
+    state::{Entry, Membership, State},
+    testing::{Draft, HASH_KEY, Room, Story, resolve_plainly, user},
+};
+use proptest::{prelude::*, test_runner::RngSeed};
+use ruma::OwnedEventId;
+use serde_json::json;
+
+type Map = BTreeMap<StateKey, OwnedEventId>;
+
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases,
+        rng_seed: RngSeed::Fixed(20),
+        ..ProptestConfig::default()
+    }
+}
+
+fn versions() -> impl Strategy<Value = RoomVersion> {
+    prop::sample::select(vec![RoomVersion::V10, RoomVersion::V11, RoomVersion::V12])
+}
+
+fn stories() -> impl Strategy<Value = Story> {
+    (
+        versions(),
+        2..=4_usize,
+        prop::collection::vec(any::<u64>(), 0..120),
+    )
+        .prop_map(|(version, branches, numbers)| Story::tell(version, branches, &numbers))
+}
+
+/// The states over a numbering of their own, in which only their keys have numbers.
+fn renumber(room: &Room, states: &[State]) -> (KeyTable, Vec<State>) {
+    let mut keys = KeyTable::default();
+    for (key, _) in states.iter().flat_map(State::entries) {
+        keys.intern(StateKey::clone(room.keys.name(key).unwrap()));
+    }
+    let renumbered = states.iter().map(|state| {
+        let entries = state.entries().map(|(key, entry)| {
+            let name = room.keys.name(key).unwrap();
+            (
+                keys.number(&name.event_type, &name.state_key).unwrap(),
+                entry,
+            )
+        });
+        State::from_entries(HASH_KEY, &keys, entries)
+    });
+    let renumbered = renumbered.collect();
+    (keys, renumbered)
+}
+
+fn to_map(room: &Room, keys: &KeyTable, state: &State) -> Map {
+    let name = |key| StateKey::clone(keys.name(key).unwrap());
+    let id = |entry: Entry| room.event(entry.event()).pdu.event_id.clone();
+    state
+        .entries()
+        .map(|(key, entry)| (name(key), id(entry)))
+        .collect()
+}
+
+/// Asks until everything is there, loading only what is asked for.
+fn load_and_ask<T>(
+    room: &Room,
+    desk: &mut Desk,
+    mut ask: impl FnMut(&Desk) -> Result<T, ResolutionError>,
+) -> (T, Vec<Needed>) {
+    let mut loaded = Vec::new();
+    loop {
+        match ask(desk) {
+            Ok(result) => return (result, loaded),
+            Err(ResolutionError::Incomplete) => {
+                let missing = desk.take_missing();
+                assert!(
+                    !missing.is_empty(),
+                    "incomplete without saying what is missing"
+                );
+                for needed in missing {
+                    room.load(desk, &needed);
+                    loaded.push(needed);
+                }
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn resolve_loading(room: &Room, states: &[State]) -> (Map, Vec<Needed>) {
+    let (mut keys, states) = renumber(room, states);
+    let mut desk = Desk::default();
+    let (state, loaded) = load_and_ask(room, &mut desk, |desk| {
+        loop {
+            match resolve(room.version, &keys, desk, &states) {
+                Err(ResolutionError::Unnumbered(names)) => {
+                    assert!(!names.is_empty());
+                    for name in names {
+                        let (_, is_new) = keys.intern(name);
+                        assert!(is_new, "the key has a number");
+                    }
+                }
+                other => return other.map(|state| to_map(room, &keys, &state)),
+            }
+        }
+    });
+    assert!(desk.is_complete(), "a result in spite of a miss");
+    (state, loaded)
+}
+
+proptest! {
+    #![proptest_config(config(1500))]
+
+    /// R27, R28.
+    #[test]
+    fn pruned_resolution_gives_what_the_definition_gives(story in stories()) {
+        let (resolved, _) = resolve_loading(&story.room, &story.states);
+        prop_assert_eq!(resolved, resolve_plainly(&story.room, &story.states));
+    }
+}
+
+proptest! {
+    #![proptest_config(config(150))]
+
+    /// R27.
+    #[test]
+    fn neither_order_nor_repetition_of_states_matters(story in stories()) {
+        let mut states = story.states.clone();
+        let (expected, _) = resolve_loading(&story.room, &states);
+        states.reverse();
+        prop_assert_eq!(&resolve_loading(&story.room, &states).0, &expected);
+        states.rotate_left(1);
+        states.push(states[0].clone());
+        prop_assert_eq!(&resolve_loading(&story.room, &states).0, &expected);
+    }
+
+    #[test]
+    fn whatever_is_taken_off_the_desk_is_asked_for(story in stories()) {
+        let room = &story.room;
+        let (keys, states) = (&room.keys, &story.states);
+        let mut desk = Desk::default();
+        let ask = |desk: &Desk| resolve(room.version, keys, desk, states);
+        let (expected, loaded) = load_and_ask(room, &mut desk, ask);
+        for removed in distinct_items(room, &loaded) {
+            let mut desk = Desk::default();
+            for needed in &loaded {
+                if item(room, needed) != removed {
+                    room.load(&mut desk, needed);
+                }
+            }
+            match ask(&desk) {
+                Err(ResolutionError::Incomplete) => {
+                    let missing = desk.take_missing();
+                    prop_assert!(missing.iter().any(|needed| item(room, needed) == removed));
+                }
+                other => prop_assert_eq!(other, Ok(expected.clone())),
+            }
+        }
+    }
+
+    #[test]
+    fn a_hole_in_an_auth_chain_gives_no_result(story in stories(), pick in any::<prop::sample::Index>()) {
+        let room = &story.room;
+        let mut desk = Desk::default();
+        let ask = |desk: &Desk| resolve(room.version, &room.keys, desk, &story.states);
+        let (expected, loaded) = load_and_ask(room, &mut desk, ask);
+        let events = loaded
+            .iter()
+            .filter_map(|needed| match needed {
+                Needed::EventById(id) => Some(id.clone()),
+                _ => None,
+            })
+            .collect::<Vec<_>>();
+        prop_assume!(!events.is_empty());
+        let lost = pick.get(&events);
+        desk.put_absent(lost.clone());
+        match ask(&desk) {
+            Err(ResolutionError::Gap(id)) => prop_assert_eq!(&id, lost),
+            // It was among the states' entries, which are looked up by number, or not used.
+            other => prop_assert_eq!(other, Ok(expected)),
+        }
+    }
+}
+
+/// What a request loads: an event, whatever it is asked by, or the events that cite one.
+fn item(room: &Room, needed: &Needed) -> (bool, EventNr) {
+    match needed {
+        Needed::EventById(id) => (false, room.event_by_id(id).unwrap().nr),
+        Needed::Event(nr) => (false, *nr),
+        Needed::AuthChildren(nr) => (true, *nr),
+        Needed::Snapshot(nr) => panic!("asked for snapshot {nr}"),
+    }
+}
+
+fn distinct_items(room: &Room, loaded: &[Needed]) -> BTreeSet<(bool, EventNr)> {
+    loaded.iter().map(|needed| item(room, needed)).collect()
+}
+
+#[test]
+fn equal_states_need_no_resolution() {
+    let (room, state) = Room::new(RoomVersion::V10);
+    let states = [state.clone(), state.clone(), state.clone()];
+    assert_eq!(
+        resolve(room.version, &room.keys, &Desk::default(), &states),
+        Ok(state)
+    );
+    let none = resolve(room.version, &room.keys, &Desk::default(), &[]);
+    assert_eq!(none, Err(ResolutionError::NoState));
+}
+
+#[test]
+fn a_key_that_only_the_auth_difference_has_is_given_a_number_first() {
+    let (mut room, before) = Room::new(RoomVersion::V10);
+    let mut other = before.clone();
+    let join = Draft::membership(&user(1), &user(1), Membership::Join, json!({}));
+    let invite = Draft::membership(&user(1), &user(2), Membership::Invite, json!({}));
+    assert!(room.write(&mut other, &join) && room.write(&mut other, &invite));
+    // Somebody who heard of the invite, but not of who sent it.
+    let inviter = room.keys.number("m.room.member", user(1).as_str()).unwrap();
+    other.set(&room.keys, inviter, None);
+
+    let (keys, states) = renumber(&room, &[before.clone(), other.clone()]);
+    let mut desk = Desk::default();
+    let ask = |desk: &Desk| match resolve(room.version, &keys, desk, &states) {
+        Err(ResolutionError::Unnumbered(names)) => Ok(names),
+        Err(error) => Err(error),
+        Ok(state) => panic!("resolved to {state:?}"),
+    };
+    let (names, _) = load_and_ask(&room, &mut desk, ask);
+    assert_eq!(names, [StateKey::new("m.room.member", user(1).as_str())]);
+    let resolved = resolve_loading(&room, &[before, other]).0;
+    assert!(resolved.contains_key(&names[0]));
+}
+
+/// What an event is judged by in a room of which `before` is known.
+fn judged_by(room: &Room, before: &State, event: EventNr) -> Map {
+    let event = room.event(event);
+    let claimed = event
+        .pdu
+        .auth_events
+        .iter()
+        .map(|id| room.event_by_id(id).unwrap().clone());
+    let claimed = claimed.collect::<Vec<_>>();
+    let mut desk = Desk::default();
+    let ask = |desk: &Desk| {
+        resolve_with_claimed(room.version, &room.keys, desk, &event.pdu, before, &claimed)
+    };
+    let (known, _) = load_and_ask(room, &mut desk, ask);
+    known
+        .into_iter()
+        .map(|(name, event)| (name, event.pdu.event_id.clone()))
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(config(300))]
+
+    #[test]
+    fn a_claim_is_resolved_with_the_known_entries_of_its_keys(
+        story in stories(),
+        pick in any::<prop::sample::Index>(),
+    ) {
+        let room = &story.room;
+        let event = room.event(EventNr(pick.index(room.len()) as i64 + 1));
+        let before = &story.states[0];
+        let create = StateKey::new("m.room.create", "");
+        let names = myelin_core::auth::auth_keys(room.version, &event.pdu).unwrap();
+        let names = names.into_iter().chain([create]).collect::<Vec<_>>();
+        let mut known = State::empty(HASH_KEY);
+        let mut claimed = State::empty(HASH_KEY);
+        for name in &names {
+            let key = room.keys.number(&name.event_type, &name.state_key).unwrap();
+            known.set(&room.keys, key, before.get(key));
+            let cited = |id: &&OwnedEventId| {
+                let pdu = &room.event_by_id(id).unwrap().pdu;
+                pdu.is_state(&name.event_type, &name.state_key)
+            };
+            match event.pdu.auth_events.iter().find(cited) {
+                Some(id) => {
+                    let cited = room.event_by_id(id).unwrap();
+                    let entry = Entry::new(cited.nr, cited.pdu.membership);
+                    claimed.set(&room.keys, key, Some(entry));
+                }
+                None if name.event_type == "m.room.create" && room.version == RoomVersion::V12 => {
+                    claimed.set(&room.keys, key, before.get(key));
+                }
+                None => {}
+            }
+        }
+        let expected = resolve_plainly(room, &[known, claimed]);
+        prop_assert_eq!(judged_by(room, before, event.nr), expected);
+    }
+}
+
+struct Partial {
+    room: Room,
+    full: State,
+}
+
+impl Partial {
+    fn new(version: RoomVersion) -> Self {
+        let (mut room, mut full) = Room::new(version);
+        let join = Draft::membership(&user(1), &user(1), Membership::Join, json!({}));
+        assert!(room.write(&mut full, &join));
+        Self { room, full }
+    }
+
+    fn write(&mut self, draft: &Draft) -> EventNr {
+        assert!(
+            self.room.write(&mut self.full, draft),
+            "{draft:?} is not allowed"
+        );
+        EventNr(self.room.len() as i64)
+    }
+
+    fn topic(&mut self, by: usize) -> EventNr {
+        self.write(&Draft::new(&user(by), "m.topic", "", json!({})))
+    }
+
+    fn member(&self, n: usize) -> StateKey {
+        StateKey::new("m.room.member", user(n).as_str())
+    }
+
+    /// The full state without somebody's membership.
+    fn without(&self, n: usize) -> State {
+        let mut state = self.full.clone();
+        let name = self.member(n);
+        let key = self
+            .room
+            .keys
+            .number(&name.event_type, &name.state_key)
+            .unwrap();
+        state.set(&self.room.keys, key, None);
+        state
+    }
+
+    fn let_members_set_state(&mut self) {
+        let creator = user(0);
+        let mut levels = json!({ "users": {}, "state_default": 0 });
+        if self.room.version != RoomVersion::V12 {
+            levels["users"][creator.as_str()] = 100.into();
+        }
+        self.write(&Draft::new(&creator, "m.room.power_levels", "", levels));
+    }
+}
+
+/// R104.
+#[test]
+fn an_unknown_membership_comes_from_the_claim_even_if_the_room_was_closed_since() {
+    for version in RoomVersion::supported() {
+        let mut partial = Partial::new(version);
+        partial.let_members_set_state();
+        let topic = partial.topic(1);
+        let rules = json!({ "join_rule": "invite" });
+        partial.write(&Draft::new(&user(0), "m.room.join_rules", "", rules));
+        let known = judged_by(&partial.room, &partial.without(1), topic);
+        assert!(known.contains_key(&partial.member(1)), "{version}");
+    }
+}
+
+/// R104.
+#[test]
+fn a_known_ban_outweighs_the_membership_that_is_claimed() {
+    for version in RoomVersion::supported() {
+        let mut partial = Partial::new(version);
+        partial.let_members_set_state();
+        let topic = partial.topic(1);
+        let ban = Draft::membership(&user(0), &user(1), Membership::Ban, json!({}));
+        let ban = partial.write(&ban);
+        let known = judged_by(&partial.room, &partial.full, topic);
+        let ban = &partial.room.event(ban).pdu.event_id;
+        assert_eq!(known.get(&partial.member(1)), Some(ban), "{version}");
+    }
+}
