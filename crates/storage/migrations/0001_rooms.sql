@@ -208,3 +208,5 @@ CREATE TABLE client_transactions (
 CREATE INDEX client_transactions_by_event ON client_transactions (event_id);
 CREATE INDEX client_transactions_by_age ON client_transactions (created_ts);
 CREATE INDEX received_transactions_by_age ON received_transactions (received_ts);
+CREATE INDEX events_positions ON events (position) WHERE position IS NOT NULL;
+CREATE INDEX room_states_by_position ON room_states (position);

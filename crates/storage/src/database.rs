@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use myelin_env::Env;
+use myelin_env::{Clock, Env};
 
 use crate::{
     DatabaseUrl, StorageError, Tx,
     migrations::{MIGRATIONS, Migration, Progress, run_next},
+    postgres::Postgres,
     sqlite::Sqlite,
 };
 
@@ -27,12 +28,13 @@ pub enum Priority {
 #[derive(Clone, Debug)]
 pub struct Database {
     engine: Arc<Engine>,
-    env: Env,
+    clock: Clock,
 }
 
 #[derive(Debug)]
 enum Engine {
     Sqlite(Sqlite),
+    Postgres(Postgres),
 }
 
 impl Database {
@@ -55,15 +57,11 @@ impl Database {
             DatabaseUrl::Sqlite { path, vfs } => {
                 Engine::Sqlite(Sqlite::open(path, vfs.as_deref(), env)?)
             }
-            DatabaseUrl::Postgres(_) => {
-                return Err(StorageError::Refused(
-                    "PostgreSQL is not supported yet".to_owned(),
-                ));
-            }
+            DatabaseUrl::Postgres(url) => Engine::Postgres(Postgres::open(url, env)?),
         };
         let database = Self {
             engine: Arc::new(engine),
-            env: env.clone(),
+            clock: env.clock.clone(),
         };
         loop {
             let step: Result<Progress, StorageError> = database
@@ -91,6 +89,7 @@ impl Database {
     {
         match &*self.engine {
             Engine::Sqlite(sqlite) => sqlite.read(name, closure).await,
+            Engine::Postgres(postgres) => postgres.read(name, closure).await,
         }
     }
 
@@ -117,6 +116,7 @@ impl Database {
     {
         match &*self.engine {
             Engine::Sqlite(sqlite) => sqlite.write(name, priority, closure).await,
+            Engine::Postgres(postgres) => postgres.write(name, priority, closure).await,
         }
     }
 
@@ -124,7 +124,8 @@ impl Database {
     /// [`StorageError::Closed`].
     pub async fn close(&self) {
         match &*self.engine {
-            Engine::Sqlite(sqlite) => sqlite.close(&self.env.clock).await,
+            Engine::Sqlite(sqlite) => sqlite.close(&self.clock).await,
+            Engine::Postgres(postgres) => postgres.close().await,
         }
     }
 }

@@ -23,6 +23,7 @@ pub mod filters;
 pub mod joins;
 mod migrations;
 pub mod outbox;
+mod postgres;
 pub mod profiles;
 pub mod rooms;
 mod row;
@@ -33,6 +34,7 @@ pub mod staged;
 pub mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod timelines;
 mod tx;
 mod url;
 
@@ -61,4 +63,5 @@ const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
     ("server_keys", server_keys::STATEMENTS),
     ("snapshots", snapshots::STATEMENTS),
     ("staged", staged::STATEMENTS),
+    ("timelines", timelines::STATEMENTS),
 ];

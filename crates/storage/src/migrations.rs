@@ -28,6 +28,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "federation",
         sql: include_str!("../migrations/0003_federation.sql"),
     },
+    Migration {
+        number: 4,
+        name: "timelines",
+        sql: include_str!("../migrations/0004_timelines.sql"),
+    },
 ];
 
 statements! {
@@ -52,6 +57,7 @@ pub(crate) async fn run_next(
     tx: &mut Tx,
     migrations: &[Migration],
 ) -> Result<Progress, StorageError> {
+    tx.lock_schema().await?;
     tx.execute(CREATE_RECORD, params![]).await?;
     let row = tx.query_opt(SELECT_LAST, params![]).await?;
     let last = row.as_ref().map_or(Ok(0), |row| row.int(0))?;
@@ -72,4 +78,100 @@ pub(crate) async fn run_next(
     )
     .await?;
     Ok(Progress::Ran(next.number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MIGRATIONS, Migration};
+    use crate::{
+        Database, StorageError,
+        testing::{Fresh, on_each_engine},
+    };
+
+    const fn step(number: i64, sql: &'static str) -> Migration {
+        Migration {
+            number,
+            name: "step",
+            sql,
+        }
+    }
+
+    /// The program's own steps and another one: a newer program.
+    fn with_further(sql: &'static str) -> &'static [Migration] {
+        let mut migrations = MIGRATIONS.to_vec();
+        let number = MIGRATIONS.len() as i64 + 1;
+        migrations.push(step(number, sql));
+        migrations.leak()
+    }
+
+    async fn reopen(
+        fresh: &Fresh,
+        migrations: &'static [Migration],
+    ) -> Result<Database, StorageError> {
+        fresh.database.close().await;
+        Database::open_with(&fresh.url, &fresh.env, migrations).await
+    }
+
+    async fn count(database: &Database, table: &str) -> Result<i64, StorageError> {
+        let sql = format!("SELECT COUNT(*) FROM {table}");
+        database
+            .read("count", move |tx| {
+                Box::pin(async move { tx.query(&sql, params![]).await?[0].int(0) })
+            })
+            .await
+    }
+
+    #[test]
+    fn numbers_have_no_gaps() {
+        for (index, migration) in MIGRATIONS.iter().enumerate() {
+            assert_eq!(migration.number, index as i64 + 1, "{}", migration.name);
+        }
+    }
+
+    #[tokio::test]
+    async fn opening_again_runs_nothing_twice() {
+        on_each_engine(|fresh| async move {
+            let database = reopen(&fresh, MIGRATIONS).await.unwrap();
+            let recorded = count(&database, "schema_migrations").await;
+            assert_eq!(recorded, Ok(MIGRATIONS.len() as i64));
+            database.close().await;
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_newer_program_brings_the_schema_forward_and_an_older_one_refuses_it_then() {
+        on_each_engine(|fresh| async move {
+            let newer =
+                with_further("CREATE TABLE further (a BIGINT); CREATE TABLE more (a BIGINT);");
+            let database = reopen(&fresh, newer).await.unwrap();
+            assert_eq!(count(&database, "more").await, Ok(0));
+            database.close().await;
+            match Database::open(&fresh.url, &fresh.env).await {
+                Err(StorageError::Refused(reason)) => {
+                    assert!(reason.contains("newer Myelin"), "{reason}");
+                }
+                other => panic!("{other:?}"),
+            }
+            // The refusal changed nothing.
+            let database = Database::open_with(&fresh.url, &fresh.env, newer)
+                .await
+                .unwrap();
+            database.close().await;
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_step_that_fails_leaves_nothing_behind() {
+        on_each_engine(|fresh| async move {
+            let broken =
+                with_further("CREATE TABLE further (a BIGINT); CREATE TABLE rooms (a BIGINT);");
+            assert!(reopen(&fresh, broken).await.is_err());
+            let database = Database::open(&fresh.url, &fresh.env).await.unwrap();
+            assert!(count(&database, "further").await.is_err());
+            database.close().await;
+        })
+        .await;
+    }
 }

@@ -3,6 +3,10 @@
 use std::ops::Range;
 
 use rusqlite::types::ValueRef;
+use tokio_postgres::{
+    Column,
+    types::{FromSql, Type},
+};
 
 use crate::StorageError;
 
@@ -14,6 +18,7 @@ pub struct Row(Kind);
 #[derive(Debug)]
 enum Kind {
     Sqlite(Packed),
+    Postgres(tokio_postgres::Row),
 }
 
 /// A row copied out of SQLite: two allocations, however many columns.
@@ -65,6 +70,10 @@ impl Row {
         })))
     }
 
+    pub(crate) fn from_postgres(row: tokio_postgres::Row) -> Self {
+        Self(Kind::Postgres(row))
+    }
+
     /// A BIGINT.
     ///
     /// # Errors
@@ -112,6 +121,14 @@ impl Row {
                 Cell::Int(value) => Ok(Some(*value)),
                 _ => Err(wrong(column, "an integer")),
             },
+            // A literal of a statement may be a shorter integer.
+            Kind::Postgres(row)
+                if row.columns().get(column).map(Column::type_) == Some(&Type::INT4) =>
+            {
+                let value: Option<i32> = from_postgres(row, column, "an integer")?;
+                Ok(value.map(i64::from))
+            }
+            Kind::Postgres(row) => from_postgres(row, column, "an integer"),
         }
     }
 
@@ -127,6 +144,7 @@ impl Row {
                 Cell::Int(value @ (0 | 1)) => Ok(Some(*value == 1)),
                 _ => Err(wrong(column, "a boolean")),
             },
+            Kind::Postgres(row) => from_postgres(row, column, "a boolean"),
         }
     }
 
@@ -143,6 +161,7 @@ impl Row {
                     .map_err(|_| wrong(column, "UTF-8")),
                 _ => Err(wrong(column, "a text")),
             },
+            Kind::Postgres(row) => from_postgres(row, column, "a text"),
         }
     }
 
@@ -157,6 +176,7 @@ impl Row {
                 Cell::Blob(range) => Ok(Some(&packed.bytes[range.clone()])),
                 _ => Err(wrong(column, "a blob")),
             },
+            Kind::Postgres(row) => from_postgres(row, column, "a blob"),
         }
     }
 }
@@ -167,6 +187,14 @@ impl Packed {
             StorageError::Bug(format!("column {column} of a row of {}", self.cells.len()))
         })
     }
+}
+
+fn from_postgres<'a, T: FromSql<'a>>(
+    row: &'a tokio_postgres::Row,
+    column: usize,
+    expected: &str,
+) -> Result<Option<T>, StorageError> {
+    row.try_get(column).map_err(|_| wrong(column, expected))
 }
 
 fn wrong(column: usize, expected: &str) -> StorageError {

@@ -10,7 +10,7 @@ mod session;
 use std::{
     fs::{File, OpenOptions, TryLockError},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -28,14 +28,14 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long [`Sqlite::close`] waits for reads that are under way.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An open database file. The order of the fields is that in which they are dropped: the lock goes
-/// last.
+/// An open database file. The fields are dropped in their order: the lock goes last.
 #[derive(Debug)]
 pub(crate) struct Sqlite {
     committer: Committer,
     checkpoints: Arc<Checkpoints>,
     readers: Arc<Readers>,
-    _lock: File,
+    /// None once it is closed.
+    lock: Mutex<Option<File>>,
 }
 
 /// How to open the file.
@@ -60,7 +60,7 @@ impl Sqlite {
             committer,
             checkpoints,
             readers: Arc::new(Readers::new(place, env.clock.clone())),
-            _lock: lock,
+            lock: Mutex::new(Some(lock)),
         })
     }
 
@@ -100,6 +100,8 @@ impl Sqlite {
             tracing::warn!("reads were still going on when the database was closed");
         }
         self.checkpoints.close();
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        *lock = None;
     }
 }
 

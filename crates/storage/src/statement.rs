@@ -79,3 +79,56 @@ pub(crate) fn schema(sql: &str, dialect: Dialect) -> String {
         Dialect::Postgres => sql.replace(" WITHOUT ROWID", ""),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Dialect, schema, with_lists};
+    use crate::testing::on_each_engine;
+
+    #[tokio::test]
+    async fn every_statement_is_valid_on_each_engine() {
+        on_each_engine(|fresh| async move {
+            for (file, statements) in crate::STATEMENTS {
+                for (name, sql) in *statements {
+                    let prepared = fresh
+                        .database
+                        .read("prepare", move |tx| {
+                            Box::pin(async move { tx.prepare(sql).await })
+                        })
+                        .await;
+                    assert_eq!(prepared, Ok(()), "{file}: {name} in {:?}", fresh.url);
+                }
+            }
+        })
+        .await;
+    }
+
+    #[test]
+    fn lists_become_tables_of_the_engine() {
+        let sql =
+            "SELECT a FROM text_list($2) AS b WHERE c IN int_list($1) AND d NOT IN int_list($1)";
+        assert_eq!(
+            with_lists(sql, Dialect::Sqlite),
+            "SELECT a FROM (SELECT value FROM rarray($2)) AS b \
+             WHERE c IN (SELECT value FROM rarray($1)) AND d NOT IN (SELECT value FROM rarray($1))"
+        );
+        assert_eq!(
+            with_lists("x IN blob_list($12)", Dialect::Postgres),
+            "x IN (SELECT value FROM unnest($12::bytea[]) AS list (value))"
+        );
+    }
+
+    #[test]
+    fn only_what_an_engine_does_not_know_is_changed_in_a_schema() {
+        let sql =
+            "CREATE TABLE a (b BIGINT NOT NULL PRIMARY KEY, c BIGINT NOT NULL) WITHOUT ROWID;";
+        assert_eq!(
+            schema(sql, Dialect::Sqlite),
+            "CREATE TABLE a (b INTEGER NOT NULL PRIMARY KEY, c BIGINT NOT NULL) WITHOUT ROWID;"
+        );
+        assert_eq!(
+            schema(sql, Dialect::Postgres),
+            "CREATE TABLE a (b BIGINT NOT NULL PRIMARY KEY, c BIGINT NOT NULL);"
+        );
+    }
+}

@@ -1,16 +1,27 @@
 //! Databases for tests: fresh ones, on each engine, from one test body.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    env, process,
+    sync::{
+        Arc, Once,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use myelin_env::Env;
 use tempfile::TempDir;
+use tokio_postgres::NoTls;
 
 use crate::{Database, DatabaseUrl};
 
 /// The Unix time, in milliseconds, at which the clocks of tests start.
 pub const START_MS: u64 = 1_700_000_000_000;
 
-/// A fresh database, deleted with the last clone of this.
+/// Names the URL of a PostgreSQL server on which tests may create databases. `.ci/postgres.sh` starts
+/// one.
+pub const POSTGRES_VARIABLE: &str = "MYELIN_TEST_POSTGRES";
+
+/// A fresh database.
 #[derive(Clone, Debug)]
 pub struct Fresh {
     /// The database, with its schema.
@@ -19,7 +30,29 @@ pub struct Fresh {
     pub url: DatabaseUrl,
     /// Its surroundings, with a clock that stands still.
     pub env: Env,
-    _directory: Arc<TempDir>,
+    /// Where a SQLite file is. Deleted with the last clone.
+    _directory: Option<Arc<TempDir>>,
+}
+
+/// Runs a test on SQLite, and on PostgreSQL if there is a server for it.
+///
+/// # Panics
+/// If a database cannot be made, and wherever `test` does.
+pub async fn on_each_engine<F: Future<Output = ()>>(test: impl Fn(Fresh) -> F) {
+    let fresh = Fresh::sqlite().await;
+    // A body may move single fields out of its own.
+    let keeps_the_directory = fresh.clone();
+    test(fresh).await;
+    drop(keeps_the_directory);
+    let Ok(server) = env::var(POSTGRES_VARIABLE) else {
+        report_skipped();
+        return;
+    };
+    let (fresh, name) = Fresh::postgres(&server).await;
+    let database = fresh.database.clone();
+    test(fresh).await;
+    database.close().await;
+    run_on_server(&server, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
 }
 
 impl Fresh {
@@ -28,9 +61,32 @@ impl Fresh {
     /// # Panics
     /// If it cannot be made.
     pub async fn sqlite() -> Self {
-        let directory = temporary_directory().expect("a temporary directory can be made");
-        let path: PathBuf = directory.path().join("myelin.db");
-        let url = DatabaseUrl::Sqlite { path, vfs: None };
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let url = DatabaseUrl::Sqlite {
+            path: directory.path().join("myelin.db"),
+            vfs: None,
+        };
+        Self {
+            _directory: Some(Arc::new(directory)),
+            ..Self::at(url).await
+        }
+    }
+
+    /// A new database on a PostgreSQL server, and its name.
+    async fn postgres(server: &str) -> (Self, String) {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("myelin_test_{}_{number}", process::id());
+        run_on_server(server, &format!("DROP DATABASE IF EXISTS {name}")).await;
+        run_on_server(server, &format!("CREATE DATABASE {name}")).await;
+        let (place, _) = server
+            .rsplit_once('/')
+            .expect("the URL ends in the name of a database");
+        let url = DatabaseUrl::Postgres(format!("{place}/{name}"));
+        (Self::at(url).await, name)
+    }
+
+    async fn at(url: DatabaseUrl) -> Self {
         let env = Env::manual(START_MS, 0);
         let database = Database::open(&url, &env)
             .await
@@ -39,12 +95,32 @@ impl Fresh {
             database,
             url,
             env,
-            _directory: Arc::new(directory),
+            _directory: None,
         }
     }
 }
 
-/// In memory where that is possible: tests that do not cut the power need no disk.
-fn temporary_directory() -> io::Result<TempDir> {
-    tempfile::tempdir()
+async fn run_on_server(server: &str, statement: &str) {
+    let (client, connection) = tokio_postgres::connect(server, NoTls)
+        .await
+        .expect("the PostgreSQL server for tests can be reached");
+    let run = async move {
+        let run = client.batch_execute(statement).await;
+        drop(client);
+        run
+    };
+    let (run, ended) = tokio::join!(run, connection);
+    run.expect("the PostgreSQL server for tests lets us create databases");
+    ended.expect("the connection ends in peace");
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "whoever reads a test's output must know"
+)]
+fn report_skipped() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        eprintln!("{POSTGRES_VARIABLE} is not set: the PostgreSQL half of the tests was skipped");
+    });
 }

@@ -23,12 +23,12 @@ statements! {
         FROM local_memberships m JOIN rooms r ON r.room = m.room
         WHERE m.user_id = $1 AND m.position > $2 ORDER BY m.position";
     /// The joined rooms of a user with events, or another state, in a short span of the stream.
-    NEWS_BY_STREAM = "SELECT room FROM local_memberships
-        WHERE user_id = $1 AND membership = 'join' AND room IN (
+    NEWS_BY_STREAM = "SELECT r.room_id FROM local_memberships m JOIN rooms r ON r.room = m.room
+        WHERE m.user_id = $1 AND m.membership = 'join' AND m.room IN (
             SELECT room FROM events WHERE position > $2 AND position <= $3 AND position > 0
             UNION SELECT room FROM room_states WHERE position > $2 AND position <= $3)";
     /// The same for a long span: room by room.
-    NEWS_BY_ROOM = "SELECT m.room FROM local_memberships m
+    NEWS_BY_ROOM = "SELECT r.room_id FROM local_memberships m JOIN rooms r ON r.room = m.room
         WHERE m.user_id = $1 AND m.membership = 'join' AND (
             EXISTS (SELECT 1 FROM events e WHERE e.room = m.room AND e.position IS NOT NULL
                 AND e.position > $2 AND e.position <= $3)
@@ -48,13 +48,13 @@ statements! {
         ORDER BY depth, position LIMIT $8";
     /// Which of some events have parents that are not held.
     AFTER_GAPS = "SELECT DISTINCT p.event FROM backward_extremities b JOIN prev_edges p ON p.prev = b.event
-        WHERE b.room = $1 AND p.event IN (SELECT value FROM int_list($2))";
+        WHERE b.room = $1 AND p.event IN int_list($2)";
     /// Which of some events came after a position.
     AFTER_POSITION = "SELECT event FROM events
-        WHERE event IN (SELECT value FROM int_list($1)) AND position > $2";
+        WHERE event IN int_list($1) AND position > $2";
     /// The transactions with which a device made some events.
     TRANSACTIONS_OF_EVENTS = "SELECT event_id, path FROM client_transactions
-        WHERE user_id = $1 AND device_id = $2 AND event_id IN (SELECT value FROM text_list($3))";
+        WHERE user_id = $1 AND device_id = $2 AND event_id IN text_list($3)";
 }
 
 /// Below this many positions, the stream is searched for a user's rooms, not the rooms for news.
@@ -131,11 +131,16 @@ pub async fn rooms_with_news(
     user: &UserId,
     after: StreamPosition,
     upto: StreamPosition,
-) -> Result<Vec<RoomNr>, StorageError> {
+) -> Result<Vec<OwnedRoomId>, StorageError> {
     let short = upto.0.saturating_sub(after.0) < SHORT_SPAN;
     let sql = if short { NEWS_BY_STREAM } else { NEWS_BY_ROOM };
     let rows = tx.query(sql, params![user.as_str(), after, upto]).await?;
-    rows.iter().map(|row| Ok(RoomNr(row.int(0)?))).collect()
+    rows.iter()
+        .map(|row| {
+            OwnedRoomId::try_from(row.text(0)?)
+                .map_err(|error| StorageError::Corrupt(format!("room: {error}")))
+        })
+        .collect()
 }
 
 /// A place in the topological order of a room's events: by depth, and among equals by position.

@@ -1,6 +1,9 @@
 //! A transaction, as the functions of this crate see it.
 
-use crate::{Param, Row, StorageError, sqlite};
+use crate::{Param, Row, StorageError, postgres, sqlite};
+
+/// The number is the letters of "myelin", so that no other program locks it.
+const LOCK_SCHEMA: &str = "SELECT 1 FROM pg_advisory_xact_lock(120368160074094)";
 
 /// A transaction that is open. All it reads belongs to one state of the database.
 ///
@@ -17,6 +20,7 @@ pub struct Tx {
 #[derive(Debug)]
 pub(crate) enum Engine {
     Sqlite(sqlite::Session),
+    Postgres(postgres::Session),
 }
 
 impl Tx {
@@ -27,8 +31,16 @@ impl Tx {
         }
     }
 
-    pub(crate) fn engine(&mut self) -> &mut Engine {
-        &mut self.engine
+    /// The session, in the hands of the engine that made this transaction.
+    pub(crate) fn sqlite(&mut self) -> &mut sqlite::Session {
+        match &mut self.engine {
+            Engine::Sqlite(session) => session,
+            Engine::Postgres(_) => unreachable!("the SQLite engine makes SQLite transactions"),
+        }
+    }
+
+    pub(crate) fn into_engine(self) -> Engine {
+        self.engine
     }
 
     /// The error that doomed the transaction, if any; forgotten afterwards.
@@ -44,6 +56,7 @@ impl Tx {
         self.unless_doomed()?;
         let done = match &mut self.engine {
             Engine::Sqlite(session) => session.execute(sql, params),
+            Engine::Postgres(session) => session.execute(sql, params).await,
         };
         self.note(done)
     }
@@ -60,6 +73,7 @@ impl Tx {
         self.unless_doomed()?;
         let rows = match &mut self.engine {
             Engine::Sqlite(session) => session.query(sql, params),
+            Engine::Postgres(session) => session.query(sql, params).await,
         };
         self.note(rows)
     }
@@ -88,8 +102,27 @@ impl Tx {
         self.unless_doomed()?;
         let done = match &mut self.engine {
             Engine::Sqlite(session) => session.execute_batch(sql),
+            Engine::Postgres(session) => session.execute_batch(sql).await,
         };
         self.note(done)
+    }
+
+    /// Waits until no other process changes the schema, and keeps others from it until the end of
+    /// the transaction. A SQLite file has one process.
+    pub(crate) async fn lock_schema(&mut self) -> Result<(), StorageError> {
+        match &mut self.engine {
+            Engine::Sqlite(_) => Ok(()),
+            Engine::Postgres(_) => self.query(LOCK_SCHEMA, params![]).await.map(drop),
+        }
+    }
+
+    /// Checks a statement without running it.
+    #[cfg(test)]
+    pub(crate) async fn prepare(&mut self, sql: &str) -> Result<(), StorageError> {
+        match &mut self.engine {
+            Engine::Sqlite(session) => session.prepare(sql),
+            Engine::Postgres(session) => session.prepare(sql).await.map(drop),
+        }
     }
 
     fn unless_doomed(&self) -> Result<(), StorageError> {

@@ -82,7 +82,7 @@ impl Committer {
             pages.store(u32::try_from(length).unwrap_or(0), Ordering::Relaxed);
             Ok(())
         }))?;
-        let mut writer = Writer {
+        let writer = Writer {
             tx: Tx::new(Engine::Sqlite(Session::new(connection))),
             kept: Vec::new(),
             clock,
@@ -98,6 +98,8 @@ impl Committer {
                 let _guard = guard;
                 // Even after a panic nobody may wait for an answer for ever.
                 let _closes = inbox.close_on_drop();
+                // Its connection is closed before the others are told of the end.
+                let mut writer = writer;
                 while inbox.wait() {
                     writer.run_group(&inbox);
                 }
@@ -308,7 +310,6 @@ impl Writer {
     }
 
     fn session(&mut self) -> &mut Session {
-        let Engine::Sqlite(session) = self.tx.engine();
-        session
+        self.tx.sqlite()
     }
 }

@@ -92,8 +92,7 @@ impl Lease {
     }
 
     fn session(&mut self) -> &mut Session {
-        let Engine::Sqlite(session) = self.tx().engine();
-        session
+        self.tx().sqlite()
     }
 
     /// The closure's result, unless a statement failed and the closure overlooked it.

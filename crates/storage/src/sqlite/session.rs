@@ -46,6 +46,12 @@ impl Session {
         Ok(self.0.execute_batch(&sql)?)
     }
 
+    #[cfg(test)]
+    pub(crate) fn prepare(&mut self, sql: &str) -> Result<(), StorageError> {
+        self.0.prepare(&with_lists(sql, Dialect::Sqlite))?;
+        Ok(())
+    }
+
     /// `BEGIN` and its like: no parameters, no rows.
     pub(super) fn control(&mut self, sql: &'static str) -> Result<(), StorageError> {
         self.0.prepare_cached(sql)?.raw_execute()?;

@@ -1,0 +1,221 @@
+//! The PostgreSQL engine: each transaction has a connection of its own out of a pool.
+
+mod session;
+
+use std::{str::FromStr, sync::Arc, time::Duration};
+
+use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod};
+use myelin_env::{Env, TaskFailed};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_postgres::{NoTls, error::SqlState};
+
+pub(crate) use self::session::Session;
+use crate::{BoxFuture, Priority, StorageError, Tx, tx::Engine};
+
+/// How many transactions may go on at a time.
+const CONNECTIONS: usize = 16;
+
+/// How many of them may be bulk writes, so that the others find a connection at once.
+const BULK_CONNECTIONS: usize = 4;
+
+/// How long a transaction waits for its turn, and then for a connection, before it is refused.
+const TURN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long [`Postgres::close`] waits for transactions that are under way.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A database of a PostgreSQL server.
+#[derive(Debug)]
+pub(crate) struct Postgres {
+    pool: Pool,
+    turns: Arc<Semaphore>,
+    bulk_turns: Arc<Semaphore>,
+    env: Env,
+}
+
+impl Postgres {
+    pub(crate) fn open(url: &str, env: &Env) -> Result<Self, StorageError> {
+        let config = tokio_postgres::Config::from_str(url).map_err(|error| {
+            StorageError::Refused(format!("the database URL is wrong: {error}"))
+        })?;
+        let manager = Manager::from_config(
+            config,
+            NoTls,
+            ManagerConfig {
+                recycling_method: RecyclingMethod::Fast,
+            },
+        );
+        let pool = Pool::builder(manager)
+            .max_size(CONNECTIONS)
+            .build()
+            .map_err(|error| StorageError::Bug(error.to_string()))?;
+        Ok(Self {
+            pool,
+            turns: Arc::new(Semaphore::new(CONNECTIONS)),
+            bulk_turns: Arc::new(Semaphore::new(BULK_CONNECTIONS)),
+            env: env.clone(),
+        })
+    }
+
+    pub(crate) async fn read<T, F>(&self, name: &'static str, closure: F) -> Result<T, StorageError>
+    where
+        F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, StorageError>> + Send,
+    {
+        let mut session = self.session(name).await?;
+        // Later levels than the default see one state throughout.
+        session
+            .begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            .await?;
+        let mut tx = Tx::new(Engine::Postgres(session));
+        let result = closure(&mut tx).await;
+        end(tx, result, "ROLLBACK").await
+    }
+
+    /// As a task, so that a dropped caller leaves the same behind as on SQLite: all or nothing,
+    /// depending on whether the closure had begun.
+    pub(crate) async fn write<T, E, F>(
+        &self,
+        name: &'static str,
+        priority: Priority,
+        closure: F,
+    ) -> Result<T, E>
+    where
+        F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: From<StorageError> + Send + 'static,
+    {
+        let bulk_turn = match priority {
+            Priority::Interactive => None,
+            Priority::Bulk => Some(
+                Arc::clone(&self.bulk_turns)
+                    .acquire_owned()
+                    .await
+                    .map_err(|_| StorageError::Closed)?,
+            ),
+        };
+        let mut session = self.session(name).await?;
+        let write = self.env.tasks.spawn(name, async move {
+            let _bulk_turn = bulk_turn;
+            session.begin("BEGIN").await?;
+            let mut tx = Tx::new(Engine::Postgres(session));
+            let result = closure(&mut tx).await;
+            end(tx, result, "COMMIT").await
+        });
+        write.await.unwrap_or_else(|failed| {
+            Err(E::from(match failed {
+                TaskFailed::Panicked(name) => {
+                    StorageError::Bug(format!("{name}: a write panicked"))
+                }
+                TaskFailed::Stopped(_) => StorageError::Closed,
+            }))
+        })
+    }
+
+    /// Waits for the transactions under way, and closes the connections.
+    pub(crate) async fn close(&self) {
+        self.bulk_turns.close();
+        let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
+        let turns = self.turns.acquire_many(all);
+        if self.env.clock.timeout(CLOSE_TIMEOUT, turns).await.is_err() {
+            tracing::warn!("transactions were still going on when the database was closed");
+        }
+        self.turns.close();
+        self.pool.close();
+    }
+
+    async fn session(&self, name: &'static str) -> Result<Session, StorageError> {
+        let clock = &self.env.clock;
+        let late = |_| StorageError::Unavailable(format!("no connection in time for {name}"));
+        let turn: OwnedSemaphorePermit = clock
+            .timeout(TURN_TIMEOUT, Arc::clone(&self.turns).acquire_owned())
+            .await
+            .map_err(late)?
+            .map_err(|_| StorageError::Closed)?;
+        let client = clock
+            .timeout(TURN_TIMEOUT, self.pool.get())
+            .await
+            .map_err(late)?
+            .map_err(|error| match error {
+                PoolError::Backend(error) => unreachable_server(error),
+                PoolError::Closed => StorageError::Closed,
+                other => StorageError::Unavailable(other.to_string()),
+            })?;
+        Ok(Session::new(client, turn, self.env.tasks.clone()))
+    }
+}
+
+/// Ends a transaction: by `statement` if everything in it succeeded.
+async fn end<T, E: From<StorageError>>(
+    mut tx: Tx,
+    result: Result<T, E>,
+    statement: &'static str,
+) -> Result<T, E> {
+    let failure = tx.take_failure();
+    let Engine::Postgres(mut session) = tx.into_engine() else {
+        return Err(E::from(StorageError::Bug(
+            "another engine's transaction".to_owned(),
+        )));
+    };
+    match (result, failure) {
+        (Ok(value), None) => {
+            session.end(statement).await?;
+            Ok(value)
+        }
+        (result, failure) => {
+            // If this fails the connection is closed, which has the same effect.
+            session.end("ROLLBACK").await.ok();
+            match failure {
+                Some(failure) => result.and(Err(E::from(failure))),
+                None => result,
+            }
+        }
+    }
+}
+
+/// An error before there was a connection: the server is away, or refuses us.
+fn unreachable_server(error: tokio_postgres::Error) -> StorageError {
+    match error.code() {
+        Some(code) if code.code().starts_with("28") || *code == SqlState::INVALID_CATALOG_NAME => {
+            StorageError::Refused(format!(
+                "PostgreSQL refuses the connection: {}",
+                told(&error)
+            ))
+        }
+        Some(_) => error.into(),
+        None => StorageError::Unavailable(format!("cannot reach PostgreSQL: {}", told(&error))),
+    }
+}
+
+/// The error with its cause: its own text is only a category.
+fn told(error: &tokio_postgres::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+/// PostgreSQL's errors by what the caller can do.
+impl From<tokio_postgres::Error> for StorageError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let text = told(&error);
+        let Some(code) = error.code() else {
+            let lost = std::error::Error::source(&error)
+                .is_some_and(|cause| cause.downcast_ref::<std::io::Error>().is_some());
+            return if lost || error.is_closed() {
+                Self::Unavailable(text)
+            } else {
+                Self::Bug(text)
+            };
+        };
+        match code.code().as_bytes() {
+            b"53100" => Self::Full,
+            b"XX001" | b"XX002" => Self::Corrupt(text),
+            // Connections, transactions to repeat, resources, the operator, the system below.
+            [b'0', b'8', ..] | [b'4', b'0', ..] | [b'5', b'3' | b'7' | b'8', ..] | b"55P03" => {
+                Self::Unavailable(text)
+            }
+            [b'2', b'3', ..] => Self::Constraint(text),
+            _ => Self::Bug(text),
+        }
+    }
+}
