@@ -19,7 +19,6 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     canonical_json::{self, MAX_INTEGER, Object, Value},
-    key_table::MEMBER,
     keys::{KeySet, SignatureError, verify_bytes},
     pdu::{CREATE, MalformedPdu, Pdu, redacted},
     room_version::RoomVersion,
@@ -413,18 +412,17 @@ fn required_signatures(
     pdu: &Pdu,
     event: &Object<'_>,
 ) -> Result<Vec<Signatures>, DropReason> {
-    let content = Object::parse(pdu.content.get()).map_err(DropReason::NotCanonicalJson)?;
-    let mut servers = Vec::with_capacity(2);
-    if !is_third_party_invite(pdu, &content) {
-        servers.push(pdu.sender.server_name().to_owned());
-    }
-    if let Some(user) = authorising_user(version, pdu, &content) {
-        let user = UserId::parse(user)
-            .map_err(|_| bad("join_authorised_via_users_server", "is no user ID"))?;
-        if servers.iter().all(|server| server != user.server_name()) {
-            servers.push(user.server_name().to_owned());
-        }
-    }
+    let sender = || pdu.sender.server_name().to_owned();
+    let servers = if pdu.event_type == TimelineEventType::RoomMember {
+        let content = Object::parse(pdu.content.get()).map_err(DropReason::NotCanonicalJson)?;
+        let authorising = authorising_server(version, &content)?;
+        let needs_sender = !is_third_party_invite(&content);
+        let mut servers: Vec<_> = needs_sender.then(sender).into_iter().collect();
+        servers.extend(authorising.filter(|server| !servers.contains(server)));
+        servers
+    } else {
+        vec![sender()]
+    };
     let signatures = event.get("signatures").and_then(Value::as_object);
     servers
         .into_iter()
@@ -439,32 +437,35 @@ fn required_signatures(
         .collect()
 }
 
-fn is_third_party_invite(pdu: &Pdu, content: &Object<'_>) -> bool {
-    pdu.event_type == TimelineEventType::RoomMember
-        && content.get("membership").and_then(Value::as_str) == Some("invite")
+fn is_third_party_invite(content: &Object<'_>) -> bool {
+    content.get("membership").and_then(Value::as_str) == Some("invite")
         && content
             .get("third_party_invite")
             .and_then(Value::as_object)
             .is_some()
 }
 
-/// Who vouches that a join to a restricted room is permitted.
-fn authorising_user<'c>(
+/// The server of the user who vouches that a join to a restricted room is permitted.
+fn authorising_server(
     version: RoomVersion,
-    pdu: &Pdu,
-    content: &'c Object<'_>,
-) -> Option<&'c str> {
-    let is_join = version
+    content: &Object<'_>,
+) -> Result<Option<OwnedServerName>, DropReason> {
+    let is_join = content.get("membership").and_then(Value::as_str) == Some("join");
+    if !version
         .rules()
         .signatures
         .check_join_authorised_via_users_server
-        && pdu.event_type == TimelineEventType::RoomMember
-        && content.get("membership").and_then(Value::as_str) == Some("join");
-    let user = content
-        .get("join_authorised_via_users_server")
-        .filter(|_| is_join)?;
-    // What is no string is no user ID either; the caller finds that out.
-    Some(user.as_str().unwrap_or_default())
+        || !is_join
+    {
+        return Ok(None);
+    }
+    let Some(user) = content.get("join_authorised_via_users_server") else {
+        return Ok(None);
+    };
+    match user.as_str().map(UserId::parse) {
+        Some(Ok(user)) => Ok(Some(user.server_name().to_owned())),
+        _ => Err(bad("join_authorised_via_users_server", "is no user ID")),
+    }
 }
 
 /// The signatures by algorithms that can be checked.
@@ -484,7 +485,7 @@ fn keep_unsigned(pdu: &Pdu, unsigned: Option<Value<'_>>) -> Unsigned {
     let Some(Value::Object(unsigned)) = unsigned else {
         return Unsigned::default();
     };
-    let is_member = pdu.event_type.to_string() == MEMBER;
+    let is_member = pdu.event_type == TimelineEventType::RoomMember;
     let raw = |field| {
         let value = unsigned.get(field).filter(|_| is_member)?;
         serde_json::value::to_raw_value(value).ok()

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use ruma::{UserId, events::TimelineEventType};
+use ruma::{ServerName, UserId, events::TimelineEventType};
 use serde::Deserialize;
 
 use crate::{event::Event, pdu::Pdu, state::Membership};
@@ -92,7 +92,7 @@ pub struct ServerFacts {
 /// redacted form ([`crate::pdu::redact`]), so that the graph still holds (R60).
 ///
 /// An event of that server's own users may always be seen.
-pub fn server_may_see(server: &str, event: &Event, facts: &ServerFacts) -> bool {
+pub fn server_may_see(server: &ServerName, event: &Event, facts: &ServerFacts) -> bool {
     let pdu = &*event.pdu;
     if pdu.sender.server_name() == server {
         return true;
@@ -104,7 +104,7 @@ pub fn server_may_see(server: &str, event: &Event, facts: &ServerFacts) -> bool 
     let target = pdu.state_key.as_deref().and_then(|key| key.split_once(':'));
     let new_membership = pdu
         .membership
-        .filter(|_| target.is_some_and(|(_, of)| of == server));
+        .filter(|_| target.is_some_and(|(_, of)| server == of));
     let joined = facts.has_joined || new_membership == Some(Membership::Join);
     let invited = facts.has_invited || new_membership == Some(Membership::Invite);
     match visibility {
@@ -112,6 +112,13 @@ pub fn server_may_see(server: &str, event: &Event, facts: &ServerFacts) -> bool 
         HistoryVisibility::Invited => joined || invited,
         HistoryVisibility::Joined => joined,
     }
+}
+
+/// The same while the state before the event lacks memberships, so that nobody can tell who may see
+/// it: only our own events are served in full. Those must be, or nobody could fill a gap before an
+/// event of ours (dossier 2.7).
+pub fn server_may_see_while_partial(own_server: &ServerName, event: &Event) -> bool {
+    event.pdu.sender.server_name() == own_server
 }
 
 /// What an event makes of the history visibility, if it is about that.

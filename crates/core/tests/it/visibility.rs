@@ -6,9 +6,12 @@ use myelin_core::{
     event::{Event, Verdict},
     room_version::RoomVersion,
     state::Membership,
-    visibility::{HistoryVisibility, ServerFacts, UserFacts, server_may_see, user_may_see},
+    visibility::{
+        HistoryVisibility, ServerFacts, UserFacts, server_may_see, server_may_see_while_partial,
+        user_may_see,
+    },
 };
-use ruma::user_id;
+use ruma::{server_name, user_id};
 use serde_json::json;
 
 use crate::room::{Room, Sketch, stored};
@@ -138,15 +141,22 @@ fn servers_see_events_by_visibility_and_their_users_at_the_event() {
             has_joined,
             has_invited,
         };
-        assert_eq!(server_may_see("n", &message, &facts), seen, "{facts:?}");
+        assert_eq!(
+            server_may_see(server_name!("n"), &message, &facts),
+            seen,
+            "{facts:?}"
+        );
     }
     let nobody = ServerFacts {
         visibility: Joined,
         has_joined: false,
         has_invited: false,
     };
-    assert!(server_may_see("u", &message, &nobody), "its own event");
-    assert!(server_may_see("n", &member("join"), &nobody));
+    assert!(
+        server_may_see(server_name!("u"), &message, &nobody),
+        "its own event"
+    );
+    assert!(server_may_see(server_name!("n"), &member("join"), &nobody));
 }
 
 #[test]
@@ -158,6 +168,12 @@ fn a_server_sees_the_invite_of_its_user() {
         has_joined: false,
         has_invited: false,
     };
-    assert!(server_may_see("n", &invite, &nobody));
-    assert!(!server_may_see("o", &invite, &nobody));
+    assert!(server_may_see(server_name!("n"), &invite, &nobody));
+    assert!(!server_may_see(server_name!("o"), &invite, &nobody));
+}
+
+#[test]
+fn while_the_state_is_partial_only_our_own_events_are_served_in_full() {
+    assert!(server_may_see_while_partial(server_name!("u"), &message()));
+    assert!(!server_may_see_while_partial(server_name!("c"), &message()));
 }
