@@ -3,16 +3,13 @@
 //!
 //! The cost of an answer follows what changed: rooms without news are not looked at.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use myelin_core::{
-    key_table::MEMBER,
-    number::{RoomNr, StreamPosition},
-    state::Membership,
-};
+use myelin_core::{key_table::MEMBER, number::StreamPosition, state::Membership};
 use myelin_rooms::Room;
 use myelin_storage::timelines::{self, UserRoom};
 use myelin_users::Requester;
+use ruma::OwnedRoomId;
 use tokio::sync::watch;
 
 use crate::{
@@ -103,10 +100,10 @@ impl Sync {
     async fn sections(&self, request: &SyncRequest, span: Span) -> Result<RoomSections, SyncError> {
         let mut sections = RoomSections::default();
         for candidate in self.candidates(request, span).await? {
-            let Some(room) = self.rooms().room_by_nr(candidate.room).await? else {
+            let Some(room) = self.rooms().room(&candidate.room_id).await? else {
                 continue;
             };
-            if !request.filter.room.wants(&room.key.room_id) {
+            if !request.filter.room.wants(&candidate.room_id) {
                 continue;
             }
             let Some((standing, position)) = self.standing(request, &room, candidate, span).await?
@@ -145,8 +142,8 @@ impl Sync {
                 })
             })
             .await?;
-        let known: Vec<RoomNr> = changed.iter().map(|of| of.key.room).collect();
-        let news = news.into_iter().filter(|room| !known.contains(room));
+        let known: HashSet<OwnedRoomId> = changed.iter().map(|of| of.key.room_id.clone()).collect();
+        let news = news.into_iter().filter(|room_id| !known.contains(room_id));
         let mut candidates: Vec<Candidate> = news.map(Candidate::unchanged).collect();
         candidates.extend(
             changed
@@ -264,15 +261,15 @@ impl Sync {
 
 /// A room that may have something to tell.
 struct Candidate {
-    room: RoomNr,
+    room_id: OwnedRoomId,
     /// If it was looked up. Otherwise the user has been in the room since before the span.
     membership: Option<UserRoom>,
 }
 
 impl Candidate {
-    fn unchanged(room: RoomNr) -> Self {
+    fn unchanged(room_id: OwnedRoomId) -> Self {
         Self {
-            room,
+            room_id,
             membership: None,
         }
     }
@@ -281,7 +278,7 @@ impl Candidate {
 impl From<UserRoom> for Candidate {
     fn from(membership: UserRoom) -> Self {
         Self {
-            room: membership.key.room,
+            room_id: membership.key.room_id.clone(),
             membership: Some(membership),
         }
     }
