@@ -12,6 +12,9 @@ use super::run;
 /// The Python packages, in the versions that the tests were written against.
 const PYTHON_PACKAGES: &[&str] = &["matrix-synapse==1.163.2", "matrix-nio==0.25.2"];
 
+/// The test runner, if there is none yet.
+const NEXTEST: &str = "cargo-nextest@0.9.151";
+
 /// Installs the distribution's packages that are missing. Needs root (or sudo) only then.
 pub(super) fn system_packages() -> Result<(), String> {
     let missing: Vec<&str> = [
@@ -86,7 +89,7 @@ pub(super) fn nextest() -> Result<Vec<(String, String)>, String> {
     let root = cache()?.join("cargo");
     if !root.join("bin/cargo-nextest").exists() {
         // Unoptimised: it takes a third of the time to build and only waits for the tests.
-        let arguments = ["install", "cargo-nextest", "--locked", "--debug", "--root"];
+        let arguments = ["install", NEXTEST, "--locked", "--debug", "--root"];
         // Away from the workspace, whose `.cargo/config.toml` sets flags for its own crates.
         run(Command::new(env!("CARGO"))
             .args(arguments)
