@@ -157,3 +157,6 @@ fn interleave(addresses: Vec<IpAddr>) -> impl Iterator<Item = IpAddr> {
     placed.sort_by_key(|(place, six, _)| (*place, *six));
     placed.into_iter().map(|(_, _, address)| address)
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,8 +9,14 @@ use ruma::{OwnedServerName, ServerName};
 
 use crate::{
     KeyNeed, KeyRing, Resolver, SetupError, SigningKeys, SystemResolver, Urgency, Waits,
-    connector::Connector, destinations::Destinations, discovery::Discovery,
-    http_client::HttpClient, key_fetch::KeyFetch, tls, transport::Transport, well_known::WellKnown,
+    connector::Connector,
+    destinations::Destinations,
+    discovery::Discovery,
+    http_client::HttpClient,
+    key_fetch::KeyFetch,
+    tls,
+    transport::Transport,
+    well_known::{HTTPS_PORT, WellKnown},
 };
 
 /// What an operator can decide about requests to other servers.
@@ -35,6 +41,13 @@ pub struct Federation {
     /// In place of what is usual for each request.
     urgency: Option<Urgency>,
     timeout: Option<Duration>,
+}
+
+/// Where names lead.
+pub(crate) struct Names {
+    pub(crate) resolver: Arc<dyn Resolver>,
+    /// Where `.well-known` is.
+    pub(crate) https_port: u16,
 }
 
 struct Inner {
@@ -71,15 +84,29 @@ impl Federation {
         keys: Arc<SigningKeys>,
         resolver: Arc<dyn Resolver>,
     ) -> Result<Self, SetupError> {
+        let names = Names {
+            resolver,
+            https_port: HTTPS_PORT,
+        };
+        Self::assemble(config, env, database, keys, names)
+    }
+
+    pub(crate) fn assemble(
+        config: FederationConfig,
+        env: Env,
+        database: Database,
+        keys: Arc<SigningKeys>,
+        names: Names,
+    ) -> Result<Self, SetupError> {
         let http = HttpClient::new(Connector {
             env: env.clone(),
-            discovery: Discovery::new(resolver, env.random.clone()),
+            discovery: Discovery::new(names.resolver, env.random.clone()),
             tls: Arc::new(tls::client_config(&config.extra_ca_certificates)?),
             allow_private_addresses: config.allow_private_addresses,
         });
         let transport = Transport {
             clock: env.clock.clone(),
-            well_known: WellKnown::new(env.clone(), http.clone()),
+            well_known: WellKnown::new(env.clone(), http.clone(), names.https_port),
             http,
         };
         let mut notaries = config.trusted_key_servers;

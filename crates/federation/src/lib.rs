@@ -36,6 +36,8 @@ mod request;
 mod resolver;
 mod signing_keys;
 mod splitter;
+#[cfg(test)]
+mod testing;
 mod tls;
 mod transactions;
 mod transport;

@@ -253,7 +253,7 @@ mod tests {
 
     use super::*;
 
-    const SEED: &str = "YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1";
+    const SEED: &str = "YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA0";
 
     #[test]
     fn a_key_file_is_read_and_written_as_synapse_does() {

@@ -18,6 +18,9 @@ use crate::{
     recent::Recent,
 };
 
+/// Where web servers are.
+pub(crate) const HTTPS_PORT: u16 = 443;
+
 const HOUR: Duration = Duration::from_secs(3600);
 /// How long an answer is kept that says nothing about it, and how long at most and at least.
 const DEFAULT_PERIOD: Duration = HOUR.saturating_mul(24);
@@ -40,6 +43,8 @@ const CAPACITY: usize = 10_000;
 pub(crate) struct WellKnown {
     env: Env,
     http: HttpClient,
+    /// Where `.well-known` is: 443.
+    port: u16,
     known: Arc<Mutex<Recent<String, Known>>>,
     flights: Flights<String>,
 }
@@ -67,10 +72,11 @@ enum Said {
 }
 
 impl WellKnown {
-    pub(crate) fn new(env: Env, http: HttpClient) -> Self {
+    pub(crate) fn new(env: Env, http: HttpClient, port: u16) -> Self {
         Self {
             env,
             http,
+            port,
             known: Arc::new(Mutex::new(Recent::new(CAPACITY))),
             flights: Flights::default(),
         }
@@ -161,7 +167,7 @@ impl WellKnown {
         // The port is written out: without one, a server's own default of 8448 would apply.
         let mut authority = Authority {
             host: Host::Name(host.to_owned()),
-            port: Some(443),
+            port: Some(self.port),
         };
         let mut path = "/.well-known/matrix/server".to_owned();
         for _ in 0..=MOST_REDIRECTS {
@@ -217,7 +223,7 @@ fn is_redirect(status: StatusCode) -> bool {
 
 /// As a web browser would send it: without the default port.
 fn host_header(authority: &Authority) -> String {
-    let port = authority.port.filter(|port| *port != 443);
+    let port = authority.port.filter(|port| *port != HTTPS_PORT);
     let host = authority.host.clone();
     Authority { host, port }.to_string()
 }
@@ -269,7 +275,7 @@ fn redirect(headers: &HeaderMap, from: &Authority, path: &str) -> Option<(Author
     let absolute = match location.split_once("://") {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => Some(rest),
         // Plain HTTP would let anybody on the way delegate the server.
-        Some((scheme, _)) if !scheme.contains('/') => return None,
+        Some((scheme, _)) if !scheme.contains(['/', '?']) => return None,
         _ => location.strip_prefix("//"),
     };
     let Some(rest) = absolute else {
@@ -283,10 +289,13 @@ fn redirect(headers: &HeaderMap, from: &Authority, path: &str) -> Option<(Author
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (host, path) = rest.split_at(end);
     let mut authority = Authority::parse(host)?;
-    authority.port = authority.port.or(Some(443));
+    authority.port = authority.port.or(Some(HTTPS_PORT));
     let path = match path.chars().next() {
         Some('/') => path.to_owned(),
         _ => format!("/{path}"),
     };
     Some((authority, path))
 }
+
+#[cfg(test)]
+mod tests;
