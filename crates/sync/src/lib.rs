@@ -15,6 +15,7 @@ mod lazy_members;
 mod members;
 mod messages;
 mod room_section;
+mod section_state;
 mod state;
 mod state_delta;
 mod stripped_state;

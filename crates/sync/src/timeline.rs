@@ -84,7 +84,7 @@ impl Timeline {
             let page = read_page(rooms, room, (query.after, upto), count).await?;
             more = page.events.len() == count;
             gaps.extend(page.after_gaps);
-            let oldest = page.events.last().and_then(|event| placed(event));
+            let oldest = page.events.last().and_then(placed);
             upto = oldest.map_or(upto, |(position, _)| StreamPosition(position.0 - 1));
             let seen = visible(rooms, room, query.user, true, page.events).await?;
             newest_first.extend(
