@@ -5,9 +5,8 @@
 //! while something was missing must be discarded** and computed again once it is loaded.
 
 use std::{
-    cell::RefCell,
     collections::{BTreeSet, HashMap},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use ruma::{EventId, OwnedEventId};
@@ -38,7 +37,7 @@ pub struct Desk {
     events: HashMap<EventNr, Arc<Event>>,
     auth_children: HashMap<EventNr, Arc<[EventNr]>>,
     snapshots: HashMap<SnapshotNr, State>,
-    missing: RefCell<BTreeSet<Needed>>,
+    missing: Mutex<BTreeSet<Needed>>,
 }
 
 impl Desk {
@@ -99,19 +98,23 @@ impl Desk {
             .or_else(|| self.miss(Needed::Snapshot(nr)))
     }
 
+    fn missing(&self) -> std::sync::MutexGuard<'_, BTreeSet<Needed>> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn miss<T>(&self, needed: Needed) -> Option<T> {
-        self.missing.borrow_mut().insert(needed);
+        self.missing().insert(needed);
         None
     }
 
     /// Whether nothing was found missing since the last call of [`Desk::take_missing`].
     pub fn is_complete(&self) -> bool {
-        self.missing.borrow().is_empty()
+        self.missing().is_empty()
     }
 
     /// What was found missing since the last call. Empty means that everything computed since then
     /// can be relied on.
     pub fn take_missing(&self) -> BTreeSet<Needed> {
-        self.missing.take()
+        std::mem::take(&mut *self.missing())
     }
 }

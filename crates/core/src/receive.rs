@@ -385,21 +385,23 @@ fn state_before(
     incoming: &Incoming,
     parents: &Parents,
 ) -> Result<KnownState, Pending> {
-    if let Placement::RemoteJoin { before } = &incoming.placement {
-        return Ok(before.clone());
-    }
     let mut states = Vec::new();
     for parent in &parents.seen {
         states.extend(state_after(room.keys, desk, parent));
     }
-    if let Placement::Pulled { after_missing, .. } = &incoming.placement {
-        states.extend(
+    match &incoming.placement {
+        // In a room that is partial here already, the answer lacks the earlier joins (L52).
+        Placement::RemoteJoin { before } if !parents.missing.is_empty() || states.is_empty() => {
+            states.push(before.clone());
+        }
+        Placement::Pulled { after_missing, .. } => states.extend(
             parents
                 .missing
                 .iter()
                 .filter_map(|id| after_missing.get(id))
                 .cloned(),
-        );
+        ),
+        _ => {}
     }
     if !desk.is_complete() {
         return Err(Pending::Local);

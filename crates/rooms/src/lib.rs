@@ -1,1 +1,254 @@
-//! Myelin: rooms.
+//! What happens to rooms: events that arrive, events that are made here, joins and leaves, the
+//! completion of partial joins, history from other servers, and whom to tell.
+//!
+//! `receive` tells the story of an event from another server, `join` and `resync` that of a partial
+//! join, `send` that of a local event. All of them end in `turn` and `commit`, the only way into
+//! storage.
+
+mod backfill;
+mod commit;
+mod create;
+mod error;
+mod fetch;
+mod handshake;
+mod join;
+mod membership;
+mod numbers;
+mod outgoing;
+mod outliers;
+mod receive;
+mod redaction;
+mod resync;
+mod room;
+mod send;
+mod serve;
+mod staging;
+mod states;
+mod turn;
+mod validation;
+mod waking;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use myelin_core::{keys::KeyPair, number::RoomNr, room_version::RoomVersion, state::HashKey};
+use myelin_env::Env;
+use myelin_federation::Federation;
+use myelin_storage::{Database, Priority, StorageError, rooms as room_table, stream::Stream};
+use ruma::{OwnedServerName, RoomId, ServerName};
+
+pub use create::{CreateRoom, Preset};
+pub use error::RoomError;
+pub use join::JoinContent;
+pub use receive::ReceiveError;
+pub use room::{CurrentState, Keys, Room};
+pub use send::NewEvent;
+pub use serve::ServeError;
+pub use waking::Waking;
+
+use crate::numbers::Numbers;
+
+/// What the operator decides about rooms.
+#[derive(Clone, Debug)]
+pub struct RoomsConfig {
+    /// This server's name.
+    pub server_name: OwnedServerName,
+    /// The version of rooms that clients create without naming one.
+    pub default_room_version: RoomVersion,
+}
+
+/// The rooms of this server. Clones share everything.
+#[derive(Clone)]
+pub struct Rooms(Arc<Inner>);
+
+struct Inner {
+    config: RoomsConfig,
+    env: Env,
+    db: Database,
+    federation: Federation,
+    hash_key: HashKey,
+    numbers: Numbers,
+    stream: Stream,
+    waking: Waking,
+    /// Rooms in use. One that nobody uses any more can be read again from the database.
+    in_use: Mutex<InUse>,
+    outgoing: outgoing::Outgoing,
+    joins: join::Joins,
+    workers: receive::Workers,
+    transactions: receive::Transactions,
+    resyncs: resync::Resyncs,
+}
+
+#[derive(Default)]
+struct InUse {
+    rooms: HashMap<ruma::OwnedRoomId, Weak<Room>>,
+    /// The rooms used last are held, so that a busy room is not read again and again.
+    recent: std::collections::VecDeque<Arc<Room>>,
+}
+
+/// How many rooms stay in memory when nobody uses them.
+const RECENT_ROOMS: usize = 256;
+
+impl Rooms {
+    /// Starts: goes on with the joins, resyncs, staged PDUs and deliveries that a stop or a crash
+    /// interrupted.
+    ///
+    /// # Errors
+    /// Any storage error.
+    pub async fn start(
+        config: RoomsConfig,
+        env: Env,
+        db: Database,
+        federation: Federation,
+    ) -> Result<Self, StorageError> {
+        let (numbers, position) = Numbers::load(&db).await?;
+        let mut fresh = [0; 16];
+        env.random.fill(&mut fresh);
+        let stored = db
+            .write("state hash key", Priority::Interactive, move |tx| {
+                Box::pin(async move { room_table::setting_or(tx, "state_hash_key", &fresh).await })
+            })
+            .await?;
+        let hash_key = <[u8; 16]>::try_from(&stored[..])
+            .map_err(|_| StorageError::Corrupt("the state hash key".into()))?;
+        let rooms = Self(Arc::new(Inner {
+            config,
+            env,
+            db,
+            federation,
+            hash_key: HashKey(hash_key),
+            numbers,
+            stream: Stream::new(position),
+            waking: Waking::default(),
+            in_use: Mutex::default(),
+            outgoing: outgoing::Outgoing::default(),
+            joins: join::Joins::default(),
+            workers: receive::Workers::default(),
+            transactions: receive::Transactions::default(),
+            resyncs: resync::Resyncs::default(),
+        }));
+        rooms.resume_joins().await?;
+        rooms.resume_resyncs().await?;
+        rooms.resume_staged().await?;
+        rooms.start_outgoing().await?;
+        Ok(rooms)
+    }
+
+    /// This server's name.
+    pub fn server_name(&self) -> &ServerName {
+        &self.0.config.server_name
+    }
+
+    /// The operator's decisions.
+    pub fn config(&self) -> &RoomsConfig {
+        &self.0.config
+    }
+
+    /// Clock, randomness, tasks, network.
+    pub fn env(&self) -> &Env {
+        &self.0.env
+    }
+
+    /// The database.
+    pub fn database(&self) -> &Database {
+        &self.0.db
+    }
+
+    /// Other servers.
+    pub fn federation(&self) -> &Federation {
+        &self.0.federation
+    }
+
+    /// The stream of events.
+    pub fn events_stream(&self) -> &Stream {
+        &self.0.stream
+    }
+
+    /// Who waits for news.
+    pub fn waking(&self) -> &Waking {
+        &self.0.waking
+    }
+
+    pub(crate) fn key(&self) -> &KeyPair {
+        self.0.federation.signing_keys().active()
+    }
+
+    pub(crate) fn hash_key(&self) -> HashKey {
+        self.0.hash_key
+    }
+
+    pub(crate) fn numbers(&self) -> &Numbers {
+        &self.0.numbers
+    }
+
+    pub(crate) fn outgoing(&self) -> &outgoing::Outgoing {
+        &self.0.outgoing
+    }
+
+    /// Whether a user is one of this server's.
+    pub fn is_local(&self, user: &ruma::UserId) -> bool {
+        user.server_name() == self.server_name()
+    }
+
+    /// A room, if this server knows it.
+    ///
+    /// # Errors
+    /// Any storage error.
+    pub async fn room(&self, room_id: &RoomId) -> Result<Option<Arc<Room>>, StorageError> {
+        if let Some(room) = self.room_in_use(room_id) {
+            return Ok(Some(room));
+        }
+        let Some(loaded) = Room::load(self, room_id).await? else {
+            return Ok(None);
+        };
+        Ok(Some(self.use_room(loaded)))
+    }
+
+    /// A room by its number.
+    ///
+    /// # Errors
+    /// Any storage error.
+    pub async fn room_by_nr(&self, nr: RoomNr) -> Result<Option<Arc<Room>>, StorageError> {
+        let row = self
+            .0
+            .db
+            .read("find a room", move |tx| {
+                Box::pin(room_table::by_number(tx, nr))
+            })
+            .await?;
+        match row {
+            None => Ok(None),
+            Some(row) => self.room(&row.key.room_id).await,
+        }
+    }
+
+    /// A room that this server knows.
+    pub(crate) async fn known_room(&self, room_id: &RoomId) -> Result<Arc<Room>, RoomError> {
+        self.room(room_id)
+            .await?
+            .ok_or_else(RoomError::unknown_room)
+    }
+
+    fn room_in_use(&self, room_id: &RoomId) -> Option<Arc<Room>> {
+        let in_use = self.0.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        in_use.rooms.get(room_id).and_then(Weak::upgrade)
+    }
+
+    /// Makes a room that was read, or made, the one in use. If somebody was faster, theirs is.
+    pub(crate) fn use_room(&self, room: Arc<Room>) -> Arc<Room> {
+        let mut in_use = self.0.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        let room_id = room.key.room_id.clone();
+        if let Some(existing) = in_use.rooms.get(&room_id).and_then(Weak::upgrade) {
+            return existing;
+        }
+        in_use.rooms.retain(|_, room| room.strong_count() > 0);
+        in_use.rooms.insert(room_id, Arc::downgrade(&room));
+        in_use.recent.push_back(room.clone());
+        if in_use.recent.len() > RECENT_ROOMS {
+            in_use.recent.pop_front();
+        }
+        room
+    }
+}

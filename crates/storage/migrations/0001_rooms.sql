@@ -64,6 +64,9 @@ CREATE TABLE auth_edges (
     PRIMARY KEY (auth_event, event)
 ) WITHOUT ROWID;
 
+-- The other way: auth chains.
+CREATE INDEX auth_edges_by_event ON auth_edges (event);
+
 CREATE TABLE forward_extremities (
     room BIGINT NOT NULL,
     event BIGINT NOT NULL,
@@ -210,3 +213,10 @@ CREATE INDEX client_transactions_by_age ON client_transactions (created_ts);
 CREATE INDEX received_transactions_by_age ON received_transactions (received_ts);
 CREATE INDEX events_positions ON events (position) WHERE position IS NOT NULL;
 CREATE INDEX room_states_by_position ON room_states (position);
+
+-- How far the outbox was delivered to servers that are behind. Others have everything up to the
+-- setting `outbox_delivered`.
+CREATE TABLE delivery_cursors (
+    server TEXT NOT NULL PRIMARY KEY,
+    position BIGINT NOT NULL
+);

@@ -18,8 +18,6 @@ CREATE TABLE destinations (
     -- Before this moment nothing but interactive requests go there.
     retry_at BIGINT NOT NULL,
     -- How long the present wait is; the next failure doubles it.
-    wait_ms BIGINT NOT NULL,
-    -- How far the outbox was delivered.
-    cursor BIGINT
+    wait_ms BIGINT NOT NULL
 );
 CREATE INDEX destinations_failing ON destinations (retry_at) WHERE failing_since IS NOT NULL;

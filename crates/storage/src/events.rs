@@ -22,6 +22,8 @@ statements! {
     /// Events by ID, those that are only referred to included.
     EVENTS_BY_ID = "SELECT event, event_id, verdict, position, snapshot, partial, redacted_by, json
         FROM events WHERE event_id IN blob_list($1)";
+    /// Which of some IDs are held.
+    HELD_EVENTS = "SELECT event_id, event FROM events WHERE event_id IN blob_list($1) AND room = $2 AND verdict > 0";
     /// The room and version that an event belongs to.
     ROOM_OF_EVENT = "SELECT e.event, r.room, r.room_id, r.version FROM events e JOIN rooms r ON r.room = e.room
         WHERE e.event_id = $1 AND e.verdict > 0";
@@ -46,6 +48,13 @@ statements! {
     PUT_AUTH_EDGE = "INSERT INTO auth_edges (auth_event, event) VALUES ($1, $2) ON CONFLICT DO NOTHING";
     /// The events that cite some events among their auth events.
     AUTH_CHILDREN = "SELECT auth_event, event FROM auth_edges WHERE auth_event IN int_list($1)";
+    /// Everything that some events reach through their auth events.
+    AUTH_CHAIN = "WITH RECURSIVE chain (event) AS (
+            SELECT auth_event FROM auth_edges WHERE event IN int_list($1)
+            UNION SELECT a.auth_event FROM auth_edges a JOIN chain c ON a.event = c.event)
+        SELECT event FROM chain ORDER BY event";
+    /// The IDs of some events.
+    EVENT_IDS = "SELECT event_id FROM events WHERE event IN int_list($1) AND verdict > 0 ORDER BY event";
     /// The timeline events that name an event as parent.
     CHILDREN = "SELECT e.event, e.verdict, e.depth FROM prev_edges p JOIN events e ON e.event = p.event
         WHERE p.prev = $1 AND e.position IS NOT NULL";
@@ -509,4 +518,34 @@ pub async fn last_numbers(tx: &mut Tx) -> Result<LastNumbers, StorageError> {
         position: row.int(1)?.max(0),
         backfilled: row.int(2)?.min(0),
     })
+}
+
+/// Those of some event IDs that are held in a room, with their numbers; nothing else of them is
+/// read.
+pub async fn held(
+    tx: &mut Tx,
+    room: RoomNr,
+    ids: &[OwnedEventId],
+) -> Result<Vec<(OwnedEventId, EventNr)>, StorageError> {
+    let ids: Vec<Vec<u8>> = ids.iter().map(|id| event_id::to_stored(id)).collect();
+    let ids = Param::BlobList(ids.iter().map(|id| &id[..]).collect());
+    let rows = tx.query(HELD_EVENTS, params![ids, room.0]).await?;
+    rows.iter()
+        .map(|row| Ok((event_id::from_stored(row.blob(0)?)?, EventNr(row.int(1)?))))
+        .collect()
+}
+
+/// Everything that some events reach through their auth events.
+pub async fn auth_chain(tx: &mut Tx, of: &[EventNr]) -> Result<Vec<EventNr>, StorageError> {
+    let of: Param<'_> = of.iter().map(|nr| nr.0).collect();
+    numbers(tx.query(AUTH_CHAIN, params![of]).await?)
+}
+
+/// The IDs of some events that are held.
+pub async fn ids(tx: &mut Tx, of: &[EventNr]) -> Result<Vec<OwnedEventId>, StorageError> {
+    let of: Param<'_> = of.iter().map(|nr| nr.0).collect();
+    let rows = tx.query(EVENT_IDS, params![of]).await?;
+    rows.iter()
+        .map(|row| event_id::from_stored(row.blob(0)?))
+        .collect()
 }

@@ -13,6 +13,13 @@ statements! {
         ORDER BY position LIMIT $2";
     /// Everybody has these.
     DELETE_OUTBOX = "DELETE FROM outbox WHERE position <= $1";
+    /// Servers that are behind.
+    CURSORS = "SELECT server, position FROM delivery_cursors ORDER BY server";
+    /// How far a server that is behind has come.
+    PUT_CURSOR = "INSERT INTO delivery_cursors (server, position) VALUES ($1, $2)
+        ON CONFLICT (server) DO UPDATE SET position = excluded.position";
+    /// A server has caught up.
+    DELETE_CURSOR = "DELETE FROM delivery_cursors WHERE server = $1";
 }
 
 /// An event to be sent.
@@ -72,5 +79,29 @@ pub async fn after(
 /// Forgets the events up to a position.
 pub async fn delete_upto(tx: &mut Tx, position: StreamPosition) -> Result<(), StorageError> {
     tx.execute(DELETE_OUTBOX, params![position.0]).await?;
+    Ok(())
+}
+
+/// The servers that are behind, and the position up to which each has everything.
+pub async fn cursors(tx: &mut Tx) -> Result<Vec<(String, StreamPosition)>, StorageError> {
+    let rows = tx.query(CURSORS, params![]).await?;
+    rows.iter()
+        .map(|row| Ok((row.text(0)?.to_owned(), StreamPosition(row.int(1)?))))
+        .collect()
+}
+
+/// Notes that a server is behind, and has everything up to a position.
+pub async fn put_cursor(
+    tx: &mut Tx,
+    server: &str,
+    position: StreamPosition,
+) -> Result<(), StorageError> {
+    tx.execute(PUT_CURSOR, params![server, position.0]).await?;
+    Ok(())
+}
+
+/// Notes that a server has caught up.
+pub async fn delete_cursor(tx: &mut Tx, server: &str) -> Result<(), StorageError> {
+    tx.execute(DELETE_CURSOR, params![server]).await?;
     Ok(())
 }

@@ -35,6 +35,8 @@ statements! {
     /// The current state as of a position.
     ROOM_STATE_AT = "SELECT snapshot, partial FROM room_states WHERE room = $1 AND position <= $2
         ORDER BY position DESC LIMIT 1";
+    /// The highest position of a current state.
+    LAST_STATE_POSITION = "SELECT COALESCE(MAX(position), 0) FROM room_states";
     /// What a local user is to a room from now on.
     PUT_LOCAL_MEMBERSHIP = "INSERT INTO local_memberships (user_id, room, membership, event, position, forgotten)
         VALUES ($1, $2, $3, $4, $5, FALSE)
@@ -323,4 +325,10 @@ pub async fn setting_or(tx: &mut Tx, name: &str, value: &[u8]) -> Result<Vec<u8>
 pub async fn set_setting(tx: &mut Tx, name: &str, value: &[u8]) -> Result<(), StorageError> {
     tx.execute(SET_SETTING, params![name, value]).await?;
     Ok(())
+}
+
+/// The highest position at which a room's current state changed.
+pub async fn last_state_position(tx: &mut Tx) -> Result<i64, StorageError> {
+    let row = tx.query_opt(LAST_STATE_POSITION, params![]).await?;
+    Ok(row.map(|row| row.int(0)).transpose()?.unwrap_or(0))
 }

@@ -1,0 +1,122 @@
+//! History from other servers, when somebody reads further back than this server holds (dossier
+//! 1.7.1).
+
+use std::sync::Arc;
+
+use myelin_storage::events::{self, BackwardExtremity};
+use ruma::{OwnedEventId, OwnedServerName, ServerName};
+
+use crate::{RoomError, Rooms, join::named, room::Room};
+
+/// How many events are asked for.
+const ASKED_FOR: u32 = 100;
+
+/// From how many ends of the known history one request goes back.
+const MOST_EXTREMITIES: usize = 5;
+
+/// After so many servers refused, no more are asked (R64).
+const MOST_REFUSALS: usize = 5;
+
+impl Rooms {
+    /// Fetches history before `depth`, if this server lacks some there. True if there is more now.
+    ///
+    /// # Errors
+    /// Any storage error. That no server could help is none: there is nothing more then.
+    pub async fn maybe_backfill(
+        &self,
+        room: &Arc<Room>,
+        depth: i64,
+        limit: usize,
+    ) -> Result<bool, RoomError> {
+        let _one_at_a_time = room.backfilling.lock().await;
+        // Who waited may find that the other one has fetched what was wanted (L21).
+        let near = self.extremities_near(room, depth, limit).await?;
+        if near.is_empty() {
+            return Ok(false);
+        }
+        let from: Vec<OwnedEventId> = near.into_iter().map(|end| end.event_id).collect();
+        let mut refusals = 0;
+        for server in self.servers_to_ask(room) {
+            let room_id = &room.key.room_id;
+            match self
+                .federation()
+                .backfill(&server, room_id, &from, ASKED_FOR)
+                .await
+            {
+                Ok(pdus) => {
+                    let key = &room.key;
+                    let asked = pdus.len();
+                    let valid = self.validate(key.version, &key.room_id, pdus).await;
+                    if valid.iter().any(is_of_another_room) {
+                        tracing::warn!(%server, room = %room_id, "a backfill had another room's events");
+                        continue;
+                    }
+                    self.take_pulled(room, &server, valid.into_iter().flatten().collect(), true)
+                        .await?;
+                    return Ok(asked > 0);
+                }
+                Err(error) => {
+                    tracing::debug!(%server, room = %room_id, %error, "no history from it");
+                    let refused = error.remote().is_some_and(|remote| remote.status < 500);
+                    refusals += usize::from(refused);
+                    if refusals >= MOST_REFUSALS {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    async fn extremities_near(
+        &self,
+        room: &Arc<Room>,
+        depth: i64,
+        limit: usize,
+    ) -> Result<Vec<BackwardExtremity>, RoomError> {
+        let nr = room.key.room;
+        let ends = self
+            .database()
+            .read("backward extremities", move |tx| {
+                Box::pin(async move {
+                    events::backward_extremities(tx, nr, depth + 100, MOST_EXTREMITIES).await
+                })
+            })
+            .await?;
+        let farthest = depth - 2 * limit as i64;
+        Ok(ends
+            .into_iter()
+            .filter(|end| end.depth >= farthest)
+            .collect())
+    }
+
+    /// The servers in the room, those with most users first; while it is partial, those at the join.
+    fn servers_to_ask(&self, room: &Arc<Room>) -> Vec<OwnedServerName> {
+        let mut servers: Vec<OwnedServerName> = named(&room.servers_at_join()).collect();
+        if let Some(current) = room.current() {
+            let mut by_users: Vec<_> = current.state.servers().collect();
+            by_users.sort_by_key(|(_, users)| std::cmp::Reverse(*users));
+            let parsed = by_users
+                .into_iter()
+                .filter_map(|(name, _)| ServerName::parse(&**name).ok());
+            servers.extend(parsed);
+        }
+        let mut asked: Vec<OwnedServerName> = Vec::new();
+        for server in servers {
+            if server != self.server_name() && !asked.contains(&server) {
+                asked.push(server);
+            }
+            if asked.len() >= 2 * MOST_REFUSALS {
+                break;
+            }
+        }
+        asked
+    }
+}
+
+/// One foreign event voids the whole answer (R63).
+fn is_of_another_room(
+    result: &Result<myelin_core::validate::ValidPdu, myelin_core::validate::DropReason>,
+) -> bool {
+    matches!(result, Err(myelin_core::validate::DropReason::OtherRoom(_)))
+}

@@ -1,0 +1,395 @@
+//! The one place that writes events: everything that a run of events changes, in one transaction.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use myelin_core::{
+    completeness::StateRef,
+    event::{Event, Verdict},
+    number::{EventNr, RoomNr, SnapshotNr, StreamPosition},
+    state::Membership,
+};
+use myelin_storage::{
+    Priority, StorageError, Tx,
+    client_transactions::{self, ClientTransaction},
+    events::{self, NewEvent},
+    joins::{self, PartialRoom},
+    outbox::{self, OutboxRow},
+    rooms, staged,
+    stream::{Allocation, Stream},
+};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, UserId};
+
+use crate::{
+    Rooms,
+    room::{Graph, Room},
+    states::NewSnapshot,
+};
+
+/// What a turn writes.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    events: Vec<NewEvent>,
+    references: Vec<(EventNr, OwnedEventId)>,
+    snapshots: Vec<NewSnapshot>,
+    backward: Vec<(EventNr, Option<i64>)>,
+    current: Vec<(StreamPosition, StateRef)>,
+    local_memberships: Vec<(Arc<Event>, StreamPosition)>,
+    redactions: Vec<(EventNr, EventNr)>,
+    pending_redactions: Vec<(OwnedEventId, EventNr)>,
+    outbox: Vec<OutboxRow>,
+    transactions: Vec<(OwnedUserId, ClientTransaction, OwnedEventId)>,
+    judged: Vec<i64>,
+    replaced: Vec<Replaced>,
+    join: Option<JoinOutcome>,
+    now_full: bool,
+    bulk: bool,
+    allocations: Vec<Allocation>,
+}
+
+/// A new state and verdict of an event whose state was partial.
+#[derive(Debug)]
+pub(crate) struct Replaced {
+    pub(crate) event: EventNr,
+    pub(crate) before: SnapshotNr,
+    pub(crate) verdict: Verdict,
+    pub(crate) reason: Option<String>,
+}
+
+/// A remote join that succeeded.
+#[derive(Debug)]
+pub(crate) struct JoinOutcome {
+    pub(crate) room_id: OwnedRoomId,
+    pub(crate) user_id: OwnedUserId,
+    pub(crate) partial: Option<PartialRoom>,
+}
+
+impl Batch {
+    pub(crate) fn put_event(
+        &mut self,
+        event: Arc<Event>,
+        reason: Option<String>,
+        auth_events: Vec<EventNr>,
+        prev_events: Vec<EventNr>,
+    ) {
+        let event = (*event).clone();
+        self.events.push(NewEvent {
+            event,
+            reason,
+            auth_events,
+            prev_events,
+        });
+    }
+
+    pub(crate) fn put_reference(&mut self, nr: EventNr, id: &EventId) {
+        self.references.push((nr, id.to_owned()));
+    }
+
+    pub(crate) fn put_snapshot(&mut self, snapshot: NewSnapshot) {
+        self.snapshots.push(snapshot);
+    }
+
+    pub(crate) fn put_backward_extremity(&mut self, nr: EventNr, depth: i64) {
+        self.backward.push((nr, Some(depth)));
+    }
+
+    pub(crate) fn delete_backward_extremity(&mut self, nr: EventNr) {
+        self.backward.push((nr, None));
+    }
+
+    pub(crate) fn put_current(&mut self, position: StreamPosition, current: StateRef) {
+        self.current.push((position, current));
+    }
+
+    pub(crate) fn put_local_membership(&mut self, event: Arc<Event>, position: StreamPosition) {
+        self.local_memberships.push((event, position));
+    }
+
+    pub(crate) fn put_redaction(&mut self, redacted: EventNr, by: EventNr) {
+        self.redactions.push((redacted, by));
+    }
+
+    pub(crate) fn put_pending_redaction(&mut self, redacts: OwnedEventId, by: EventNr) {
+        self.pending_redactions.push((redacts, by));
+    }
+
+    pub(crate) fn send(&mut self, row: OutboxRow) {
+        self.outbox.push(row);
+    }
+
+    pub(crate) fn put_transaction(
+        &mut self,
+        user: &UserId,
+        transaction: ClientTransaction,
+        event: &EventId,
+    ) {
+        self.transactions
+            .push((user.to_owned(), transaction, event.to_owned()));
+    }
+
+    /// A staged PDU was judged.
+    pub(crate) fn judged(&mut self, staged: i64) {
+        self.judged.push(staged);
+    }
+
+    pub(crate) fn replace_state(&mut self, replaced: Replaced) {
+        self.replaced.push(replaced);
+    }
+
+    /// The room's resync is done.
+    pub(crate) fn set_full(&mut self) {
+        self.now_full = true;
+    }
+
+    pub(crate) fn joined(&mut self, join: JoinOutcome) {
+        self.join = Some(join);
+    }
+
+    /// Nobody waits for this batch.
+    pub(crate) fn set_bulk(&mut self) {
+        self.bulk = true;
+    }
+
+    pub(crate) fn allocate(&mut self, stream: &Stream) -> StreamPosition {
+        let allocation = stream.allocate(1);
+        let position = allocation.positions().next().unwrap_or(StreamPosition(0));
+        self.allocations.push(allocation);
+        position
+    }
+
+    /// Whether an event of this batch was accepted and names `nr` as its parent.
+    pub(crate) fn accepted_child(&self, nr: EventNr) -> bool {
+        self.events.iter().any(|new| {
+            new.event.verdict == Verdict::Accepted
+                && new.event.in_timeline()
+                && new.prev_events.contains(&nr)
+        })
+    }
+
+    /// The events of this batch that cite `nr` among their auth events.
+    pub(crate) fn auth_children(&self, nr: EventNr) -> Vec<EventNr> {
+        self.events
+            .iter()
+            .filter(|new| new.auth_events.contains(&nr))
+            .map(|new| new.event.nr)
+            .collect()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.events.is_empty()
+            && self.judged.is_empty()
+            && self.replaced.is_empty()
+            && self.join.is_none()
+            && self.redactions.is_empty()
+            && !self.now_full
+    }
+
+    /// Writes the batch, if `before` is still the room's revision. On failure nothing is written, and
+    /// the snapshots that were to be stored are named.
+    pub(crate) async fn write(
+        mut self,
+        rooms: &Rooms,
+        room: &Arc<Room>,
+        before: &Graph,
+        after: &Graph,
+    ) -> Result<Written, (StorageError, Vec<SnapshotNr>)> {
+        let snapshots: Vec<SnapshotNr> = self.snapshots.iter().map(|new| new.nr).collect();
+        let allocations = std::mem::take(&mut self.allocations);
+        if self.is_empty() {
+            return Ok(Written {
+                batch: Arc::new(self),
+                allocations,
+            });
+        }
+        let keys = room.unsaved_keys();
+        let batch = Arc::new(self);
+        let priority = if batch.bulk {
+            Priority::Bulk
+        } else {
+            Priority::Interactive
+        };
+        let write = Write {
+            batch: batch.clone(),
+            room: room.clone(),
+            keys: keys.clone(),
+            before: before.clone(),
+            after: after.clone(),
+            now_ms: rooms.env().clock.now_ms(),
+        };
+        let done = rooms
+            .database()
+            .write("commit events", priority, move |tx| {
+                Box::pin(async move { write.run(tx).await })
+            })
+            .await;
+        match done {
+            Ok(()) => {
+                room.keys_saved(&keys);
+                Ok(Written { batch, allocations })
+            }
+            Err(error) => Err((error, snapshots)),
+        }
+    }
+}
+
+/// The transaction.
+struct Write {
+    batch: Arc<Batch>,
+    room: Arc<Room>,
+    keys: Vec<(myelin_core::number::KeyNr, myelin_core::key_table::StateKey)>,
+    before: Graph,
+    after: Graph,
+    now_ms: u64,
+}
+
+impl Write {
+    async fn run(&self, tx: &mut Tx) -> Result<(), StorageError> {
+        let room = self.room.key.room;
+        for (number, name) in &self.keys {
+            rooms::put_state_key(tx, room, *number, name).await?;
+        }
+        for (nr, id) in &self.batch.references {
+            events::put_reference(tx, room, *nr, id).await?;
+        }
+        for snapshot in &self.batch.snapshots {
+            snapshot.put(tx, &self.room).await?;
+        }
+        for event in &self.batch.events {
+            events::put(tx, room, event).await?;
+        }
+        self.write_graph(tx, room).await?;
+        self.write_redactions(tx).await?;
+        for replaced in &self.batch.replaced {
+            let reason = replaced.reason.as_deref();
+            events::replace_state(
+                tx,
+                replaced.event,
+                replaced.before,
+                replaced.verdict,
+                reason,
+            )
+            .await?;
+        }
+        for row in &self.batch.outbox {
+            outbox::put(tx, row).await?;
+        }
+        for (user, transaction, event) in &self.batch.transactions {
+            client_transactions::put(tx, user, transaction, event, self.now_ms).await?;
+        }
+        for judged in &self.batch.judged {
+            staged::delete(tx, *judged).await?;
+        }
+        self.write_completeness(tx, room).await
+    }
+
+    /// Extremities, the current state and who is in it.
+    async fn write_graph(&self, tx: &mut Tx, room: RoomNr) -> Result<(), StorageError> {
+        for (nr, depth) in &self.batch.backward {
+            match depth {
+                Some(depth) => events::put_backward_extremity(tx, room, *nr, *depth).await?,
+                None => events::delete_backward_extremity(tx, room, *nr).await?,
+            }
+        }
+        for gone in self.before.extremities.difference(&self.after.extremities) {
+            events::set_forward_extremity(tx, room, *gone, false).await?;
+        }
+        for new in self.after.extremities.difference(&self.before.extremities) {
+            events::set_forward_extremity(tx, room, *new, true).await?;
+        }
+        for (position, current) in &self.batch.current {
+            rooms::put_state_at(tx, room, *position, *current).await?;
+        }
+        for (event, position) in &self.batch.local_memberships {
+            rooms::put_local_membership(tx, room, event, *position).await?;
+        }
+        let current = self.after.current.as_ref().map(|current| current.reference);
+        let revision = self.before.revision;
+        if !rooms::update(tx, room, revision, current, self.after.min_depth).await? {
+            return Err(StorageError::Bug(format!(
+                "room {room} moved on from {revision}"
+            )));
+        }
+        Ok(())
+    }
+
+    async fn write_redactions(&self, tx: &mut Tx) -> Result<(), StorageError> {
+        for (redacts, by) in &self.batch.pending_redactions {
+            events::put_pending_redaction(tx, redacts, *by).await?;
+        }
+        for (redacted, by) in &self.batch.redactions {
+            events::set_redacted(tx, *redacted, *by).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the room is partial from now on.
+    async fn write_completeness(&self, tx: &mut Tx, room: RoomNr) -> Result<(), StorageError> {
+        if let Some(join) = &self.batch.join {
+            if let Some(partial) = &join.partial {
+                joins::put_partial(tx, partial).await?;
+            }
+            joins::delete_join(tx, &join.room_id, &join.user_id).await?;
+        }
+        if self.batch.now_full {
+            joins::delete_partial(tx, room).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A batch that is durable.
+pub(crate) struct Written {
+    batch: Arc<Batch>,
+    allocations: Vec<Allocation>,
+}
+
+impl Written {
+    /// Brings memory up to date and wakes whom it concerns.
+    pub(crate) async fn announce(self, rooms: &Rooms, room: &Arc<Room>) {
+        let Self { batch, allocations } = self;
+        // A bulk of events would push those in use out of memory.
+        for new in batch.events.iter().filter(|_| !batch.bulk) {
+            room.cache_event(&Arc::new(new.event.clone()));
+        }
+        let stale = batch.redactions.iter().map(|(redacted, _)| *redacted);
+        for nr in stale.chain(batch.replaced.iter().map(|replaced| replaced.event)) {
+            room.forget_event(nr);
+        }
+        if let Some(partial) = batch.join.as_ref().and_then(|join| join.partial.as_ref()) {
+            room.set_partial(partial);
+        }
+        if batch.now_full {
+            room.set_full();
+        }
+        let mut listeners: BTreeSet<OwnedUserId> = room.local_users().into_iter().collect();
+        for (event, _) in &batch.local_memberships {
+            let Some(Ok(user)) = event.pdu.state_key.as_deref().map(<&UserId>::try_from) else {
+                continue;
+            };
+            let listens = matches!(
+                event.pdu.membership,
+                Some(Membership::Join | Membership::Invite | Membership::Knock)
+            );
+            room.set_local_user(user, listens);
+            listeners.insert(user.to_owned());
+        }
+        let newest = allocations.iter().flat_map(Allocation::positions).max();
+        let to_send = !batch.outbox.is_empty();
+        drop(allocations);
+        let Some(position) = newest else { return };
+        // Someone else's earlier position may still be open; nobody can read past it.
+        let mut readable = rooms.events_stream().listen();
+        if readable
+            .wait_for(|readable| *readable >= position)
+            .await
+            .is_err()
+        {
+            return;
+        }
+        rooms
+            .waking()
+            .wake(listeners.iter().map(|user| &**user), position);
+        if to_send {
+            rooms.outgoing().wake();
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! Making a room (client-server API, "Creation").
+
+use std::sync::Arc;
+
+use myelin_core::{
+    build::EventDraft,
+    key_table::KeyTable,
+    receive::{Decision, Placement},
+    room_version::RoomVersion,
+    validate::ValidPdu,
+};
+use myelin_storage::{Priority, events::RoomKey, rooms as room_table};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
+use serde_json::{Map, Value, json, value::RawValue};
+
+use crate::{
+    RoomError, Rooms,
+    room::Room,
+    send::{NewEvent, not_built, timestamp},
+    turn::{Candidate, Turn},
+};
+
+/// Rules for a new room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// By invitation only.
+    Private,
+    /// By invitation only; everybody who is invited has the creator's power.
+    TrustedPrivate,
+    /// Anybody may join.
+    Public,
+}
+
+/// What `POST /createRoom` asks for.
+#[derive(Clone, Debug)]
+pub struct CreateRoom {
+    /// The version; `None`: the server's default.
+    pub version: Option<String>,
+    /// The rules.
+    pub preset: Preset,
+    /// The content of the create event beside what the server decides.
+    pub creation_content: Map<String, Value>,
+    /// The local part of an alias on this server.
+    pub alias_name: Option<String>,
+    /// A name.
+    pub name: Option<String>,
+    /// A topic.
+    pub topic: Option<String>,
+    /// Users to be invited.
+    pub invite: Vec<OwnedUserId>,
+    /// Whether the room is for direct messages with those invited.
+    pub is_direct: bool,
+    /// State events: type, state key, content.
+    pub initial_state: Vec<(String, String, Box<RawValue>)>,
+    /// Keys of the power levels to be other than usual.
+    pub power_level_override: Map<String, Value>,
+    /// The creator's display name and avatar.
+    pub profile: Map<String, Value>,
+}
+
+impl Rooms {
+    /// Makes a room and its first events, all of them or none.
+    ///
+    /// # Errors
+    /// [`RoomError::UnsupportedVersion`], [`RoomError::AliasInUse`], [`RoomError::InvalidParam`] for
+    /// malformed parts, [`RoomError::Forbidden`] if the wished events contradict the rules.
+    pub async fn create(
+        &self,
+        creator: &UserId,
+        wish: CreateRoom,
+    ) -> Result<OwnedRoomId, RoomError> {
+        let version = match &wish.version {
+            None => self.config().default_room_version,
+            Some(name) => {
+                RoomVersion::parse(name).map_err(|_| RoomError::UnsupportedVersion(name.clone()))?
+            }
+        };
+        let create = self.create_event(version, creator, &wish)?;
+        let key = RoomKey {
+            room: self.numbers().room(),
+            room_id: create.room_id.clone(),
+            version,
+        };
+        let alias = self.new_alias(&wish)?;
+        self.put_room(&key, alias.as_deref(), creator).await?;
+        let room = Room::new(self, key, KeyTable::default(), None);
+        let room = self.use_room(Arc::new(room));
+        let mut turn = Turn::take(self, &room).await;
+        turn.put_create_event(create).await?;
+        for event in first_events(version, creator, &wish, alias.as_deref()) {
+            turn.send(event).await?;
+        }
+        turn.commit().await?;
+        Ok(room.key.room_id.clone())
+    }
+
+    fn create_event(
+        &self,
+        version: RoomVersion,
+        creator: &UserId,
+        wish: &CreateRoom,
+    ) -> Result<ValidPdu, RoomError> {
+        let mut content = wish.creation_content.clone();
+        content.insert("room_version".into(), version.as_str().into());
+        if version.has_creator_in_content() {
+            content.insert("creator".into(), creator.as_str().into());
+        } else {
+            content.remove("creator");
+        }
+        if version.room_id_is_create_hash() && wish.preset == Preset::TrustedPrivate {
+            add_creators(&mut content, &wish.invite);
+        }
+        let room_id = (!version.room_id_is_create_hash()).then(|| self.fresh_room_id());
+        let draft = EventDraft {
+            room_id,
+            sender: creator.to_owned(),
+            event_type: "m.room.create".into(),
+            state_key: Some(String::new()),
+            content: raw(&Value::Object(content)),
+            prev_events: Vec::new(),
+            auth_events: Vec::new(),
+            depth: 1,
+            origin_server_ts: timestamp(self),
+            redacts: None,
+        };
+        draft.finish(version, self.key()).map_err(not_built)
+    }
+
+    fn fresh_room_id(&self) -> OwnedRoomId {
+        let name = self.env().random.alphanumeric(18);
+        let room_id = format!("!{name}:{}", self.server_name());
+        // A sigil, letters and digits, and a valid server name.
+        RoomId::parse(room_id).expect("a valid room ID")
+    }
+
+    fn new_alias(&self, wish: &CreateRoom) -> Result<Option<String>, RoomError> {
+        let Some(name) = &wish.alias_name else {
+            return Ok(None);
+        };
+        let alias = format!("#{name}:{}", self.server_name());
+        if name.is_empty() || name.contains([':', '#']) || name.contains(char::is_whitespace) {
+            return Err(RoomError::InvalidParam(
+                "that is not the local part of an alias".into(),
+            ));
+        }
+        if alias.len() > 255 {
+            return Err(RoomError::InvalidParam("the alias is too long".into()));
+        }
+        Ok(Some(alias))
+    }
+
+    async fn put_room(
+        &self,
+        key: &RoomKey,
+        alias: Option<&str>,
+        creator: &UserId,
+    ) -> Result<(), RoomError> {
+        let key = key.clone();
+        let alias = alias.map(str::to_owned);
+        let creator = creator.to_owned();
+        self.database()
+            .write("create a room", Priority::Interactive, move |tx| {
+                Box::pin(async move {
+                    room_table::put(tx, &key).await?;
+                    if let Some(alias) = alias
+                        && !room_table::put_alias(tx, &alias, &key.room_id, &creator).await?
+                    {
+                        return Err(RoomError::AliasInUse(format!("{alias} is taken")));
+                    }
+                    Ok(())
+                })
+            })
+            .await
+    }
+}
+
+impl Turn<'_> {
+    /// Takes the first event of a room made here.
+    async fn put_create_event(&mut self, create: ValidPdu) -> Result<OwnedEventId, RoomError> {
+        let candidate = Candidate {
+            pdu: create,
+            placement: Placement::Live,
+        };
+        match self.decide(candidate).await? {
+            Decision::Done(plan) if plan.verdict == myelin_core::event::Verdict::Accepted => {
+                Ok(self.accept(plan).await?.pdu.event_id.clone())
+            }
+            Decision::Done(plan) => Err(RoomError::InvalidParam(plan.reason.unwrap_or_default())),
+            other => Err(RoomError::Internal(format!(
+                "a create event needs {other:?}"
+            ))),
+        }
+    }
+}
+
+/// Room version 12: those with the creator's power are named in the create event (MSC4289).
+fn add_creators(content: &mut Map<String, Value>, invited: &[OwnedUserId]) {
+    let creators = content
+        .entry("additional_creators")
+        .or_insert_with(|| json!([]));
+    if let Value::Array(creators) = creators {
+        for user in invited {
+            let user = Value::from(user.as_str());
+            if !creators.contains(&user) {
+                creators.push(user);
+            }
+        }
+    }
+}
+
+/// The events after the create event, in the order that the specification gives them.
+fn first_events(
+    version: RoomVersion,
+    creator: &UserId,
+    wish: &CreateRoom,
+    alias: Option<&str>,
+) -> Vec<NewEvent> {
+    let event = |event_type: &str, state_key: &str, content: Box<RawValue>| NewEvent {
+        sender: creator.to_owned(),
+        event_type: event_type.into(),
+        state_key: Some(state_key.into()),
+        content,
+        redacts: None,
+        transaction: None,
+    };
+    let state = |event_type: &str, content: Value| event(event_type, "", raw(&content));
+    let mut join = wish.profile.clone();
+    join.insert("membership".into(), "join".into());
+    let levels = power_levels(version, creator, wish);
+    let mut events = vec![
+        event("m.room.member", creator.as_str(), raw(&Value::Object(join))),
+        state("m.room.power_levels", Value::Object(levels)),
+    ];
+    if let Some(alias) = alias {
+        events.push(state("m.room.canonical_alias", json!({ "alias": alias })));
+    }
+    let is_given = |event_type: &str| {
+        wish.initial_state
+            .iter()
+            .any(|(given, key, _)| given == event_type && key.is_empty())
+    };
+    let (join_rule, guests) = match wish.preset {
+        Preset::Private | Preset::TrustedPrivate => ("invite", "can_join"),
+        Preset::Public => ("public", "forbidden"),
+    };
+    for (event_type, content) in [
+        ("m.room.join_rules", json!({ "join_rule": join_rule })),
+        (
+            "m.room.history_visibility",
+            json!({ "history_visibility": "shared" }),
+        ),
+        ("m.room.guest_access", json!({ "guest_access": guests })),
+    ] {
+        if !is_given(event_type) {
+            events.push(state(event_type, content));
+        }
+    }
+    for (event_type, state_key, content) in &wish.initial_state {
+        events.push(event(event_type, state_key, content.clone()));
+    }
+    if let Some(name) = &wish.name {
+        events.push(state("m.room.name", json!({ "name": name })));
+    }
+    if let Some(topic) = &wish.topic {
+        events.push(state("m.room.topic", json!({ "topic": topic })));
+    }
+    for user in &wish.invite {
+        let mut content = json!({ "membership": "invite" });
+        if wish.is_direct {
+            content["is_direct"] = true.into();
+        }
+        events.push(event("m.room.member", user.as_str(), raw(&content)));
+    }
+    events
+}
+
+fn power_levels(version: RoomVersion, creator: &UserId, wish: &CreateRoom) -> Map<String, Value> {
+    let mut users = Map::new();
+    // In room version 12 creators stand above all levels and may not be listed.
+    if !version.room_id_is_create_hash() {
+        users.insert(creator.as_str().into(), 100.into());
+        if wish.preset == Preset::TrustedPrivate {
+            users.extend(
+                wish.invite
+                    .iter()
+                    .map(|user| (user.as_str().into(), 100.into())),
+            );
+        }
+    }
+    let tombstone = if version.room_id_is_create_hash() {
+        150
+    } else {
+        100
+    };
+    let levels = json!({
+        "users": users,
+        "users_default": 0,
+        "events": {
+            "m.room.name": 50,
+            "m.room.power_levels": 100,
+            "m.room.history_visibility": 100,
+            "m.room.canonical_alias": 50,
+            "m.room.avatar": 50,
+            "m.room.tombstone": tombstone,
+            "m.room.server_acl": 100,
+            "m.room.encryption": 100,
+        },
+        "events_default": 0,
+        "state_default": 50,
+        "ban": 50,
+        "kick": 50,
+        "redact": 50,
+        "invite": if wish.preset == Preset::Public { 50 } else { 0 },
+        "historical": 100,
+    });
+    let Value::Object(mut levels) = levels else {
+        return Map::new();
+    };
+    levels.extend(wish.power_level_override.clone());
+    levels
+}
+
+/// JSON as text.
+pub(crate) fn raw(value: &Value) -> Box<RawValue> {
+    // A `Value` is valid JSON by construction.
+    serde_json::value::to_raw_value(value).expect("a JSON value")
+}

@@ -1,0 +1,381 @@
+//! Getting from other servers what an event refers to: missing events, auth events, and the state at
+//! the edge of a gap. Nothing here holds a room's turn while it waits for the network.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use futures_util::{StreamExt as _, stream};
+use myelin_core::{
+    completeness::Completeness,
+    event::{Event, Verdict},
+    receive::{Decision, KnownState, Placement, RemoteNeed},
+    state::{Entry, State},
+    validate::ValidPdu,
+};
+use myelin_federation::{MissingEvents, PduList, StateIds};
+use myelin_storage::{Priority, events::Known, joins};
+use ruma::{EventId, OwnedEventId, ServerName};
+
+use crate::{
+    RoomError, Rooms,
+    outliers::{Outliers, remote},
+    room::Room,
+    turn::{Candidate, Turn},
+};
+
+/// How many missing events are asked for at once (dossier 1.2).
+const MISSING_EVENTS: u32 = 10;
+
+/// How many `/event` requests run at once (dossier 1.7.4).
+const PARALLEL_EVENTS: usize = 5;
+
+/// How many event IDs are looked up in one query.
+const LOOKED_UP_TOGETHER: usize = 1_000;
+
+impl Rooms {
+    /// Asks `server` for the events between what we hold and `event`, and takes them.
+    pub(crate) async fn fetch_missing(
+        &self,
+        room: &Arc<Room>,
+        server: &ServerName,
+        event: &ValidPdu,
+    ) -> Result<(), RoomError> {
+        let (extremities, min_depth) = {
+            let graph = room.turn.lock().await;
+            (graph.extremities.clone(), graph.min_depth)
+        };
+        let held = room.events(self, extremities).await?;
+        let mut earliest: Vec<OwnedEventId> = held
+            .values()
+            .map(|event| event.pdu.event_id.clone())
+            .collect();
+        let parents = room
+            .known_events(self, event.prev_events.iter().cloned())
+            .await?;
+        earliest.extend(parents.into_values().filter_map(|known| match known {
+            Known::Held(parent) if parent.in_timeline() => Some(parent.pdu.event_id.clone()),
+            _ => None,
+        }));
+        earliest.sort_unstable();
+        earliest.dedup();
+        let wanted = MissingEvents {
+            earliest_events: &earliest,
+            latest_events: std::slice::from_ref(&event.event_id),
+            limit: MISSING_EVENTS,
+            min_depth,
+        };
+        let key = &room.key;
+        let answer = self
+            .federation()
+            .get_missing_events(server, &key.room_id, &wanted)
+            .await
+            .map_err(remote)?;
+        let pdus = self.validate(key.version, &key.room_id, answer).await;
+        self.take_pulled(room, server, pdus.into_iter().flatten().collect(), false)
+            .await
+    }
+
+    /// Takes events that were asked for, parents first. One that can't be placed does not keep the
+    /// others from being taken.
+    pub(crate) async fn take_pulled(
+        &self,
+        room: &Arc<Room>,
+        server: &ServerName,
+        mut pdus: Vec<ValidPdu>,
+        backfilled: bool,
+    ) -> Result<(), RoomError> {
+        pdus.sort_by_key(|pdu| pdu.depth);
+        for pdu in pdus {
+            if self.is_backed_off(&pdu.event_id).await? {
+                continue;
+            }
+            let id = pdu.event_id.clone();
+            match self.pull(room, server, pdu, backfilled).await {
+                Ok(()) => {}
+                Err(RoomError::Storage(error)) => return Err(error.into()),
+                Err(error) => {
+                    tracing::warn!(room = %room.key.room_id, event = %id, %error, "pull failed");
+                    self.note_failed_pull(&id, &error).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// After n failures an event is not pulled for 2^min(n, 8) hours (R59).
+    async fn is_backed_off(&self, id: &EventId) -> Result<bool, RoomError> {
+        let wanted = id.to_owned();
+        let failure = self
+            .database()
+            .read("pull failures", move |tx| {
+                Box::pin(async move { joins::pull_failure(tx, &wanted).await })
+            })
+            .await?;
+        let Some((attempts, last_ms)) = failure else {
+            return Ok(false);
+        };
+        let wait_ms = (1_u64 << attempts.min(8)) * 3_600_000;
+        Ok(self.env().clock.now_ms() < last_ms + wait_ms)
+    }
+
+    async fn note_failed_pull(&self, id: &EventId, error: &RoomError) -> Result<(), RoomError> {
+        let id = id.to_owned();
+        let error = error.to_string();
+        let now_ms = self.env().clock.now_ms();
+        self.database()
+            .write("note a failed pull", Priority::Bulk, move |tx| {
+                Box::pin(async move { joins::put_pull_failure(tx, &id, now_ms, &error).await })
+            })
+            .await
+            .map_err(RoomError::Storage)
+    }
+
+    /// Takes one event that was asked for. Parents that can't be had are replaced by the state after
+    /// them, as `server` gives it (dossier 1.7.3).
+    async fn pull(
+        &self,
+        room: &Arc<Room>,
+        server: &ServerName,
+        pdu: ValidPdu,
+        backfilled: bool,
+    ) -> Result<(), RoomError> {
+        let mut after_missing = BTreeMap::new();
+        let mut asked_for_auth = false;
+        loop {
+            let mut turn = Turn::take(self, room).await;
+            let placement = Placement::Pulled {
+                backfilled,
+                after_missing: after_missing.clone(),
+            };
+            let need = match turn
+                .decide(Candidate {
+                    pdu: pdu.clone(),
+                    placement,
+                })
+                .await?
+            {
+                Decision::Done(plan) => {
+                    turn.accept(plan).await?;
+                    return Ok(turn.commit().await?);
+                }
+                Decision::Drop(_) => return Ok(()),
+                Decision::NeedRemote(need) => need,
+                other => return Err(RoomError::Internal(format!("a pull ended in {other:?}"))),
+            };
+            drop(turn);
+            match need {
+                RemoteNeed::AuthEvents(missing) if asked_for_auth => {
+                    return Err(RoomError::NoServer(format!("no auth events {missing:?}")));
+                }
+                RemoteNeed::AuthEvents(_) => {
+                    asked_for_auth = true;
+                    self.fetch_auth_events(room, server, &pdu.event_id).await?;
+                }
+                RemoteNeed::StatesAfter(parents) | RemoteNeed::Parents(parents) => {
+                    for parent in parents {
+                        let state = self.fetch_state_after(room, server, &parent).await?;
+                        after_missing.insert(parent, state);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks a server for the auth chain of an event, and stores it.
+    pub(crate) async fn fetch_auth_events(
+        &self,
+        room: &Arc<Room>,
+        server: &ServerName,
+        event_id: &EventId,
+    ) -> Result<(), RoomError> {
+        let room_id = &room.key.room_id;
+        let chain = self
+            .federation()
+            .event_auth(server, room_id, event_id)
+            .await
+            .map_err(remote)?;
+        let mut outliers = Outliers::new(self, room);
+        for json in chain {
+            outliers.push(PduList::AuthChain, json).await?;
+        }
+        outliers.finish().await?;
+        Ok(())
+    }
+
+    /// The state after an event that we can't place, as a server gives it. Complete, or an error
+    /// (R58).
+    pub(crate) async fn fetch_state_after(
+        &self,
+        room: &Arc<Room>,
+        server: &ServerName,
+        event_id: &EventId,
+    ) -> Result<KnownState, RoomError> {
+        let room_id = &room.key.room_id;
+        let ids = self
+            .federation()
+            .state_ids(server, room_id, event_id)
+            .await
+            .map_err(remote)?;
+        if ids.pdu_ids.is_empty() {
+            return Err(RoomError::NoServer(format!("{server} gave an empty state")));
+        }
+        let missing = self.not_held(room, event_id, &ids).await?;
+        // Above a tenth, one large answer is cheaper than many small ones (R56).
+        let state = if missing.len() * 10 >= ids.pdu_ids.len() + ids.auth_chain_ids.len() {
+            self.fetch_whole_state(room, server, event_id).await?
+        } else {
+            self.fetch_events(room, server, missing).await?;
+            self.state_of_ids(room, &ids).await?
+        };
+        self.with_event(room, server, event_id, state).await
+    }
+
+    /// Which events of a state, its auth chain and the event itself we don't hold.
+    async fn not_held(
+        &self,
+        room: &Arc<Room>,
+        event_id: &EventId,
+        ids: &StateIds,
+    ) -> Result<Vec<OwnedEventId>, RoomError> {
+        let mut wanted: HashSet<OwnedEventId> = ids
+            .pdu_ids
+            .iter()
+            .chain(&ids.auth_chain_ids)
+            .cloned()
+            .collect();
+        wanted.insert(event_id.to_owned());
+        let wanted: Vec<_> = wanted.into_iter().collect();
+        let mut missing = Vec::new();
+        for piece in wanted.chunks(LOOKED_UP_TOGETHER) {
+            let held = self.held_ids(room, piece.to_vec()).await?;
+            missing.extend(piece.iter().filter(|id| !held.contains_key(*id)).cloned());
+        }
+        Ok(missing)
+    }
+
+    /// The numbers of those events that are held. Only existence is looked at (L25).
+    async fn held_ids(
+        &self,
+        room: &Arc<Room>,
+        ids: Vec<OwnedEventId>,
+    ) -> Result<HashMap<OwnedEventId, myelin_core::number::EventNr>, RoomError> {
+        let room = room.key.room;
+        let held = self
+            .database()
+            .read("held events", move |tx| {
+                Box::pin(async move { myelin_storage::events::held(tx, room, &ids).await })
+            })
+            .await?;
+        Ok(held.into_iter().collect())
+    }
+
+    async fn fetch_whole_state(
+        &self,
+        room: &Arc<Room>,
+        server: &ServerName,
+        event_id: &EventId,
+    ) -> Result<State, RoomError> {
+        let room_id = &room.key.room_id;
+        let stream = self
+            .federation()
+            .state_stream(server, room_id, event_id)
+            .await
+            .map_err(remote)?;
+        let mut outliers = Outliers::new(self, room);
+        outliers.read(stream).await?;
+        Ok(outliers.finish().await?.into_state(room))
+    }
+
+    /// Asks for events one by one. What can't be had is found missing later.
+    async fn fetch_events(
+        &self,
+        room: &Arc<Room>,
+        server: &ServerName,
+        ids: Vec<OwnedEventId>,
+    ) -> Result<(), RoomError> {
+        let answers: Vec<_> = stream::iter(ids)
+            .map(|id| async move { self.federation().event(server, &id).await })
+            .buffer_unordered(PARALLEL_EVENTS)
+            .collect()
+            .await;
+        let mut outliers = Outliers::new(self, room);
+        for answer in answers {
+            match answer {
+                Ok(json) => outliers.push(PduList::AuthChain, json).await?,
+                Err(error) => tracing::debug!(%server, %error, "an event could not be fetched"),
+            }
+        }
+        outliers.finish().await?;
+        Ok(())
+    }
+
+    /// The state that is made of these events. All of them must be held.
+    async fn state_of_ids(&self, room: &Arc<Room>, ids: &StateIds) -> Result<State, RoomError> {
+        let mut entries = Vec::new();
+        for piece in ids.pdu_ids.chunks(LOOKED_UP_TOGETHER) {
+            let known = room.known_events(self, piece.iter().cloned()).await?;
+            for id in piece {
+                let Some(Known::Held(event)) = known.get(id) else {
+                    return Err(RoomError::NoServer(format!(
+                        "state event {id} can't be had"
+                    )));
+                };
+                let Some(state_key) = event.pdu.state_key.clone() else {
+                    continue;
+                };
+                if event.verdict == Verdict::Rejected {
+                    continue;
+                }
+                let name = myelin_core::key_table::StateKey::new(
+                    event.pdu.event_type.to_string(),
+                    state_key,
+                );
+                room.intern([name.clone()]);
+                if let Some(key) = room.keys().number(&name.event_type, &name.state_key) {
+                    entries.push((key, Entry::new(event.nr, event.pdu.membership)));
+                }
+            }
+        }
+        entries.sort_unstable();
+        entries.dedup_by_key(|(key, _)| *key);
+        Ok(State::from_entries(room.hash_key, &room.keys(), entries))
+    }
+
+    /// Adds the event itself, which must be had, to the state before it.
+    async fn with_event(
+        &self,
+        room: &Arc<Room>,
+        server: &ServerName,
+        event_id: &EventId,
+        mut state: State,
+    ) -> Result<KnownState, RoomError> {
+        let event: Arc<Event> = match room.event_by_id(self, event_id).await? {
+            Some(event) => event,
+            None => {
+                self.fetch_events(room, server, vec![event_id.to_owned()])
+                    .await?;
+                room.event_by_id(self, event_id)
+                    .await?
+                    .ok_or_else(|| RoomError::NoServer(format!("event {event_id} can't be had")))?
+            }
+        };
+        if let Some(state_key) = &event.pdu.state_key {
+            let name =
+                myelin_core::key_table::StateKey::new(event.pdu.event_type.to_string(), state_key);
+            room.intern([name]);
+        }
+        myelin_core::receive::apply(
+            &room.keys(),
+            &mut state,
+            event.nr,
+            &event.pdu,
+            event.verdict,
+        );
+        Ok(KnownState {
+            state,
+            completeness: Completeness::FULL,
+        })
+    }
+}

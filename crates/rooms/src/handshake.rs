@@ -1,0 +1,339 @@
+//! The exchange with a resident server that makes a join: its template completed, its answer checked
+//! and stored.
+
+use std::sync::Arc;
+
+use myelin_core::{
+    build,
+    completeness::Completeness,
+    event::Verdict,
+    key_table::KeyTable,
+    receive::{Decision, KnownState, Placement, RemoteNeed},
+    room_version::RoomVersion,
+    validate::ValidPdu,
+};
+use myelin_federation::{PduList, SendJoinRest, StreamedPdu, Template};
+use myelin_storage::{Priority, events::RoomKey, joins::PartialRoom, rooms as room_table};
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, OwnedUserId, RoomId, ServerName,
+    UserId,
+};
+use serde::Deserialize;
+use serde_json::{Map, Value, value::RawValue};
+
+use crate::{
+    RoomError, Rooms,
+    commit::JoinOutcome,
+    join::with_membership,
+    outliers::{ListedState, Outliers, remote},
+    room::Room,
+    send::{not_built, timestamp},
+    turn::{Candidate, Turn},
+};
+
+/// How many servers an answer may name: our events would go to all of them (dossier 2.15).
+const MOST_SERVERS: usize = 100_000;
+
+/// A join that is signed and ready to be sent.
+pub(crate) struct Handshake<'a> {
+    rooms: &'a Rooms,
+    pub(crate) room: Arc<Room>,
+    user: OwnedUserId,
+    join: ValidPdu,
+    /// The server that must authorise a restricted join.
+    authorising: Option<OwnedServerName>,
+}
+
+impl<'a> Handshake<'a> {
+    /// Checks a template (N9), completes and signs it.
+    pub(crate) async fn new(
+        rooms: &'a Rooms,
+        room_id: &RoomId,
+        user: &UserId,
+        template: Template,
+        content: Map<String, Value>,
+    ) -> Result<Handshake<'a>, RoomError> {
+        let version = RoomVersion::parse(&template.room_version)
+            .map_err(|_| RoomError::UnsupportedVersion(template.room_version.clone()))?;
+        let mut event: CanonicalJsonObject = serde_json::from_str(template.event.get())
+            .map_err(|error| RoomError::NoServer(format!("the template is malformed: {error}")))?;
+        let text = |field: &str| event.get(field).and_then(CanonicalJsonValue::as_str);
+        let fits = text("type") == Some("m.room.member")
+            && text("sender") == Some(user.as_str())
+            && text("state_key") == Some(user.as_str())
+            && text("room_id") == Some(room_id.as_str());
+        let authoriser = match event.get("content").and_then(CanonicalJsonValue::as_object) {
+            Some(content)
+                if content
+                    .get("membership")
+                    .and_then(CanonicalJsonValue::as_str)
+                    == Some("join") =>
+            {
+                content.get("join_authorised_via_users_server").cloned()
+            }
+            _ => {
+                return Err(RoomError::NoServer(
+                    "the template is not that of a join".into(),
+                ));
+            }
+        };
+        if !fits {
+            return Err(RoomError::NoServer(
+                "the template is for something else".into(),
+            ));
+        }
+        let authorising = authoriser
+            .as_ref()
+            .and_then(CanonicalJsonValue::as_str)
+            .and_then(|user| <&UserId>::try_from(user).ok())
+            .map(|user| user.server_name().to_owned());
+        event.insert("content".into(), join_content(&content, authoriser)?);
+        let now = timestamp(rooms);
+        event.insert(
+            "origin_server_ts".into(),
+            CanonicalJsonValue::Integer(now.get().into()),
+        );
+        let join =
+            build::sign_template(version, &event, rooms.federation().signing_keys().active())
+                .map_err(not_built)?;
+        let room = rooms.room_for_join(room_id, version).await?;
+        Ok(Handshake {
+            rooms,
+            room,
+            user: user.to_owned(),
+            join,
+            authorising,
+        })
+    }
+
+    /// Sends the join and takes the answer. When this returns the user is in the room.
+    pub(crate) async fn send(&self, template_from: &ServerName) -> Result<(), RoomError> {
+        let server = self.authorising.as_deref().unwrap_or(template_from);
+        let in_room = self.room.has_server(self.rooms.server_name());
+        // A partial event may not be stored in a room whose state is full (R99, R113).
+        let omit_members = !in_room || self.room.is_partial();
+        let pdu: &RawValue = serde_json::from_str(&self.join.json)
+            .map_err(|error| RoomError::Internal(error.to_string()))?;
+        let room_id = &self.room.key.room_id;
+        let mut stream = self
+            .rooms
+            .federation()
+            .send_join_stream(server, room_id, &self.join.event_id, pdu, omit_members)
+            .await
+            .map_err(remote)?;
+        let mut outliers = Outliers::new(self.rooms, &self.room);
+        let mut creates = 0;
+        while let Some(StreamedPdu { list, json }) = stream.next().await.map_err(remote)? {
+            creates += usize::from(list == PduList::State && is_create_event(&json));
+            if list == PduList::AuthChain && is_create_event(&json) {
+                self.check_create_in_chain(&json).await?;
+            }
+            outliers.push(list, json).await?;
+        }
+        let rest = stream.finish().await.map_err(remote)?;
+        let listed = outliers.finish().await?;
+        if creates != 1 {
+            return Err(RoomError::NoServer(format!(
+                "{server} sent {creates} create events"
+            )));
+        }
+        let partial = self.check_rest(server, omit_members, &rest)?;
+        let join = self.signed_join(&rest).await?;
+        self.take(join, listed, partial, in_room).await
+    }
+
+    /// The create event may stand in the auth chain too, but there is only one (R89).
+    async fn check_create_in_chain(&self, json: &RawValue) -> Result<(), RoomError> {
+        let key = &self.room.key;
+        let pdus = vec![json.to_owned()];
+        let valid = self.rooms.validate(key.version, &key.room_id, pdus).await;
+        for pdu in valid.iter().flatten() {
+            let declared = RoomVersion::of_create_event(pdu.pdu());
+            if declared.map(RoomVersion::as_str).ok() != Some(key.version.as_str()) {
+                return Err(RoomError::NoServer(
+                    "the create event is of another version".into(),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The record of a partial join, if the answer is one.
+    fn check_rest(
+        &self,
+        server: &ServerName,
+        omit_members: bool,
+        rest: &SendJoinRest,
+    ) -> Result<Option<Vec<OwnedServerName>>, RoomError> {
+        if !rest.members_omitted {
+            return Ok(None);
+        }
+        let servers = rest.servers_in_room.clone().unwrap_or_default();
+        if servers.is_empty() || !omit_members || servers.len() > MOST_SERVERS {
+            return Err(RoomError::NoServer(format!(
+                "{server} sent an invalid partial answer"
+            )));
+        }
+        Ok(Some(
+            servers.into_iter().chain([server.to_owned()]).collect(),
+        ))
+    }
+
+    /// The join as the resident has it: a restricted join bears its signature.
+    async fn signed_join(&self, rest: &SendJoinRest) -> Result<ValidPdu, RoomError> {
+        let Some(event) = &rest.event else {
+            return Ok(self.join.clone());
+        };
+        let key = &self.room.key;
+        let mut valid = self
+            .rooms
+            .validate(key.version, &key.room_id, vec![event.clone()])
+            .await;
+        match valid.pop() {
+            Some(Ok(pdu)) if pdu.event_id == self.join.event_id => Ok(pdu),
+            _ if self.authorising.is_none() => Ok(self.join.clone()),
+            _ => Err(RoomError::NoServer(
+                "the answer has another join than was sent".into(),
+            )),
+        }
+    }
+
+    /// Stores the join in its place, with the record of a partial join, in one transaction.
+    async fn take(
+        &self,
+        join: ValidPdu,
+        listed: ListedState,
+        partial: Option<Vec<OwnedServerName>>,
+        in_room: bool,
+    ) -> Result<(), RoomError> {
+        let completeness = if partial.is_some() {
+            Completeness::PARTIAL
+        } else {
+            Completeness::FULL
+        };
+        let state = listed.into_state(&self.room);
+        if state
+            .get_named(&self.room.keys(), "m.room.create", "")
+            .is_none()
+        {
+            return Err(RoomError::NoServer(
+                "the answer has no valid create event".into(),
+            ));
+        }
+        let mut turn = Turn::take(self.rooms, &self.room).await;
+        if !in_room {
+            // Nothing of an earlier stay is built upon (R92).
+            turn.graph.extremities.clear();
+        }
+        let before = KnownState {
+            state,
+            completeness,
+        };
+        let placement = Placement::RemoteJoin { before };
+        let plan = match turn
+            .decide(Candidate {
+                pdu: join.clone(),
+                placement,
+            })
+            .await?
+        {
+            Decision::Done(plan) => plan,
+            Decision::NeedRemote(RemoteNeed::AuthEvents(missing)) => {
+                return Err(RoomError::NoServer(format!("the answer lacks {missing:?}")));
+            }
+            // A repaired join that had been stored.
+            Decision::Drop(_) => return self.forget_record().await,
+            other => return Err(RoomError::Internal(format!("a join ended in {other:?}"))),
+        };
+        if plan.verdict != Verdict::Accepted {
+            return Err(RoomError::Forbidden(plan.reason.unwrap_or_default()));
+        }
+        let event = turn.accept(plan).await?;
+        let served_by = partial.as_ref().and_then(|servers| servers.last()).cloned();
+        let partial = served_by
+            .zip(partial)
+            .map(|(served_by, servers)| PartialRoom {
+                room: self.room.key.room,
+                join_event: event.nr,
+                served_by,
+                servers,
+                attempts: 0,
+                next_try_ms: 0,
+                last_error: None,
+            });
+        turn.batch.joined(JoinOutcome {
+            room_id: self.room.key.room_id.clone(),
+            user_id: self.user.clone(),
+            partial,
+        });
+        Ok(turn.commit().await?)
+    }
+
+    async fn forget_record(&self) -> Result<(), RoomError> {
+        let (room_id, user) = (self.room.key.room_id.clone(), self.user.clone());
+        self.rooms
+            .database()
+            .write("a join was done", Priority::Interactive, move |tx| {
+                Box::pin(
+                    async move { myelin_storage::joins::delete_join(tx, &room_id, &user).await },
+                )
+            })
+            .await
+            .map_err(RoomError::Storage)
+    }
+}
+
+impl Rooms {
+    /// The room that is to be joined, with its version as the resident says.
+    async fn room_for_join(
+        &self,
+        room_id: &RoomId,
+        version: RoomVersion,
+    ) -> Result<Arc<Room>, RoomError> {
+        if let Some(room) = self.room(room_id).await? {
+            if room.key.version.as_str() == version.as_str() {
+                return Ok(room);
+            }
+            return Err(RoomError::NoServer("the room has another version".into()));
+        }
+        let room = self.numbers().room();
+        let key = RoomKey {
+            room,
+            room_id: room_id.to_owned(),
+            version,
+        };
+        let written = key.clone();
+        self.database()
+            .write("a room to be joined", Priority::Interactive, move |tx| {
+                Box::pin(async move { room_table::put(tx, &written).await })
+            })
+            .await
+            .map_err(RoomError::Storage)?;
+        let room = Room::new(self, key, KeyTable::default(), None);
+        Ok(self.use_room(Arc::new(room)))
+    }
+}
+
+fn join_content(
+    content: &Map<String, Value>,
+    authoriser: Option<CanonicalJsonValue>,
+) -> Result<CanonicalJsonValue, RoomError> {
+    let content = Value::Object(with_membership(content));
+    let mut content = CanonicalJsonValue::try_from(content)
+        .map_err(|error| RoomError::BadJson(error.to_string()))?;
+    if let (CanonicalJsonValue::Object(content), Some(authoriser)) = (&mut content, authoriser) {
+        content.insert("join_authorised_via_users_server".into(), authoriser);
+    }
+    Ok(content)
+}
+
+fn is_create_event(json: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct TypeOnly<'a> {
+        #[serde(rename = "type", borrow)]
+        event_type: std::borrow::Cow<'a, str>,
+    }
+    json.get().contains("m.room.create")
+        && serde_json::from_str::<TypeOnly<'_>>(json.get())
+            .is_ok_and(|event| event.event_type == "m.room.create")
+}

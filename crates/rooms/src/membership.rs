@@ -1,0 +1,124 @@
+//! Changes of membership that need no other server: joins to rooms we are in, leaves, kicks, bans.
+
+use std::sync::Arc;
+
+use myelin_core::{completeness::Question, state::Membership};
+use ruma::{OwnedEventId, RoomId, UserId};
+use serde_json::{Map, Value};
+
+use crate::{RoomError, Rooms, create::raw, room::Room, send::NewEvent};
+
+impl Rooms {
+    /// Sets the membership of `target`: kick, ban, unban, invite, leave.
+    ///
+    /// # Errors
+    /// As [`Rooms::send`]; [`RoomError::Forbidden`] too for unbanning who isn't banned.
+    pub async fn set_membership(
+        &self,
+        sender: &UserId,
+        room_id: &RoomId,
+        target: &UserId,
+        membership: Membership,
+        reason: Option<String>,
+    ) -> Result<OwnedEventId, RoomError> {
+        let mut content = Map::new();
+        content.insert("membership".into(), membership.name().into());
+        if let Some(reason) = reason {
+            content.insert("reason".into(), reason.into());
+        }
+        let event = NewEvent {
+            sender: sender.to_owned(),
+            event_type: "m.room.member".into(),
+            state_key: Some(target.as_str().to_owned()),
+            content: raw(&Value::Object(content)),
+            redacts: None,
+            transaction: None,
+        };
+        self.send(room_id, event).await
+    }
+
+    /// Leaves a room, or declines an invitation to one that this server is in. Leaving twice is no
+    /// error.
+    ///
+    /// # Errors
+    /// As [`Rooms::send`].
+    pub async fn leave(
+        &self,
+        user: &UserId,
+        room_id: &RoomId,
+        reason: Option<String>,
+    ) -> Result<(), RoomError> {
+        let room = self.known_room(room_id).await?;
+        match self.membership_of(&room, user) {
+            Some(Membership::Leave) => return Ok(()),
+            None => {
+                return Err(RoomError::Forbidden(format!("{user} is not in the room")));
+            }
+            Some(_) => {}
+        }
+        self.set_membership(user, room_id, user, Membership::Leave, reason)
+            .await?;
+        Ok(())
+    }
+
+    /// What one of our users is to a room, by the current state.
+    pub(crate) fn membership_of(&self, room: &Arc<Room>, user: &UserId) -> Option<Membership> {
+        let current = room.current()?;
+        current.reference.answering(Question::LocalMember)?;
+        current
+            .state
+            .get_named(&room.keys(), "m.room.member", user.as_str())?
+            .membership()
+    }
+
+    /// Tells a user's rooms of its new display name and avatar. Runs in the background; a room
+    /// where it fails keeps the old ones.
+    pub fn update_profile_in_rooms(&self, user: &UserId, profile: Map<String, Value>) {
+        let rooms = self.clone();
+        let user = user.to_owned();
+        drop(
+            self.env()
+                .tasks
+                .spawn("update profile in rooms", async move {
+                    if let Err(error) = rooms.send_profile(&user, &profile).await {
+                        tracing::warn!(%user, %error, "a profile change did not reach all rooms");
+                    }
+                }),
+        );
+    }
+
+    async fn send_profile(
+        &self,
+        user: &UserId,
+        profile: &Map<String, Value>,
+    ) -> Result<(), RoomError> {
+        let reader = user.to_owned();
+        let memberships = self
+            .database()
+            .read("rooms of a user", move |tx| {
+                Box::pin(
+                    async move { myelin_storage::rooms::memberships_of_user(tx, &reader).await },
+                )
+            })
+            .await?;
+        for membership in memberships
+            .iter()
+            .filter(|membership| membership.membership == "join")
+        {
+            let mut content = profile.clone();
+            content.insert("membership".into(), "join".into());
+            let event = NewEvent {
+                sender: user.to_owned(),
+                event_type: "m.room.member".into(),
+                state_key: Some(user.as_str().to_owned()),
+                content: raw(&Value::Object(content)),
+                redacts: None,
+                transaction: None,
+            };
+            if let Err(error) = self.send(&membership.room_id, event).await {
+                tracing::warn!(room = %membership.room_id, %user, %error, "profile not updated");
+            }
+        }
+        Ok(())
+    }
+}

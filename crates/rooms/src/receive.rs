@@ -1,0 +1,554 @@
+//! An event from another server, from its arrival to its place in the room (server-server API,
+//! "Transactions" and "Checks performed on receipt of a PDU").
+//!
+//! ```text
+//! receive_transaction   checks 1 to 3 (format, signatures, hash); staged, answered
+//! work_through          in order of arrival: decide (checks 4 to 6), commit; what needs other servers is parked
+//! settle                what was parked: ask for it once, decide again, or refuse
+//! ```
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use myelin_core::{
+    receive::{Decision, Placement, Plan, RemoteNeed},
+    validate::ValidPdu,
+};
+use myelin_storage::{
+    StorageError,
+    staged::{self, Staged},
+};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName};
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+use tokio::sync::Notify;
+
+use crate::{
+    RoomError, Rooms,
+    room::Room,
+    staging::Arrival,
+    turn::{Candidate, Turn},
+};
+
+/// The most PDUs and EDUs of a transaction (R34).
+const MOST_PDUS: usize = 50;
+const MOST_EDUS: usize = 100;
+
+/// How many events are decided and committed together.
+const LONGEST_RUN: usize = 100;
+
+/// From this many events of a room on that wait to be judged, their senders wait too (R43).
+const BACKLOG: usize = 1_000;
+
+/// How long a sender is held up at most.
+const LONGEST_HOLD: Duration = Duration::from_secs(30);
+
+/// Why a transaction was not taken.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// It isn't a transaction.
+    #[error("{0}")]
+    BadJson(String),
+    /// More than 50 PDUs or 100 EDUs.
+    #[error("a transaction has at most 50 PDUs and 100 EDUs")]
+    TooMany,
+    /// Another transaction of this server is being taken (R35).
+    #[error("another transaction of this server is in progress")]
+    Busy,
+    /// The database failed: nothing was acknowledged.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// The transactions that are being taken, one for each origin.
+#[derive(Default)]
+pub(crate) struct Transactions(Mutex<HashMap<OwnedServerName, InProgress>>);
+
+struct InProgress {
+    txn_id: String,
+    done: Arc<Notify>,
+}
+
+/// Marks a transaction as being taken until it is dropped.
+struct Taking<'a> {
+    transactions: &'a Transactions,
+    origin: OwnedServerName,
+    done: Arc<Notify>,
+}
+
+impl Drop for Taking<'_> {
+    fn drop(&mut self) {
+        let mut taking = self
+            .transactions
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        taking.remove(&self.origin);
+        self.done.notify_waiters();
+    }
+}
+
+/// The rooms whose workers run.
+#[derive(Default)]
+pub(crate) struct Workers {
+    /// Tells senders that wait that a backlog got shorter.
+    shorter: Notify,
+}
+
+/// The pushed events of a room that wait.
+#[derive(Debug, Default)]
+pub(crate) struct Inbound(Mutex<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Staged events up to this one were decided or parked.
+    cursor: i64,
+    working: bool,
+    /// More was staged since the worker last looked.
+    more: bool,
+    parked: VecDeque<Staged>,
+    settling: bool,
+    backlog: usize,
+    /// A join is under way: what arrives waits for it (R42).
+    joining: bool,
+}
+
+impl Inbound {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_joining(&self, joining: bool) {
+        self.lock().joining = joining;
+    }
+
+    fn is_joining(&self) -> bool {
+        self.lock().joining
+    }
+}
+
+#[derive(Deserialize)]
+struct Body {
+    #[serde(default)]
+    pdus: Vec<Box<RawValue>>,
+    #[serde(default)]
+    edus: Vec<Box<RawValue>>,
+}
+
+impl Rooms {
+    /// Takes a transaction of another server. When this returns, what was not refused is durable;
+    /// the answer says what was refused.
+    ///
+    /// # Errors
+    /// Any [`ReceiveError`]; then nothing was taken.
+    pub async fn receive_transaction(
+        &self,
+        origin: &ServerName,
+        txn_id: &str,
+        body: &[u8],
+    ) -> Result<Box<RawValue>, ReceiveError> {
+        let body: Body = serde_json::from_slice(body)
+            .map_err(|error| ReceiveError::BadJson(error.to_string()))?;
+        if body.pdus.len() > MOST_PDUS || body.edus.len() > MOST_EDUS {
+            return Err(ReceiveError::TooMany);
+        }
+        let _taking = self.begin_taking(origin, txn_id).await?;
+        if let Some(response) = self.earlier_response(origin, txn_id).await? {
+            return Ok(response);
+        }
+        let mut results = serde_json::Map::new();
+        let mut arrivals = Vec::new();
+        for (room, pdus) in self.by_room(body.pdus).await? {
+            self.hold_back(&room).await;
+            arrivals.extend(self.check(&room, pdus, &mut results).await);
+        }
+        let response = json!({ "pdus": results }).to_string();
+        let raw = RawValue::from_string(response.clone())
+            .map_err(|error| ReceiveError::BadJson(error.to_string()))?;
+        self.stage(origin.to_owned(), txn_id.to_owned(), &arrivals, response)
+            .await?;
+        for arrival in &arrivals {
+            arrival.room.inbound.lock().backlog += 1;
+        }
+        for arrival in arrivals {
+            self.work(&arrival.room);
+        }
+        Ok(raw)
+    }
+
+    /// One transaction of an origin at a time; a repetition waits for the first to be answered.
+    async fn begin_taking(
+        &self,
+        origin: &ServerName,
+        txn_id: &str,
+    ) -> Result<Taking<'_>, ReceiveError> {
+        let transactions = &self.0.transactions;
+        loop {
+            let done = {
+                let mut taking = transactions
+                    .0
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                match taking.get(origin) {
+                    None => {
+                        let done = Arc::new(Notify::new());
+                        let in_progress = InProgress {
+                            txn_id: txn_id.to_owned(),
+                            done: done.clone(),
+                        };
+                        taking.insert(origin.to_owned(), in_progress);
+                        let origin = origin.to_owned();
+                        return Ok(Taking {
+                            transactions,
+                            origin,
+                            done,
+                        });
+                    }
+                    Some(other) if other.txn_id != txn_id => return Err(ReceiveError::Busy),
+                    Some(same) => same.done.clone().notified_owned(),
+                }
+            };
+            done.await;
+        }
+    }
+
+    async fn earlier_response(
+        &self,
+        origin: &ServerName,
+        txn_id: &str,
+    ) -> Result<Option<Box<RawValue>>, StorageError> {
+        let (origin, txn_id) = (origin.to_owned(), txn_id.to_owned());
+        let response = self
+            .database()
+            .read("received transaction", move |tx| {
+                Box::pin(async move { staged::transaction(tx, &origin, &txn_id).await })
+            })
+            .await?;
+        Ok(response
+            .and_then(|response| String::from_utf8(response).ok())
+            .and_then(|response| RawValue::from_string(response).ok()))
+    }
+
+    /// Sorts PDUs by the rooms that we are in, in order of arrival. Others are ignored: their senders
+    /// may think that we are still there (R40).
+    async fn by_room(
+        &self,
+        pdus: Vec<Box<RawValue>>,
+    ) -> Result<Vec<(Arc<Room>, Vec<Box<RawValue>>)>, StorageError> {
+        #[derive(Deserialize)]
+        struct RoomOnly {
+            room_id: OwnedRoomId,
+        }
+        let mut rooms: Vec<(OwnedRoomId, Vec<Box<RawValue>>)> = Vec::new();
+        for pdu in pdus {
+            let Ok(RoomOnly { room_id }) = serde_json::from_str(pdu.get()) else {
+                continue;
+            };
+            match rooms.iter_mut().find(|(known, _)| *known == room_id) {
+                Some((_, of_room)) => of_room.push(pdu),
+                None => rooms.push((room_id, vec![pdu])),
+            }
+        }
+        let mut known = Vec::new();
+        for (room_id, pdus) in rooms {
+            if let Some(room) = self.room_for_pushes(&room_id).await? {
+                known.push((room, pdus));
+            }
+        }
+        Ok(known)
+    }
+
+    async fn room_for_pushes(&self, room_id: &RoomId) -> Result<Option<Arc<Room>>, StorageError> {
+        let room = self.room(room_id).await?;
+        Ok(room.filter(|room| room.has_server(self.server_name()) || room.inbound.is_joining()))
+    }
+
+    /// Checks 1 to 3. What fails is refused in the answer, if its ID can be told.
+    async fn check(
+        &self,
+        room: &Arc<Room>,
+        pdus: Vec<Box<RawValue>>,
+        results: &mut serde_json::Map<String, serde_json::Value>,
+    ) -> Vec<Arrival> {
+        let ids: Vec<Option<OwnedEventId>> = pdus
+            .iter()
+            .map(|pdu| {
+                myelin_core::validate::Unverified::parse(room.key.version, pdu.get(), None)
+                    .ok()
+                    .map(|pdu| pdu.event_id().to_owned())
+            })
+            .collect();
+        let checked = self
+            .validate(room.key.version, &room.key.room_id, pdus)
+            .await;
+        let mut arrivals = Vec::new();
+        for (id, result) in ids.into_iter().zip(checked) {
+            match result {
+                Ok(pdu) => {
+                    results.insert(pdu.event_id.to_string(), json!({}));
+                    arrivals.push(Arrival {
+                        room: room.clone(),
+                        pdu,
+                    });
+                }
+                Err(reason) => {
+                    tracing::info!(room = %room.key.room_id, %reason, "a pushed event was dropped");
+                    if let Some(id) = id {
+                        results.insert(id.to_string(), json!({ "error": reason.to_string() }));
+                    }
+                }
+            }
+        }
+        arrivals
+    }
+
+    /// Holds a sender up while too many events of the room wait.
+    async fn hold_back(&self, room: &Arc<Room>) {
+        let held = async {
+            loop {
+                let shorter = self.0.workers.shorter.notified();
+                if room.inbound.lock().backlog < BACKLOG || room.inbound.is_joining() {
+                    return;
+                }
+                shorter.await;
+            }
+        };
+        // The bound protects us from a worker that can't go on; the events are durable anyway.
+        let _ = self.env().clock.timeout(LONGEST_HOLD, held).await;
+    }
+
+    /// Goes on with the events that were staged when the server stopped.
+    pub(crate) async fn resume_staged(&self) -> Result<(), StorageError> {
+        let waiting = self
+            .database()
+            .read("staged rooms", |tx| {
+                Box::pin(async move { staged::rooms(tx).await })
+            })
+            .await?;
+        for nr in waiting {
+            if let Some(room) = self.room_by_nr(nr).await? {
+                self.work(&room);
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the room's worker, unless it runs.
+    pub(crate) fn work(&self, room: &Arc<Room>) {
+        {
+            let mut waiting = room.inbound.lock();
+            waiting.more = true;
+            if waiting.working || waiting.joining {
+                return;
+            }
+            waiting.working = true;
+        }
+        let (rooms, room) = (self.clone(), room.clone());
+        drop(self.env().tasks.spawn("receive events", async move {
+            if let Err(error) = rooms.work_through(&room).await {
+                // The events are staged; the next one, or the next start, takes them up again.
+                tracing::error!(room = %room.key.room_id, %error, "receiving failed");
+                room.inbound.lock().working = false;
+            }
+        }));
+    }
+
+    async fn work_through(&self, room: &Arc<Room>) -> Result<(), StorageError> {
+        loop {
+            let cursor = {
+                let mut waiting = room.inbound.lock();
+                waiting.more = false;
+                waiting.cursor
+            };
+            let nr = room.key.room;
+            let run = self
+                .database()
+                .read("staged PDUs", move |tx| {
+                    Box::pin(async move { staged::list(tx, nr, cursor, LONGEST_RUN).await })
+                })
+                .await?;
+            let Some(last) = run.last().map(|pdu| pdu.staged) else {
+                let mut waiting = room.inbound.lock();
+                if waiting.more {
+                    continue;
+                }
+                waiting.working = false;
+                return Ok(());
+            };
+            self.judge_run(room, run).await?;
+            room.inbound.lock().cursor = last;
+        }
+    }
+
+    /// Decides a run of events and commits it. Those that need other servers are parked.
+    async fn judge_run(&self, room: &Arc<Room>, run: Vec<Staged>) -> Result<(), StorageError> {
+        let count = run.len();
+        let pdus: Vec<_> = run
+            .into_iter()
+            .map(|staged| (room.read(&staged), staged))
+            .collect();
+        let mut turn = Turn::take(self, room).await;
+        turn.look_up_all(pdus.iter().filter_map(|(pdu, _)| pdu.as_ref().ok()), true)
+            .await?;
+        let mut parked = Vec::new();
+        for (pdu, staged) in pdus {
+            let Ok(pdu) = pdu else {
+                turn.batch.judged(staged.staged);
+                continue;
+            };
+            match turn
+                .decide(Candidate {
+                    pdu,
+                    placement: Placement::Live,
+                })
+                .await?
+            {
+                Decision::NeedRemote(_) => parked.push(staged),
+                decision => turn.settle(&staged, decision).await?,
+            }
+        }
+        let judged = count - parked.len();
+        turn.commit().await?;
+        self.lessen_backlog(room, judged);
+        self.park(room, parked);
+        Ok(())
+    }
+
+    fn lessen_backlog(&self, room: &Room, by: usize) {
+        let mut waiting = room.inbound.lock();
+        waiting.backlog = waiting.backlog.saturating_sub(by);
+        drop(waiting);
+        self.0.workers.shorter.notify_waiters();
+    }
+
+    /// Puts events aside until other servers were asked for what they lack. Others go on.
+    fn park(&self, room: &Arc<Room>, parked: Vec<Staged>) {
+        if parked.is_empty() {
+            return;
+        }
+        let mut waiting = room.inbound.lock();
+        waiting.parked.extend(parked);
+        if waiting.settling {
+            return;
+        }
+        waiting.settling = true;
+        drop(waiting);
+        let (rooms, room) = (self.clone(), room.clone());
+        drop(self.env().tasks.spawn("settle parked events", async move {
+            loop {
+                let next = {
+                    let mut waiting = room.inbound.lock();
+                    let next = waiting.parked.pop_front();
+                    waiting.settling = next.is_some();
+                    next
+                };
+                let Some(staged) = next else { return };
+                if let Err(error) = rooms.settle(&room, &staged).await {
+                    // It stays staged and is taken up again at the next start.
+                    tracing::error!(event = %staged.event_id, %error, "a parked event is stuck");
+                }
+                rooms.lessen_backlog(&room, 1);
+            }
+        }));
+    }
+
+    /// Gets what a parked event lacks, each thing once, and decides it. What can't be had makes the
+    /// event be refused: a pushed event without its parents could choose the room's state (R50).
+    async fn settle(&self, room: &Arc<Room>, staged: &Staged) -> Result<(), RoomError> {
+        let mut asked_for_parents = false;
+        let mut asked_for_auth = false;
+        loop {
+            let mut turn = Turn::take(self, room).await;
+            let Ok(pdu) = room.read(staged) else {
+                turn.batch.judged(staged.staged);
+                return Ok(turn.commit().await?);
+            };
+            let candidate = Candidate {
+                pdu: pdu.clone(),
+                placement: Placement::Live,
+            };
+            let need = match turn.decide(candidate).await? {
+                Decision::NeedRemote(need) => need,
+                decision => {
+                    turn.settle(staged, decision).await?;
+                    return Ok(turn.commit().await?);
+                }
+            };
+            let asked = match &need {
+                RemoteNeed::AuthEvents(_) => &mut asked_for_auth,
+                _ => &mut asked_for_parents,
+            };
+            if std::mem::replace(asked, true) {
+                tracing::warn!(
+                    room = %room.key.room_id, event = %staged.event_id, origin = %staged.origin,
+                    ?need, "a pushed event is refused"
+                );
+                turn.batch.judged(staged.staged);
+                return Ok(turn.commit().await?);
+            }
+            drop(turn);
+            self.fetch_for(room, staged, &pdu, &need).await;
+        }
+    }
+
+    /// Asks the event's origin for what it lacks. A failure shows when the event is decided again.
+    async fn fetch_for(
+        &self,
+        room: &Arc<Room>,
+        staged: &Staged,
+        pdu: &ValidPdu,
+        need: &RemoteNeed,
+    ) {
+        let fetched = match need {
+            RemoteNeed::AuthEvents(_) => {
+                self.fetch_auth_events(room, &staged.origin, &pdu.event_id)
+                    .await
+            }
+            _ => {
+                let _one_at_a_time = room.fetching.lock().await;
+                self.fetch_missing(room, &staged.origin, pdu).await
+            }
+        };
+        if let Err(error) = fetched {
+            tracing::info!(event = %pdu.event_id, origin = %staged.origin, %error, "fetch failed");
+        }
+    }
+}
+
+impl Room {
+    /// A staged event as it was when it was checked.
+    fn read(&self, staged: &Staged) -> Result<ValidPdu, myelin_core::pdu::MalformedPdu> {
+        let id = staged.event_id.clone();
+        let json = staged.json.clone();
+        myelin_core::pdu::Pdu::from_stored(self.key.version, id, json)
+            .map(ValidPdu::from_own_storage)
+            .inspect_err(|error| tracing::error!(%error, "a staged event can't be read"))
+    }
+}
+
+impl Turn<'_> {
+    /// Takes what was decided about a staged event into the turn; the event is judged.
+    async fn settle(
+        &mut self,
+        staged: &Staged,
+        decision: Decision<Plan>,
+    ) -> Result<(), StorageError> {
+        match decision {
+            Decision::Done(plan) => {
+                let event = self.accept(plan).await?;
+                if event.verdict != myelin_core::event::Verdict::Accepted {
+                    tracing::info!(event = %staged.event_id, verdict = ?event.verdict, "judged");
+                }
+            }
+            Decision::Drop(reason) => {
+                tracing::debug!(event = %staged.event_id, %reason, "a pushed event was dropped");
+            }
+            other => tracing::error!(event = %staged.event_id, ?other, "undecided"),
+        }
+        self.batch.judged(staged.staged);
+        Ok(())
+    }
+}

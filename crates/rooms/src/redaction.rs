@@ -1,0 +1,105 @@
+//! Redactions: whether one takes effect, and on events that come later than it.
+
+use std::sync::Arc;
+
+use myelin_core::{
+    event::{Event, Verdict},
+    power_levels::PowerLevels,
+};
+use myelin_storage::{StorageError, events};
+use ruma::events::TimelineEventType;
+
+use crate::turn::Turn;
+
+impl Turn<'_> {
+    /// Lets a redaction that was accepted take effect, and those that waited for this event.
+    pub(crate) async fn note_redactions(&mut self, event: &Arc<Event>) -> Result<(), StorageError> {
+        self.apply_waiting(event).await?;
+        if event.verdict != Verdict::Accepted
+            || event.pdu.event_type != TimelineEventType::RoomRedaction
+        {
+            return Ok(());
+        }
+        let Some(redacts) = event.pdu.redacts.clone() else {
+            return Ok(());
+        };
+        match self.look_up(&redacts).await? {
+            Some(target) => self.redact(&target, event).await,
+            None => {
+                let nr = self.number_of(&redacts);
+                self.batch.put_reference(nr, &redacts);
+                self.batch.put_pending_redaction(redacts, event.nr);
+                Ok(())
+            }
+        }
+    }
+
+    /// Redactions that came before the event they redact.
+    async fn apply_waiting(&mut self, event: &Arc<Event>) -> Result<(), StorageError> {
+        if !self.was_referred_to(event.nr) {
+            return Ok(());
+        }
+        let id = event.pdu.event_id.clone();
+        let waiting = self
+            .rooms
+            .database()
+            .read("pending redactions", move |tx| {
+                Box::pin(async move { events::pending_redactions(tx, &id).await })
+            })
+            .await?;
+        let redactions = self.room.events(self.rooms, waiting).await?;
+        for redaction in redactions.into_values() {
+            self.redact(event, &redaction).await?;
+        }
+        Ok(())
+    }
+
+    /// Redacts an event if the redaction's author may (room versions 3 and later, "Handling
+    /// redactions").
+    async fn redact(
+        &mut self,
+        target: &Arc<Event>,
+        redaction: &Arc<Event>,
+    ) -> Result<(), StorageError> {
+        if target.redacted_by.is_some() || !self.may_redact(target, redaction).await? {
+            return Ok(());
+        }
+        self.batch.put_redaction(target.nr, redaction.nr);
+        let mut redacted = (**target).clone();
+        redacted.redacted_by = Some(redaction.nr);
+        self.desk.put_event(Arc::new(redacted));
+        Ok(())
+    }
+
+    async fn may_redact(
+        &mut self,
+        target: &Event,
+        redaction: &Event,
+    ) -> Result<bool, StorageError> {
+        let Some(before) = redaction.before() else {
+            return Ok(false);
+        };
+        let state = self.room.state(self.rooms, before.snapshot()).await?;
+        let (create, levels) = {
+            let keys = self.room.keys();
+            let event = |event_type: &str| {
+                state
+                    .get_named(&keys, event_type, "")
+                    .map(|entry| entry.event())
+            };
+            (event("m.room.create"), event("m.room.power_levels"))
+        };
+        let held = self
+            .room
+            .events(self.rooms, create.into_iter().chain(levels))
+            .await?;
+        let get = |nr| held.get(&nr).or_else(|| self.desk.event(nr));
+        let Some(create) = create.and_then(get) else {
+            return Ok(false);
+        };
+        let levels = levels.and_then(get);
+        self.desk.take_missing();
+        Ok(PowerLevels::read(self.room.key.version, create, levels)
+            .is_ok_and(|levels| levels.may_redact(&redaction.pdu.sender, &target.pdu.sender)))
+    }
+}

@@ -1,0 +1,481 @@
+//! A room in memory: its numbering, what is known of its graph, and the order of changes to it.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
+};
+
+use myelin_core::{
+    completeness::StateRef,
+    event::Event,
+    key_table::{KeyTable, StateKey},
+    number::{EventNr, KeyNr, SnapshotNr, StreamPosition},
+    receive::KnownState,
+    state::{HashKey, State},
+};
+use myelin_storage::{
+    StorageError,
+    events::{self, Known, RoomKey},
+    joins::{self, PartialRoom},
+    rooms as room_table,
+};
+use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, ServerName};
+use tokio::sync::watch;
+
+use crate::{Rooms, states::StateCache};
+
+/// How many events of a room are kept in memory.
+const CACHED_EVENTS: usize = 2_000;
+
+/// A room that this server knows. There is one for each while it is in use; whoever changes the room
+/// holds its turn.
+#[derive(Debug)]
+pub struct Room {
+    /// Its number, ID and version.
+    pub key: RoomKey,
+    pub(crate) hash_key: HashKey,
+    /// The room's queue: held while events are loaded, decided and committed, never across the
+    /// network.
+    pub(crate) turn: tokio::sync::Mutex<Graph>,
+    numbering: RwLock<Numbering>,
+    current: RwLock<Option<CurrentState>>,
+    users: RwLock<BTreeSet<OwnedUserId>>,
+    pub(crate) states: StateCache,
+    events: EventCache,
+    /// Whether the room has a partial record: its resync isn't done.
+    partial: watch::Sender<bool>,
+    /// While the room is partial: the servers that were in it at the join.
+    servers_at_join: RwLock<Vec<String>>,
+    /// Pushed events that wait to be judged.
+    pub(crate) inbound: crate::receive::Inbound,
+    /// Local sends that wait for the turn.
+    pub(crate) sends: Mutex<VecDeque<crate::send::Waiting>>,
+    /// Held during a request for missing events: one at a time (R49).
+    pub(crate) fetching: tokio::sync::Mutex<()>,
+    /// Held during a backfill: one at a time (R61).
+    pub(crate) backfilling: tokio::sync::Mutex<()>,
+}
+
+/// What is known of the room's graph. Lives behind the turn.
+#[derive(Clone, Debug)]
+pub(crate) struct Graph {
+    pub(crate) revision: i64,
+    pub(crate) extremities: BTreeSet<EventNr>,
+    pub(crate) current: Option<CurrentState>,
+    pub(crate) min_depth: i64,
+    /// The last state that was stored: the next is a small step from it.
+    pub(crate) last_snapshot: Option<SnapshotNr>,
+}
+
+/// The current state and where it is stored.
+#[derive(Clone, Debug)]
+pub struct CurrentState {
+    /// Where it is stored, and whether it is complete.
+    pub reference: StateRef,
+    /// The entries.
+    pub state: State,
+}
+
+impl CurrentState {
+    pub(crate) fn known(&self) -> KnownState {
+        KnownState {
+            state: self.state.clone(),
+            completeness: self.reference.completeness(),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Numbering {
+    table: KeyTable,
+    unsaved: BTreeSet<KeyNr>,
+}
+
+/// A room's numbering, held for reading. Not to be kept across an await.
+pub struct Keys<'a>(RwLockReadGuard<'a, Numbering>);
+
+impl std::ops::Deref for Keys<'_> {
+    type Target = KeyTable;
+
+    fn deref(&self) -> &KeyTable {
+        &self.0.table
+    }
+}
+
+impl Room {
+    /// Reads a room. `None` if this server does not know it.
+    pub(crate) async fn load(
+        rooms: &Rooms,
+        room_id: &RoomId,
+    ) -> Result<Option<Arc<Self>>, StorageError> {
+        let room_id = room_id.to_owned();
+        let read = rooms
+            .database()
+            .read("load a room", move |tx| {
+                Box::pin(async move {
+                    let Some(row) = room_table::by_id(tx, &room_id).await? else {
+                        return Ok(None);
+                    };
+                    let room = row.key.room;
+                    let keys = room_table::state_keys(tx, room).await?;
+                    let extremities = events::forward_extremities(tx, room).await?;
+                    let partial = joins::partial_room(tx, room).await?;
+                    let members = room_table::memberships_of_room(tx, room).await?;
+                    Ok(Some((row, keys, extremities, partial, members)))
+                })
+            })
+            .await?;
+        let Some((row, keys, extremities, partial, members)) = read else {
+            return Ok(None);
+        };
+        let mut table = KeyTable::default();
+        for (number, name) in keys {
+            if table.intern(name).0 != number {
+                return Err(StorageError::Corrupt(format!(
+                    "state keys of {}",
+                    row.key.room_id
+                )));
+            }
+        }
+        let room = Arc::new(Self::new(rooms, row.key, table, partial.as_ref()));
+        *room.users.write().unwrap_or_else(PoisonError::into_inner) = members
+            .into_iter()
+            .filter(|member| matches!(&member.membership[..], "join" | "invite" | "knock"))
+            .map(|member| member.user_id)
+            .collect();
+        let current = match row.current {
+            None => None,
+            Some(reference) => {
+                let state = room.state(rooms, reference.snapshot()).await?;
+                Some(CurrentState { reference, state })
+            }
+        };
+        *room.turn.lock().await = Graph {
+            revision: row.revision,
+            extremities: extremities.into_iter().collect(),
+            last_snapshot: current.as_ref().map(|current| current.reference.snapshot()),
+            current: current.clone(),
+            min_depth: row.min_depth,
+        };
+        room.publish(current);
+        Ok(Some(room))
+    }
+
+    /// A room without anything in it.
+    pub(crate) fn new(
+        rooms: &Rooms,
+        key: RoomKey,
+        table: KeyTable,
+        partial: Option<&PartialRoom>,
+    ) -> Self {
+        let room = Self {
+            key,
+            hash_key: rooms.hash_key(),
+            turn: tokio::sync::Mutex::new(Graph {
+                revision: 0,
+                extremities: BTreeSet::new(),
+                current: None,
+                min_depth: 0,
+                last_snapshot: None,
+            }),
+            numbering: RwLock::new(Numbering {
+                table,
+                unsaved: BTreeSet::new(),
+            }),
+            current: RwLock::default(),
+            users: RwLock::default(),
+            states: StateCache::default(),
+            events: EventCache::default(),
+            partial: watch::channel(false).0,
+            servers_at_join: RwLock::default(),
+            inbound: crate::receive::Inbound::default(),
+            sends: Mutex::default(),
+            fetching: tokio::sync::Mutex::default(),
+            backfilling: tokio::sync::Mutex::default(),
+        };
+        if let Some(partial) = partial {
+            room.set_partial(partial);
+        }
+        room
+    }
+
+    /// The numbering.
+    pub fn keys(&self) -> Keys<'_> {
+        Keys(
+            self.numbering
+                .read()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
+    /// Gives numbers to pairs that have none. They are stored with the next commit.
+    pub(crate) fn intern(&self, keys: impl IntoIterator<Item = StateKey>) {
+        let mut numbering = self
+            .numbering
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        for key in keys {
+            let (number, new) = numbering.table.intern(key);
+            if new {
+                numbering.unsaved.insert(number);
+            }
+        }
+    }
+
+    /// Numbers that are not stored yet.
+    pub(crate) fn unsaved_keys(&self) -> Vec<(KeyNr, StateKey)> {
+        let numbering = self
+            .numbering
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let table = &numbering.table;
+        numbering
+            .unsaved
+            .iter()
+            .filter_map(|number| Some((*number, (**table.name(*number)?).clone())))
+            .collect()
+    }
+
+    /// Notes that numbers were stored.
+    pub(crate) fn keys_saved(&self, saved: &[(KeyNr, StateKey)]) {
+        let mut numbering = self
+            .numbering
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        for (number, _) in saved {
+            numbering.unsaved.remove(number);
+        }
+    }
+
+    /// The current state; `None` as long as the room has no timeline here.
+    pub fn current(&self) -> Option<CurrentState> {
+        self.current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(crate) fn publish(&self, current: Option<CurrentState>) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
+    }
+
+    /// The state of a room without events.
+    pub(crate) fn empty_state(&self) -> State {
+        State::empty(self.hash_key)
+    }
+
+    /// Whether a server has a joined user, by the current state.
+    pub fn has_server(&self, server: &ServerName) -> bool {
+        self.current()
+            .is_some_and(|current| current.state.has_server(server.as_str()))
+    }
+
+    /// The local users that are told of what happens here: joined, invited or knocking.
+    pub fn local_users(&self) -> Vec<OwnedUserId> {
+        let users = self.users.read().unwrap_or_else(PoisonError::into_inner);
+        users.iter().cloned().collect()
+    }
+
+    pub(crate) fn set_local_user(&self, user: &ruma::UserId, listens: bool) {
+        let mut users = self.users.write().unwrap_or_else(PoisonError::into_inner);
+        if listens {
+            users.insert(user.to_owned());
+        } else {
+            users.remove(user);
+        }
+    }
+
+    /// Whether the resync of a partial join isn't done.
+    pub fn is_partial(&self) -> bool {
+        *self.partial.borrow()
+    }
+
+    pub(crate) fn set_partial(&self, partial: &PartialRoom) {
+        let servers = partial.servers.iter().chain([&partial.served_by]);
+        *self
+            .servers_at_join
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = servers.map(ToString::to_string).collect();
+        self.partial.send_replace(true);
+    }
+
+    pub(crate) fn set_full(&self) {
+        self.servers_at_join
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+        self.partial.send_replace(false);
+    }
+
+    /// While the room is partial: the servers that were in it at the join, for an approximate list.
+    pub(crate) fn servers_at_join(&self) -> Vec<String> {
+        self.servers_at_join
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(crate) fn watch_partial(&self) -> watch::Receiver<bool> {
+        self.partial.subscribe()
+    }
+
+    /// Events by number. Those that are not held are left out.
+    ///
+    /// # Errors
+    /// Any storage error.
+    pub async fn events(
+        self: &Arc<Self>,
+        rooms: &Rooms,
+        numbers: impl IntoIterator<Item = EventNr>,
+    ) -> Result<HashMap<EventNr, Arc<Event>>, StorageError> {
+        let mut found = HashMap::new();
+        let mut missing = Vec::new();
+        {
+            let cache = self.events.lock();
+            for nr in numbers {
+                match cache.by_number.get(&nr) {
+                    Some(event) => drop(found.insert(nr, event.clone())),
+                    None => missing.push(nr),
+                }
+            }
+        }
+        if missing.is_empty() {
+            return Ok(found);
+        }
+        let key = self.key.clone();
+        let loaded = rooms
+            .database()
+            .read("load events", move |tx| {
+                Box::pin(async move { events::by_number(tx, &key, &missing).await })
+            })
+            .await?;
+        for event in loaded {
+            self.cache_event(&event);
+            found.insert(event.nr, event);
+        }
+        Ok(found)
+    }
+
+    /// What is known of some event IDs. Unknown ones are left out.
+    pub(crate) async fn known_events(
+        self: &Arc<Self>,
+        rooms: &Rooms,
+        ids: impl IntoIterator<Item = OwnedEventId>,
+    ) -> Result<HashMap<OwnedEventId, Known>, StorageError> {
+        let mut found = HashMap::new();
+        let mut missing = Vec::new();
+        {
+            let cache = self.events.lock();
+            for id in ids {
+                let cached = cache.by_id.get(&id).and_then(|nr| cache.by_number.get(nr));
+                match cached {
+                    Some(event) => drop(found.insert(id, Known::Held(event.clone()))),
+                    None => missing.push(id),
+                }
+            }
+        }
+        if missing.is_empty() {
+            return Ok(found);
+        }
+        let key = self.key.clone();
+        let loaded = rooms
+            .database()
+            .read("find events", move |tx| {
+                Box::pin(async move { events::by_id(tx, &key, &missing).await })
+            })
+            .await?;
+        for (id, known) in loaded {
+            if let Known::Held(event) = &known {
+                if event.pdu.room_id != self.key.room_id {
+                    continue;
+                }
+                self.cache_event(event);
+            }
+            found.insert(id, known);
+        }
+        Ok(found)
+    }
+
+    /// An event by its ID, if it is held and of this room.
+    ///
+    /// # Errors
+    /// Any storage error.
+    pub async fn event_by_id(
+        self: &Arc<Self>,
+        rooms: &Rooms,
+        id: &EventId,
+    ) -> Result<Option<Arc<Event>>, StorageError> {
+        let known = self.known_events(rooms, [id.to_owned()]).await?;
+        Ok(known.into_values().find_map(|known| match known {
+            Known::Held(event) => Some(event),
+            Known::Referenced(_) => None,
+        }))
+    }
+
+    pub(crate) fn cache_event(&self, event: &Arc<Event>) {
+        let mut cache = self.events.lock();
+        cache.by_id.insert(event.pdu.event_id.clone(), event.nr);
+        if cache.by_number.insert(event.nr, event.clone()).is_none() {
+            cache.oldest_first.push_back(event.nr);
+        }
+        while cache.oldest_first.len() > CACHED_EVENTS {
+            let Some(oldest) = cache.oldest_first.pop_front() else {
+                break;
+            };
+            if let Some(event) = cache.by_number.remove(&oldest) {
+                cache.by_id.remove(&event.pdu.event_id);
+            }
+        }
+    }
+
+    /// Forgets an event in memory because its row has changed.
+    pub(crate) fn forget_event(&self, nr: EventNr) {
+        let mut cache = self.events.lock();
+        if let Some(event) = cache.by_number.remove(&nr) {
+            cache.by_id.remove(&event.pdu.event_id);
+            cache.oldest_first.retain(|cached| *cached != nr);
+        }
+    }
+
+    /// The current state as of a position, for readers of the past.
+    ///
+    /// # Errors
+    /// Any storage error.
+    pub async fn state_at(
+        self: &Arc<Self>,
+        rooms: &Rooms,
+        position: StreamPosition,
+    ) -> Result<Option<CurrentState>, StorageError> {
+        let room = self.key.room;
+        let reference = rooms
+            .database()
+            .read("state at a position", move |tx| {
+                Box::pin(async move { room_table::state_at(tx, room, position).await })
+            })
+            .await?;
+        Ok(match reference {
+            None => None,
+            Some(reference) => {
+                let state = self.state(rooms, reference.snapshot()).await?;
+                Some(CurrentState { reference, state })
+            }
+        })
+    }
+}
+
+/// The events of a room that are in memory.
+#[derive(Debug, Default)]
+struct EventCache(Mutex<CachedEvents>);
+
+#[derive(Debug, Default)]
+struct CachedEvents {
+    by_number: HashMap<EventNr, Arc<Event>>,
+    by_id: HashMap<OwnedEventId, EventNr>,
+    oldest_first: VecDeque<EventNr>,
+}
+
+impl EventCache {
+    fn lock(&self) -> MutexGuard<'_, CachedEvents> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,360 @@
+//! Events of this server's own users.
+
+use std::sync::{Arc, PoisonError};
+
+use myelin_core::{
+    auth,
+    build::{BuildError, EventDraft},
+    event::{Event, Verdict},
+    key_table::MEMBER,
+    receive::{Decision, Placement},
+    state::Membership,
+};
+use myelin_storage::{
+    client_transactions::{self, ClientTransaction},
+    outbox::OutboxRow,
+};
+use ruma::{
+    MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId, RoomId, UInt, UserId,
+    events::TimelineEventType,
+};
+use serde_json::value::RawValue;
+use tokio::sync::oneshot;
+
+use crate::{
+    RoomError, Rooms,
+    room::Room,
+    turn::{Candidate, Turn},
+};
+
+/// How many local events share one transaction.
+const LONGEST_RUN: usize = 100;
+
+/// How many parents a new event names.
+const MOST_PARENTS: usize = 10;
+
+/// What a user wants to send.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// The author.
+    pub sender: OwnedUserId,
+    /// The type.
+    pub event_type: String,
+    /// The state key of a state event.
+    pub state_key: Option<String>,
+    /// The content, a JSON object.
+    pub content: Box<RawValue>,
+    /// For redactions: the event to redact.
+    pub redacts: Option<OwnedEventId>,
+    /// The request, if the client may repeat it.
+    pub transaction: Option<ClientTransaction>,
+}
+
+/// A local event that waits for the room's turn.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    event: NewEvent,
+    answer: oneshot::Sender<Result<OwnedEventId, RoomError>>,
+}
+
+impl Rooms {
+    /// Sends an event into a room. When this returns the event is durable, and on its way to other
+    /// servers. A state event that would change nothing is not sent again.
+    ///
+    /// # Errors
+    /// [`RoomError::NotFound`] for an unknown room, [`RoomError::Forbidden`] if the room's rules don't
+    /// permit it, [`RoomError::BadJson`] and [`RoomError::TooLarge`] for what no event may be.
+    pub async fn send(&self, room_id: &RoomId, event: NewEvent) -> Result<OwnedEventId, RoomError> {
+        let room = self.known_room(room_id).await?;
+        if let Some(transaction) = event.transaction.clone() {
+            let user = event.sender.clone();
+            let sent = self
+                .database()
+                .read("client transaction", move |tx| {
+                    Box::pin(
+                        async move { client_transactions::event(tx, &user, &transaction).await },
+                    )
+                })
+                .await?;
+            if let Some(event_id) = sent {
+                return Ok(event_id);
+            }
+        }
+        if let Some(same) = self.unchanged_state(&room, &event).await? {
+            return Ok(same);
+        }
+        self.send_in_turn(&room, event).await
+    }
+
+    /// The current state event, if the new one says the same.
+    async fn unchanged_state(
+        &self,
+        room: &Arc<Room>,
+        event: &NewEvent,
+    ) -> Result<Option<OwnedEventId>, RoomError> {
+        let Some(state_key) = &event.state_key else {
+            return Ok(None);
+        };
+        let Some(current) = room.current() else {
+            return Ok(None);
+        };
+        let entry = current
+            .state
+            .get_named(&room.keys(), &event.event_type, state_key);
+        let Some(entry) = entry else { return Ok(None) };
+        let held = room.events(self, [entry.event()]).await?;
+        Ok(held
+            .get(&entry.event())
+            .filter(|held| held.pdu.sender == event.sender)
+            .filter(|held| same_json(&held.pdu.content, &event.content))
+            .map(|held| held.pdu.event_id.clone()))
+    }
+
+    /// Queues an event for the room's turn. Whoever gets the turn takes all that wait along.
+    pub(crate) async fn send_in_turn(
+        &self,
+        room: &Arc<Room>,
+        event: NewEvent,
+    ) -> Result<OwnedEventId, RoomError> {
+        let (answer, mut answered) = oneshot::channel();
+        {
+            let mut sends = room.sends.lock().unwrap_or_else(PoisonError::into_inner);
+            sends.push_back(Waiting { event, answer });
+        }
+        loop {
+            let turn = Turn::take(self, room).await;
+            if let Ok(result) = answered.try_recv() {
+                return result;
+            }
+            let run: Vec<Waiting> = {
+                let mut sends = room.sends.lock().unwrap_or_else(PoisonError::into_inner);
+                let length = sends.len().min(LONGEST_RUN);
+                sends.drain(..length).collect()
+            };
+            if run.is_empty() {
+                // Somebody took it along and was stopped before it was committed.
+                return Err(RoomError::Internal("the server is stopping".into()));
+            }
+            send_run(turn, run).await;
+        }
+    }
+}
+
+/// Sends a run of events in one transaction, and answers their authors after it.
+async fn send_run(mut turn: Turn<'_>, run: Vec<Waiting>) {
+    let mut sent = Vec::with_capacity(run.len());
+    for Waiting { event, answer } in run {
+        match turn.send(event).await {
+            Ok(event_id) => sent.push((answer, event_id)),
+            // Nobody listens any more: the request was given up.
+            Err(error) => drop(answer.send(Err(error))),
+        }
+    }
+    let committed = turn.commit().await;
+    for (answer, event_id) in sent {
+        let result = committed
+            .clone()
+            .map(|()| event_id)
+            .map_err(RoomError::Storage);
+        drop(answer.send(result));
+    }
+}
+
+fn same_json(left: &RawValue, right: &RawValue) -> bool {
+    let parse = |raw: &RawValue| serde_json::from_str::<serde_json::Value>(raw.get()).ok();
+    parse(left) == parse(right)
+}
+
+impl Turn<'_> {
+    /// Makes a local event, judges it and takes it into the turn, to be sent to the other servers.
+    pub(crate) async fn send(&mut self, event: NewEvent) -> Result<OwnedEventId, RoomError> {
+        let transaction = event.transaction.clone();
+        let sender = event.sender.clone();
+        let sent = self.make(event).await?;
+        self.deliver(&sent);
+        if let Some(transaction) = transaction {
+            self.batch.put_transaction(&sender, transaction, sent.id());
+        }
+        Ok(sent.pdu.event_id.clone())
+    }
+
+    /// Makes a local event, judges it and takes it into the turn.
+    pub(crate) async fn make(&mut self, event: NewEvent) -> Result<Arc<Event>, RoomError> {
+        let draft = self.draft(event).await?;
+        let pdu = draft
+            .finish(self.room.key.version, self.rooms.key())
+            .map_err(not_built)?;
+        let candidate = Candidate {
+            pdu,
+            placement: Placement::Live,
+        };
+        let plan = match self.decide(candidate).await? {
+            Decision::Done(plan) => plan,
+            Decision::Drop(reason) => return Err(RoomError::Internal(reason.to_string())),
+            other => {
+                return Err(RoomError::Internal(format!(
+                    "a local event needs {other:?}"
+                )));
+            }
+        };
+        if plan.verdict != Verdict::Accepted {
+            return Err(RoomError::Forbidden(plan.reason.unwrap_or_default()));
+        }
+        Ok(self.accept(plan).await?)
+    }
+
+    /// Queues an event for the other servers in the room. The room before the event counts: who
+    /// leaves is told so, and who joins gets the event with the join.
+    pub(crate) fn deliver(&mut self, event: &Event) {
+        let Some(before) = event.before() else { return };
+        let myelin_core::event::Place::Timeline { position, .. } = event.place else {
+            return;
+        };
+        let mut further = self.room.servers_at_join();
+        let target = event
+            .pdu
+            .state_key
+            .as_deref()
+            .and_then(|key| <&UserId>::try_from(key).ok());
+        if let (Some(_), Some(target)) = (event.pdu.membership, target) {
+            further.push(target.server_name().to_string());
+        }
+        further.retain(|server| server != self.rooms.server_name().as_str());
+        self.batch.send(OutboxRow {
+            position,
+            event: event.nr,
+            room: self.room.key.room,
+            snapshot: before.snapshot(),
+            further,
+        });
+    }
+
+    async fn draft(&mut self, event: NewEvent) -> Result<EventDraft, RoomError> {
+        let event_type = TimelineEventType::from(event.event_type.as_str());
+        if event.event_type == MEMBER && membership(&event.content).is_none() {
+            return Err(RoomError::BadJson(
+                "the content needs a valid `membership`".into(),
+            ));
+        }
+        let keys = auth::auth_keys_for(
+            self.room.key.version,
+            &event_type,
+            &event.sender,
+            event.state_key.as_deref(),
+            &event.content,
+        )
+        .map_err(|error| RoomError::BadJson(error.to_string()))?;
+        let auth_numbers: Vec<_> = match &self.graph.current {
+            None => Vec::new(),
+            Some(current) => {
+                let numbering = self.room.keys();
+                keys.iter()
+                    .filter_map(|key| {
+                        current
+                            .state
+                            .get_named(&numbering, &key.event_type, &key.state_key)
+                    })
+                    .map(|entry| entry.event())
+                    .collect()
+            }
+        };
+        let auth_events = self.ids_of(auth_numbers).await?;
+        let parents = self.parents().await?;
+        let depth = parents
+            .iter()
+            .map(|parent| parent.pdu.depth)
+            .max()
+            .unwrap_or(0);
+        // The format has an upper limit, and a malicious event may have used it up.
+        let depth = (depth + 1).min((1 << 53) - 1);
+        let is_create = event_type == TimelineEventType::RoomCreate;
+        let room_id = (!is_create || !self.room.key.version.room_id_is_create_hash())
+            .then(|| self.room.key.room_id.clone());
+        Ok(EventDraft {
+            room_id,
+            sender: event.sender,
+            event_type: event.event_type,
+            state_key: event.state_key,
+            content: event.content,
+            prev_events: parents
+                .iter()
+                .map(|parent| parent.pdu.event_id.clone())
+                .collect(),
+            auth_events,
+            depth,
+            origin_server_ts: timestamp(self.rooms),
+            redacts: event.redacts,
+        })
+    }
+
+    /// The parents of a new event: the forward extremities, the deepest if there are many.
+    async fn parents(&mut self) -> Result<Vec<Arc<Event>>, RoomError> {
+        let numbers: Vec<_> = self.graph.extremities.iter().copied().collect();
+        let mut parents = self.held(numbers).await?;
+        parents.sort_by_key(|parent| std::cmp::Reverse((parent.pdu.depth, parent.nr)));
+        parents.truncate(MOST_PARENTS);
+        Ok(parents)
+    }
+
+    async fn ids_of(
+        &mut self,
+        numbers: Vec<myelin_core::number::EventNr>,
+    ) -> Result<Vec<OwnedEventId>, RoomError> {
+        let held = self.held(numbers).await?;
+        Ok(held
+            .iter()
+            .map(|event| event.pdu.event_id.clone())
+            .collect())
+    }
+
+    /// Events by number, those of this turn included, in the order asked for.
+    pub(crate) async fn held(
+        &mut self,
+        numbers: Vec<myelin_core::number::EventNr>,
+    ) -> Result<Vec<Arc<Event>>, RoomError> {
+        let missing: Vec<_> = numbers
+            .iter()
+            .copied()
+            .filter(|nr| self.desk.event(*nr).is_none())
+            .collect();
+        self.desk.take_missing();
+        for event in self.room.events(self.rooms, missing).await?.into_values() {
+            self.desk.put_event(event);
+        }
+        let held = numbers
+            .iter()
+            .filter_map(|nr| self.desk.event(*nr).cloned())
+            .collect();
+        self.desk.take_missing();
+        Ok(held)
+    }
+}
+
+/// The time for a new event.
+pub(crate) fn timestamp(rooms: &Rooms) -> MilliSecondsSinceUnixEpoch {
+    let now = UInt::new_saturating(rooms.env().clock.now_ms());
+    MilliSecondsSinceUnixEpoch(now)
+}
+
+/// What a membership event's content says.
+pub(crate) fn membership(content: &RawValue) -> Option<Membership> {
+    #[derive(serde::Deserialize)]
+    struct Content {
+        membership: String,
+    }
+    let content: Content = serde_json::from_str(content.get()).ok()?;
+    Membership::from_name(&content.membership)
+}
+
+pub(crate) fn not_built(error: BuildError) -> RoomError {
+    match error {
+        BuildError::Content(error) => RoomError::BadJson(error.to_string()),
+        BuildError::Invalid(reason) => {
+            if matches!(reason, myelin_core::validate::DropReason::TooLarge(_)) {
+                RoomError::TooLarge(reason.to_string())
+            } else {
+                RoomError::BadJson(reason.to_string())
+            }
+        }
+    }
+}

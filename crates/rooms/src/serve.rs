@@ -1,0 +1,430 @@
+//! What other servers may ask about rooms (server-server API, "Retrieving events", "Backfilling and
+//! retrieving missing events"; while a room is partial, dossier 2.7).
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use myelin_core::{
+    completeness::Question,
+    event::{Event, Verdict},
+    number::EventNr,
+    pdu,
+    state::{Membership, State},
+    visibility::{HistoryVisibility, ServerFacts, server_may_see, server_may_see_while_partial},
+};
+use myelin_storage::{
+    StorageError,
+    events::{self, Known},
+};
+use ruma::{EventId, OwnedEventId, RoomId, ServerName};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::{Rooms, room::Room};
+
+/// The most events that `get_missing_events` and `backfill` give (R60).
+const MOST_MISSING: usize = 20;
+const MOST_BACKFILLED: usize = 100;
+
+/// How many event IDs are read in one query.
+const READ_TOGETHER: usize = 1_000;
+
+/// Why another server gets no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ServeError {
+    /// There is no such event or room, or nothing is known of the state there.
+    #[error("{0}")]
+    NotFound(String),
+    /// The asking server is not in the room.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The room's state isn't complete here (MSC3895).
+    #[error("the state of the room is not complete on this server")]
+    Partial,
+    /// The request is malformed.
+    #[error("{0}")]
+    BadJson(String),
+    /// The database failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// What `get_missing_events` asks for.
+#[derive(Clone, Debug, Deserialize)]
+struct MissingEventsWanted {
+    earliest_events: Vec<OwnedEventId>,
+    latest_events: Vec<OwnedEventId>,
+    limit: Option<usize>,
+    #[serde(default)]
+    min_depth: i64,
+}
+
+impl Rooms {
+    /// `GET /event`: one event, in the form of a transaction.
+    ///
+    /// # Errors
+    /// Any [`ServeError`].
+    pub async fn serve_event(
+        &self,
+        origin: &ServerName,
+        event_id: &EventId,
+    ) -> Result<String, ServeError> {
+        let wanted = event_id.to_owned();
+        let key = self
+            .database()
+            .read("room of an event", move |tx| {
+                Box::pin(async move { events::room_of(tx, &wanted).await })
+            })
+            .await?
+            .ok_or_else(|| unknown_event(event_id))?;
+        let room = self.room_for(origin, &key.room_id).await?;
+        if room.is_partial() {
+            return Err(ServeError::Partial);
+        }
+        let event = room
+            .event_by_id(self, event_id)
+            .await?
+            .ok_or_else(|| unknown_event(event_id))?;
+        let json = self.for_server(&room, origin, &event).await?;
+        Ok(self.transaction(&[json]))
+    }
+
+    /// `GET /state_ids`: the state before an event and its auth chain, as IDs.
+    ///
+    /// # Errors
+    /// Any [`ServeError`].
+    pub async fn serve_state_ids(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<String, ServeError> {
+        let room = self.room_for(origin, room_id).await?;
+        let state = self.state_before(&room, event_id).await?;
+        let numbers: Vec<EventNr> = state.entries().map(|(_, entry)| entry.event()).collect();
+        let chain = self.auth_chain(&numbers).await?;
+        let pdu_ids = self.ids(numbers).await?;
+        let auth_chain_ids = self.ids(chain).await?;
+        Ok(json!({ "pdu_ids": pdu_ids, "auth_chain_ids": auth_chain_ids }).to_string())
+    }
+
+    /// `GET /state`: the same with the events themselves.
+    ///
+    /// # Errors
+    /// Any [`ServeError`].
+    pub async fn serve_state(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<String, ServeError> {
+        let room = self.room_for(origin, room_id).await?;
+        let state = self.state_before(&room, event_id).await?;
+        let numbers: Vec<EventNr> = state.entries().map(|(_, entry)| entry.event()).collect();
+        let chain = self.auth_chain(&numbers).await?;
+        let pdus = self.jsons(&room, numbers).await?.join(",");
+        let chain = self.jsons(&room, chain).await?.join(",");
+        Ok(format!(r#"{{"auth_chain":[{chain}],"pdus":[{pdus}]}}"#))
+    }
+
+    /// `GET /event_auth`: the auth chain of an event.
+    ///
+    /// # Errors
+    /// Any [`ServeError`].
+    pub async fn serve_event_auth(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<String, ServeError> {
+        let room = self.room_for(origin, room_id).await?;
+        if room.is_partial() {
+            return Err(ServeError::Partial);
+        }
+        let event = room
+            .event_by_id(self, event_id)
+            .await?
+            .ok_or_else(|| unknown_event(event_id))?;
+        let chain = self.auth_chain(&[event.nr]).await?;
+        let chain = self.jsons(&room, chain).await?.join(",");
+        Ok(format!(r#"{{"auth_chain":[{chain}]}}"#))
+    }
+
+    /// `POST /get_missing_events`: events between those that the asker has and those it got.
+    ///
+    /// # Errors
+    /// Any [`ServeError`].
+    pub async fn serve_missing_events(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        body: &[u8],
+    ) -> Result<String, ServeError> {
+        let wanted: MissingEventsWanted =
+            serde_json::from_slice(body).map_err(|error| ServeError::BadJson(error.to_string()))?;
+        let room = self.room_for_history(origin, room_id).await?;
+        let limit = wanted.limit.unwrap_or(10).min(MOST_MISSING);
+        let latest = self.parents_of(&room, &wanted.latest_events).await?;
+        let stop = wanted.earliest_events.into_iter().collect();
+        let mut found = self
+            .walk_back(&room, latest, stop, limit, wanted.min_depth)
+            .await?;
+        found.sort_by_key(|event| (event.pdu.depth, event.nr));
+        let jsons = self.all_for_server(&room, origin, &found).await?.join(",");
+        Ok(format!(r#"{{"events":[{jsons}]}}"#))
+    }
+
+    /// `GET /backfill`: events before some, those included.
+    ///
+    /// # Errors
+    /// Any [`ServeError`].
+    pub async fn serve_backfill(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        from: Vec<OwnedEventId>,
+        limit: usize,
+    ) -> Result<String, ServeError> {
+        let room = self.room_for_history(origin, room_id).await?;
+        let limit = limit.min(MOST_BACKFILLED);
+        let found = self
+            .walk_back(&room, from, BTreeSet::new(), limit, 0)
+            .await?;
+        let jsons = self.all_for_server(&room, origin, &found).await?;
+        Ok(self.transaction(&jsons))
+    }
+
+    fn transaction(&self, pdus: &[String]) -> String {
+        let now = self.env().clock.now_ms();
+        let pdus = pdus.join(",");
+        let origin = self.server_name();
+        format!(r#"{{"origin":"{origin}","origin_server_ts":{now},"pdus":[{pdus}]}}"#)
+    }
+
+    /// A room that the asking server is in.
+    async fn room_for(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+    ) -> Result<Arc<Room>, ServeError> {
+        let room = self.room(room_id).await?.ok_or_else(unknown_room)?;
+        if room.has_server(origin) {
+            return Ok(room);
+        }
+        // While members are missing it cannot be told.
+        if room.is_partial() {
+            Err(ServeError::Partial)
+        } else {
+            Err(not_in_room(origin))
+        }
+    }
+
+    /// A room whose history the asking server may see at least in part: while it is partial, servers
+    /// that were in it at the join count too.
+    async fn room_for_history(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+    ) -> Result<Arc<Room>, ServeError> {
+        let room = self.room(room_id).await?.ok_or_else(unknown_room)?;
+        let was_in = room
+            .servers_at_join()
+            .iter()
+            .any(|server| server == origin.as_str());
+        if was_in || room.has_server(origin) {
+            Ok(room)
+        } else {
+            Err(not_in_room(origin))
+        }
+    }
+
+    /// The full state before a timeline event.
+    async fn state_before(
+        &self,
+        room: &Arc<Room>,
+        event_id: &EventId,
+    ) -> Result<State, ServeError> {
+        if room.is_partial() {
+            return Err(ServeError::Partial);
+        }
+        let event = room
+            .event_by_id(self, event_id)
+            .await?
+            .ok_or_else(|| unknown_event(event_id))?;
+        let before = match event.before() {
+            Some(before) if event.verdict != Verdict::Rejected => before,
+            _ => {
+                return Err(ServeError::NotFound(
+                    "there is no state at that event".into(),
+                ));
+            }
+        };
+        let snapshot = before
+            .answering(Question::ForeignServer)
+            .ok_or(ServeError::Partial)?;
+        Ok(room.state(self, snapshot).await?)
+    }
+
+    async fn auth_chain(&self, of: &[EventNr]) -> Result<Vec<EventNr>, StorageError> {
+        let of = of.to_vec();
+        self.database()
+            .read("auth chain", move |tx| {
+                Box::pin(async move { events::auth_chain(tx, &of).await })
+            })
+            .await
+    }
+
+    async fn ids(&self, numbers: Vec<EventNr>) -> Result<Vec<OwnedEventId>, StorageError> {
+        self.database()
+            .read("event IDs", move |tx| {
+                Box::pin(async move { events::ids(tx, &numbers).await })
+            })
+            .await
+    }
+
+    async fn jsons(
+        &self,
+        room: &Arc<Room>,
+        numbers: Vec<EventNr>,
+    ) -> Result<Vec<String>, StorageError> {
+        let mut jsons = Vec::with_capacity(numbers.len());
+        for piece in numbers.chunks(READ_TOGETHER) {
+            let held = room.events(self, piece.iter().copied()).await?;
+            jsons.extend(
+                piece
+                    .iter()
+                    .filter_map(|nr| held.get(nr))
+                    .map(|event| event.pdu.json.to_string()),
+            );
+        }
+        Ok(jsons)
+    }
+
+    async fn parents_of(
+        &self,
+        room: &Arc<Room>,
+        ids: &[OwnedEventId],
+    ) -> Result<Vec<OwnedEventId>, StorageError> {
+        let known = room.known_events(self, ids.iter().cloned()).await?;
+        Ok(known
+            .into_values()
+            .filter_map(|known| match known {
+                Known::Held(event) => Some(event.pdu.prev_events.clone()),
+                Known::Referenced(_) => None,
+            })
+            .flatten()
+            .collect())
+    }
+
+    /// Timeline events from `from` backwards, nearest first.
+    async fn walk_back(
+        &self,
+        room: &Arc<Room>,
+        from: Vec<OwnedEventId>,
+        stop: BTreeSet<OwnedEventId>,
+        limit: usize,
+        min_depth: i64,
+    ) -> Result<Vec<Arc<Event>>, StorageError> {
+        let mut seen = stop;
+        let mut found = Vec::new();
+        let mut level = from;
+        while !level.is_empty() && found.len() < limit {
+            level.retain(|id| seen.insert(id.clone()));
+            let known = room.known_events(self, level.iter().cloned()).await?;
+            let mut next = Vec::new();
+            let mut events: Vec<Arc<Event>> = known
+                .into_values()
+                .filter_map(|known| match known {
+                    Known::Held(event) if event.in_timeline() => Some(event),
+                    _ => None,
+                })
+                .filter(|event| event.pdu.depth >= min_depth)
+                .collect();
+            events.sort_by_key(|event| std::cmp::Reverse((event.pdu.depth, event.nr)));
+            for event in events {
+                next.extend(event.pdu.prev_events.iter().cloned());
+                if event.verdict != Verdict::Rejected && found.len() < limit {
+                    found.push(event);
+                }
+            }
+            level = next;
+        }
+        Ok(found)
+    }
+
+    async fn all_for_server(
+        &self,
+        room: &Arc<Room>,
+        origin: &ServerName,
+        found: &[Arc<Event>],
+    ) -> Result<Vec<String>, StorageError> {
+        let mut jsons = Vec::with_capacity(found.len());
+        for event in found {
+            let before = event
+                .before()
+                .and_then(|before| before.answering(Question::ForeignServer));
+            if before.is_none() && !server_may_see_while_partial(self.server_name(), event) {
+                // Who may see it can't be told, and a redacted copy might be stored for good (W15).
+                continue;
+            }
+            jsons.push(match before {
+                Some(_) => self.for_server(room, origin, event).await?,
+                None => event.pdu.json.to_string(),
+            });
+        }
+        Ok(jsons)
+    }
+
+    /// An event as another server may see it: whole, or in redacted form.
+    async fn for_server(
+        &self,
+        room: &Arc<Room>,
+        origin: &ServerName,
+        event: &Arc<Event>,
+    ) -> Result<String, StorageError> {
+        let Some(before) = event.before() else {
+            return Ok(event.pdu.json.to_string());
+        };
+        let state = room.state(self, before.snapshot()).await?;
+        let visibility_event = {
+            let keys = room.keys();
+            state
+                .get_named(&keys, "m.room.history_visibility", "")
+                .map(|entry| entry.event())
+        };
+        let held = room.events(self, visibility_event).await?;
+        let visibility = HistoryVisibility::read(held.values().next().map(|event| &*event.pdu));
+        let has_invited = visibility == HistoryVisibility::Invited && invited(room, &state, origin);
+        let facts = ServerFacts {
+            visibility,
+            has_joined: state.has_server(origin.as_str()),
+            has_invited,
+        };
+        let whole = event.redacted_by.is_none() && server_may_see(origin, event, &facts);
+        if whole {
+            return Ok(event.pdu.json.to_string());
+        }
+        let redacted = pdu::redact(room.key.version, &event.pdu)
+            .map_err(|error| StorageError::Corrupt(error.to_string()))?;
+        Ok(redacted.json.to_string())
+    }
+}
+
+fn invited(room: &Room, state: &State, server: &ServerName) -> bool {
+    let keys = room.keys();
+    state.members().any(|(key, entry)| {
+        entry.membership() == Some(Membership::Invite)
+            && keys.name(key).and_then(|name| name.member_server()) == Some(server.as_str())
+    })
+}
+
+fn unknown_room() -> ServeError {
+    ServeError::NotFound("this server does not know the room".into())
+}
+
+fn not_in_room(origin: &ServerName) -> ServeError {
+    ServeError::Forbidden(format!("{origin} is not in the room"))
+}
+
+fn unknown_event(event_id: &EventId) -> ServeError {
+    ServeError::NotFound(format!("this server does not have {event_id}"))
+}

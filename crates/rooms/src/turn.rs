@@ -1,0 +1,441 @@
+//! A room's turn: events are decided one after the other over what the earlier ones changed, and
+//! committed together in one transaction.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use myelin_core::{
+    desk::{Desk, Needed},
+    event::{Event, Place},
+    key_table::StateKey,
+    number::{EventNr, SnapshotNr},
+    receive::{self, Decision, Incoming, KnownState, Placement, Plan, RoomFacts},
+    validate::ValidPdu,
+};
+use myelin_storage::{
+    StorageError,
+    events::{self, Known},
+};
+use ruma::{EventId, OwnedEventId};
+use tokio::sync::MutexGuard;
+
+use crate::{
+    Rooms,
+    commit::Batch,
+    room::{CurrentState, Graph, Room},
+};
+
+/// How often a decision may ask for more. A resolution that walks a long chain of power levels asks
+/// once for each.
+const MOST_ROUNDS: usize = 10_000;
+
+/// The turn. Dropping it forgets what was accepted and not committed.
+pub(crate) struct Turn<'r> {
+    pub(crate) rooms: &'r Rooms,
+    pub(crate) room: &'r Arc<Room>,
+    committed: MutexGuard<'r, Graph>,
+    /// The room as it is with everything that was accepted in this turn.
+    pub(crate) graph: Graph,
+    pub(crate) desk: Desk,
+    pub(crate) batch: Batch,
+    /// Numbers of events that are held, or referred to, or new in this turn.
+    numbers: HashMap<OwnedEventId, EventNr>,
+    /// Events that others referred to before they were held.
+    referred_to: HashSet<EventNr>,
+}
+
+/// An event to be decided.
+pub(crate) struct Candidate {
+    pub(crate) pdu: ValidPdu,
+    pub(crate) placement: Placement,
+}
+
+impl<'r> Turn<'r> {
+    /// Waits for the turn.
+    pub(crate) async fn take(rooms: &'r Rooms, room: &'r Arc<Room>) -> Turn<'r> {
+        let committed = room.turn.lock().await;
+        let graph = committed.clone();
+        let mut desk = Desk::default();
+        if let Some(current) = &graph.current {
+            desk.put_snapshot(current.reference.snapshot(), current.state.clone());
+        }
+        Self {
+            rooms,
+            room,
+            committed,
+            graph,
+            desk,
+            batch: Batch::default(),
+            numbers: HashMap::new(),
+            referred_to: HashSet::new(),
+        }
+    }
+
+    /// Decides about an event, loading what the decision asks for.
+    pub(crate) async fn decide(
+        &mut self,
+        candidate: Candidate,
+    ) -> Result<Decision<Plan>, StorageError> {
+        let Candidate { pdu, placement } = candidate;
+        if let Some(state_key) = &pdu.state_key {
+            self.room
+                .intern([StateKey::new(pdu.event_type.to_string(), state_key)]);
+        }
+        let with_parents = !matches!(placement, Placement::Outlier);
+        self.look_up_all([&pdu], with_parents).await?;
+        let referred_to = self.numbers.contains_key(&pdu.event_id);
+        let nr = self.number_of(&pdu.event_id);
+        let has_accepted_child = referred_to && self.has_accepted_child(nr).await?;
+        let incoming = Incoming {
+            nr,
+            pdu,
+            placement,
+            has_accepted_child,
+        };
+        self.ask(|facts, desk| receive::decide(facts, desk, &incoming))
+            .await
+    }
+
+    /// Looks up events and what they refer to, all at once. An outlier's parents don't matter.
+    pub(crate) async fn look_up_all<'p>(
+        &mut self,
+        pdus: impl IntoIterator<Item = &'p ValidPdu>,
+        with_parents: bool,
+    ) -> Result<(), StorageError> {
+        let mut ids = Vec::new();
+        for pdu in pdus {
+            ids.push(pdu.event_id.clone());
+            ids.extend(pdu.auth_events.iter().cloned());
+            if with_parents {
+                ids.extend(pdu.prev_events.iter().cloned());
+            }
+        }
+        self.find(ids).await
+    }
+
+    /// Asks `core` a question until nothing is missing.
+    pub(crate) async fn ask<T>(
+        &mut self,
+        question: impl Fn(&RoomFacts<'_>, &Desk) -> Decision<T>,
+    ) -> Result<Decision<T>, StorageError> {
+        let empty = self.room.empty_state();
+        for _ in 0..MOST_ROUNDS {
+            let current = self.graph.current.as_ref().map(CurrentState::known);
+            let decision = {
+                let keys = self.room.keys();
+                let facts = RoomFacts {
+                    version: self.room.key.version,
+                    keys: &keys,
+                    extremities: &self.graph.extremities,
+                    current: current.as_ref(),
+                    min_depth: self.graph.min_depth,
+                    empty: &empty,
+                };
+                question(&facts, &self.desk)
+            };
+            match decision {
+                Decision::NeedLocal(needed) => self.load(needed).await?,
+                Decision::NeedKeys(keys) => self.room.intern(keys),
+                other => return Ok(other),
+            }
+        }
+        Err(StorageError::Bug(
+            "a decision asked for more again and again".into(),
+        ))
+    }
+
+    /// Looks up event IDs, so that their numbers are known and they are on the desk.
+    async fn find(
+        &mut self,
+        ids: impl IntoIterator<Item = OwnedEventId>,
+    ) -> Result<(), StorageError> {
+        let unknown: BTreeSet<_> = ids
+            .into_iter()
+            .filter(|id| !self.numbers.contains_key(id))
+            .collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let mut known = self
+            .room
+            .known_events(self.rooms, unknown.iter().cloned())
+            .await?;
+        for id in unknown {
+            match known.remove(&id) {
+                Some(Known::Held(event)) => {
+                    self.numbers.insert(id, event.nr);
+                    self.desk.put_event(event);
+                }
+                Some(Known::Referenced(nr)) => {
+                    self.numbers.insert(id.clone(), nr);
+                    self.referred_to.insert(nr);
+                    self.desk.put_absent(id);
+                }
+                None => self.desk.put_absent(id),
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of an event that was looked up, or a new one.
+    pub(crate) fn number_of(&mut self, id: &EventId) -> EventNr {
+        if let Some(nr) = self.numbers.get(id) {
+            return *nr;
+        }
+        let nr = self.rooms.numbers().event();
+        self.numbers.insert(id.to_owned(), nr);
+        nr
+    }
+
+    /// Whether others referred to an event before it was held.
+    pub(crate) fn was_referred_to(&self, nr: EventNr) -> bool {
+        self.referred_to.contains(&nr)
+    }
+
+    /// An event of this room by its ID, those of this turn included.
+    pub(crate) async fn look_up(
+        &mut self,
+        id: &EventId,
+    ) -> Result<Option<Arc<Event>>, StorageError> {
+        self.find([id.to_owned()]).await?;
+        let event = self.desk.event_by_id(id).cloned();
+        self.desk.take_missing();
+        Ok(event)
+    }
+
+    async fn has_accepted_child(&self, nr: EventNr) -> Result<bool, StorageError> {
+        if self.batch.accepted_child(nr) {
+            return Ok(true);
+        }
+        let children = self
+            .rooms
+            .database()
+            .read("children", move |tx| Box::pin(events::children(tx, nr)))
+            .await?;
+        Ok(children
+            .iter()
+            .any(|child| child.verdict == myelin_core::event::Verdict::Accepted))
+    }
+
+    /// Puts on the desk what was found missing.
+    async fn load(&mut self, needed: BTreeSet<Needed>) -> Result<(), StorageError> {
+        let mut ids = Vec::new();
+        let mut numbers = Vec::new();
+        let mut parents = Vec::new();
+        for needed in needed {
+            match needed {
+                Needed::EventById(id) => ids.push(id),
+                Needed::Event(nr) => numbers.push(nr),
+                Needed::AuthChildren(nr) => parents.push(nr),
+                Needed::Snapshot(nr) => {
+                    let state = self.room.state(self.rooms, nr).await?;
+                    self.desk.put_snapshot(nr, state);
+                }
+            }
+        }
+        self.find(ids).await?;
+        for event in self.room.events(self.rooms, numbers).await?.into_values() {
+            self.numbers.insert(event.pdu.event_id.clone(), event.nr);
+            self.desk.put_event(event);
+        }
+        self.load_auth_children(parents).await
+    }
+
+    async fn load_auth_children(&mut self, parents: Vec<EventNr>) -> Result<(), StorageError> {
+        if parents.is_empty() {
+            return Ok(());
+        }
+        let mut children: BTreeMap<EventNr, Vec<EventNr>> = parents
+            .iter()
+            .map(|nr| (*nr, self.batch.auth_children(*nr)))
+            .collect();
+        let edges = self
+            .rooms
+            .database()
+            .read("auth children", move |tx| {
+                Box::pin(async move { events::auth_children(tx, &parents).await })
+            })
+            .await?;
+        for (parent, child) in edges {
+            children.entry(parent).or_default().push(child);
+        }
+        for (parent, children) in children {
+            self.desk.put_auth_children(parent, children.into());
+        }
+        Ok(())
+    }
+
+    /// Takes a decided event into the turn: what is decided next sees it.
+    pub(crate) async fn accept(&mut self, plan: Plan) -> Result<Arc<Event>, StorageError> {
+        // An outlier is not tied to its parents.
+        let ids = match &plan.timeline {
+            Some(_) => plan.pdu.prev_events.clone(),
+            None => Vec::new(),
+        };
+        self.find(ids.iter().cloned()).await?;
+        let prev_events: Vec<EventNr> = ids.iter().map(|id| self.number_of(id)).collect();
+        let place = match &plan.timeline {
+            None => Place::Outlier,
+            Some(timeline) => {
+                let before = self.store_state(&timeline.before).await?.reference;
+                let position = if timeline.backfilled {
+                    self.rooms.numbers().backfilled()
+                } else {
+                    self.batch.allocate(self.rooms.events_stream())
+                };
+                Place::Timeline { before, position }
+            }
+        };
+        let was_redacted = self
+            .desk
+            .event_by_id(&plan.pdu.event_id)
+            .and_then(|event| event.redacted_by);
+        self.desk.take_missing();
+        let event = Arc::new(Event {
+            nr: plan.nr,
+            pdu: plan.pdu,
+            verdict: plan.verdict,
+            place,
+            redacted_by: was_redacted,
+        });
+        self.desk.put_event(event.clone());
+        if event.in_timeline() {
+            self.note_parents(&event, &ids, &prev_events);
+        }
+        self.batch
+            .put_event(event.clone(), plan.reason, plan.auth_events, prev_events);
+        if let Some(moves) = plan.timeline.and_then(|timeline| timeline.moves) {
+            self.move_on(moves.extremities, &moves.current, &event)
+                .await?;
+        }
+        if event.in_timeline() {
+            self.note_redactions(&event).await?;
+        }
+        Ok(event)
+    }
+
+    /// Parents that aren't in the timeline become backward extremities; the event stops being one.
+    fn note_parents(&mut self, event: &Event, ids: &[OwnedEventId], numbers: &[EventNr]) {
+        for (id, nr) in ids.iter().zip(numbers) {
+            match self.desk.event_by_id(id) {
+                Some(parent) if parent.in_timeline() => {}
+                Some(_) => self.batch.put_backward_extremity(*nr, event.pdu.depth),
+                None => {
+                    self.batch.put_reference(*nr, id);
+                    self.batch.put_backward_extremity(*nr, event.pdu.depth);
+                }
+            }
+        }
+        self.desk.take_missing();
+        self.batch.delete_backward_extremity(event.nr);
+        if self.graph.current.is_none() || self.graph.min_depth > event.pdu.depth {
+            self.graph.min_depth = event.pdu.depth;
+        }
+    }
+
+    async fn move_on(
+        &mut self,
+        extremities: BTreeSet<EventNr>,
+        current: &KnownState,
+        event: &Arc<Event>,
+    ) -> Result<(), StorageError> {
+        let current = self.store_state(current).await?;
+        let before = self.graph.current.replace(current.clone());
+        self.graph.extremities = extremities;
+        let empty = self.room.empty_state();
+        let old = before.as_ref().map_or(&empty, |before| &before.state);
+        let changed = before
+            .as_ref()
+            .is_none_or(|before| before.reference != current.reference);
+        let changes = old.diff(&current.state);
+        let Place::Timeline { position, .. } = event.place else {
+            return Ok(());
+        };
+        if changed {
+            self.batch.put_current(position, current.reference);
+        }
+        self.note_memberships(&changes, position).await
+    }
+
+    /// What changed for this server's own users.
+    pub(crate) async fn note_memberships(
+        &mut self,
+        changes: &[myelin_core::state::Change],
+        position: myelin_core::number::StreamPosition,
+    ) -> Result<(), StorageError> {
+        let local: Vec<EventNr> = {
+            let keys = self.room.keys();
+            let own = self.rooms.server_name().as_str();
+            let is_own = |change: &&myelin_core::state::Change| {
+                keys.name(change.key).and_then(|name| name.member_server()) == Some(own)
+            };
+            changes
+                .iter()
+                .filter(is_own)
+                .filter_map(|change| Some(change.new?.event()))
+                .collect()
+        };
+        let missing: Vec<_> = local
+            .iter()
+            .copied()
+            .filter(|nr| self.desk.event(*nr).is_none())
+            .collect();
+        self.desk.take_missing();
+        self.load(missing.into_iter().map(Needed::Event).collect())
+            .await?;
+        for nr in local {
+            if let Some(event) = self.desk.event(nr).cloned() {
+                self.batch.put_local_membership(event, position);
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds or makes the stored form of a state.
+    pub(crate) async fn store_state(
+        &mut self,
+        known: &KnownState,
+    ) -> Result<CurrentState, StorageError> {
+        let predecessor: Option<SnapshotNr> = self.graph.last_snapshot;
+        let (nr, new) = self
+            .room
+            .place_state(self.rooms, known, predecessor)
+            .await?;
+        if let Some(new) = new {
+            self.graph.last_snapshot = Some(nr);
+            self.batch.put_snapshot(new);
+        }
+        self.desk.put_snapshot(nr, known.state.clone());
+        let reference = myelin_core::completeness::StateRef::new(nr, known.completeness);
+        Ok(CurrentState {
+            reference,
+            state: known.state.clone(),
+        })
+    }
+
+    /// Writes what was accepted in one transaction. When this returns, it is durable, and whoever
+    /// waits for news of the room is awake.
+    pub(crate) async fn commit(mut self) -> Result<(), StorageError> {
+        let batch = std::mem::take(&mut self.batch);
+        let revision = self.committed.revision;
+        self.graph.revision = revision + 1;
+        let done = batch
+            .write(self.rooms, self.room, &self.committed, &self.graph)
+            .await;
+        match done {
+            Ok(written) => {
+                *self.committed = self.graph;
+                self.room.publish(self.committed.current.clone());
+                drop(self.committed);
+                written.announce(self.rooms, self.room).await;
+                Ok(())
+            }
+            Err((error, snapshots)) => {
+                self.room.states.forget(snapshots);
+                Err(error)
+            }
+        }
+    }
+}
