@@ -19,6 +19,9 @@ statements! {
     /// How many keys are left.
     COUNT_ONE_TIME_KEYS = "SELECT algorithm, COUNT(*) FROM one_time_keys
         WHERE user_id = $1 AND device_id = $2 GROUP BY algorithm ORDER BY algorithm";
+    /// For which algorithms there is a fallback key that nobody has.
+    UNUSED_FALLBACK_KEYS = "SELECT algorithm FROM fallback_keys
+        WHERE user_id = $1 AND device_id = $2 AND NOT used ORDER BY algorithm";
     /// A new fallback key has not been used.
     PUT_FALLBACK_KEY = "INSERT INTO fallback_keys (user_id, device_id, algorithm, key_id, content, used)
         VALUES ($1, $2, $3, $4, $5, FALSE)
@@ -116,6 +119,19 @@ pub async fn count_one_time_keys(
     rows.iter()
         .map(|row| Ok((row.text(0)?.to_owned(), row.int(1)?.unsigned_abs())))
         .collect()
+}
+
+/// The algorithms with a fallback key that nobody was given.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn unused_fallback_algorithms(
+    tx: &mut Tx,
+    device: DeviceOf<'_>,
+) -> Result<Vec<String>, StorageError> {
+    let values = params![device.user.as_str(), device.device_id];
+    let rows = tx.query(UNUSED_FALLBACK_KEYS, values).await?;
+    rows.iter().map(|row| Ok(row.text(0)?.to_owned())).collect()
 }
 
 /// Sets the fallback key of an algorithm.
