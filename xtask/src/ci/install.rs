@@ -19,6 +19,7 @@ const NEXTEST: &str = "cargo-nextest@0.9.151";
 pub(super) fn system_packages() -> Result<(), String> {
     let missing: Vec<&str> = [
         ("build-essential", on_path("cc")),
+        ("curl", on_path("curl")),
         (
             "python3-venv",
             succeeds("python3", &["-c", "import venv, ensurepip"]),

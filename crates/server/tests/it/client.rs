@@ -66,16 +66,25 @@ impl Client {
         }
     }
 
-    /// Sends a request; answers status and JSON body.
-    pub(crate) async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
-        let request = hyper::Request::builder()
+    fn request(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> hyper::Request<http_body_util::Full<bytes::Bytes>> {
+        hyper::Request::builder()
             .method(method)
             .uri(path)
             .header("host", self.address.to_string())
             .header("authorization", format!("Bearer {}", self.token))
             .header("content-type", "application/json")
             .body(body.map(|body| body.to_string()).unwrap_or_default().into())
-            .unwrap();
+            .unwrap()
+    }
+
+    /// Sends a request; answers status and JSON body.
+    pub(crate) async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+        let request = self.request(method, path, body);
         let answer = tokio::time::timeout(PATIENCE * 2, http::send(self.address, request)).await;
         let answer = answer.unwrap_or_else(|_| panic!("{method} {path}: no answer"));
         let answer = answer.unwrap_or_else(|why| panic!("{method} {path}: {why}"));
@@ -137,6 +146,17 @@ impl Client {
                 .await,
             "event_id",
         )
+    }
+
+    /// The same, where the server may go away meanwhile; answers nothing unless it acknowledged.
+    pub(crate) async fn try_say(&self, room: &str, words: &str) -> Option<String> {
+        let path = in_room(room, &format!("send/m.room.message/{}", transaction_id()));
+        let body = json!({ "msgtype": "m.text", "body": words });
+        let answer = http::send(self.address, self.request("PUT", &path, Some(body)))
+            .await
+            .ok()?;
+        let answer: Value = serde_json::from_slice(answer.body()).ok()?;
+        answer["event_id"].as_str().map(str::to_owned)
     }
 
     pub(crate) async fn set_state(

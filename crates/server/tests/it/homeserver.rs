@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
 use tempfile::TempDir;
@@ -111,6 +111,31 @@ impl Homeserver {
         }
     }
 
+    /// Ends the process as an operator would, with SIGTERM, and waits for it; answers how long it
+    /// took.
+    pub(crate) fn terminate(&mut self) -> Duration {
+        let mut child = self.child.take().unwrap();
+        let asked = Instant::now();
+        let kill = format!("kill {}", child.id());
+        assert!(
+            Command::new("sh")
+                .args(["-c", &kill])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let status = child.wait().unwrap();
+        assert!(status.success(), "{status}");
+        asked.elapsed()
+    }
+
+    /// What the process has written to its log and its standard output.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read(self.log_file())
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
     /// Starts the process (again) on the same data, and waits until it answers.
     pub(crate) async fn run(&mut self) {
         let mut command = match self.kind {
@@ -163,7 +188,7 @@ impl Drop for Homeserver {
         self.kill();
         if std::thread::panicking() {
             eprintln!("--- the end of {:?}'s log", self.kind);
-            eprintln!("{}", last_lines(&self.log_file(), 80));
+            eprintln!("{}", last_lines(&self.log(), 80));
         }
     }
 }
@@ -174,10 +199,7 @@ fn spawn(command: &mut Command) -> Child {
         .unwrap_or_else(|why| panic!("starting {:?}: {why}", command.get_program()))
 }
 
-fn last_lines(file: &Path, count: usize) -> String {
-    let text = std::fs::read(file)
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .unwrap_or_default();
+fn last_lines(text: &str, count: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(count)..].join("\n")
 }

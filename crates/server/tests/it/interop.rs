@@ -1,10 +1,12 @@
-//! Two servers in one room: one is Synapse, the other Myelin.
+//! What needs more than cargo: mostly two servers in one room, of which one is Synapse and the other
+//! Myelin.
 //!
 //! The scenarios do not know who is who. Some run between two Synapses as well, which proves
 //! that what they demand of Myelin is what the reference does.
 
 mod delivery;
 mod exchange;
+mod first_start;
 mod meeting;
 mod nio;
 mod partial_join;
