@@ -1,1 +1,134 @@
-//! Myelin: api.
+//! The HTTP API: thin handlers, one file per section of the specification, over one table of routes
+//! and with one type of error.
+//!
+//! Nothing here knows SQL, and nothing decides about rooms: handlers read the request, call `users`,
+//! `rooms` for changes or `sync` for reads, and write the answer.
+
+mod client;
+mod conversions;
+mod error;
+mod federation;
+mod page;
+mod request;
+mod router;
+mod routes;
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use myelin_core::room_version::RoomVersion;
+use myelin_env::Env;
+use myelin_federation::Federation;
+use myelin_rooms::Rooms;
+use myelin_sync::Sync;
+use myelin_users::Users;
+use ruma::OwnedServerName;
+use tokio::sync::Semaphore;
+
+pub use error::ApiError;
+pub use router::router;
+pub use routes::{Access, Effect, Resource, Route, routes};
+
+/// Requests that read, at the same time. More wait for their turn; those that wait for something to
+/// read, as `/sync` does, are not counted.
+const MAX_READS: usize = 512;
+
+/// Requests that change something, at the same time. Some of them, like joins, take long.
+const MAX_CHANGES: usize = 2048;
+
+/// What the operator decides about the API.
+pub struct ApiConfig {
+    /// Which version of rooms clients are told to expect.
+    pub default_room_version: RoomVersion,
+    /// The address to announce to clients.
+    pub public_base_url: Option<String>,
+    /// Writes the figures for `/metrics`; without it there is no such page.
+    pub metrics: Option<Box<dyn Fn() -> String + Send + std::marker::Sync>>,
+}
+
+/// What the API is made of.
+pub struct ApiParts {
+    /// The operator's decisions.
+    pub config: ApiConfig,
+    /// Clock and tasks.
+    pub env: Env,
+    /// Accounts and what belongs to them.
+    pub users: Users,
+    /// Changes in rooms.
+    pub rooms: Rooms,
+    /// Reads for clients.
+    pub sync: Sync,
+    /// Who sent a request of another server.
+    pub federation: Federation,
+}
+
+/// What every handler gets. Clones share everything.
+#[derive(Clone)]
+pub struct Api(Arc<Inner>);
+
+struct Inner {
+    parts: ApiParts,
+    reads: Semaphore,
+    changes: Semaphore,
+}
+
+impl Api {
+    /// The API over these parts.
+    #[must_use]
+    pub fn new(parts: ApiParts) -> Self {
+        Self(Arc::new(Inner {
+            parts,
+            reads: Semaphore::new(MAX_READS),
+            changes: Semaphore::new(MAX_CHANGES),
+        }))
+    }
+
+    fn config(&self) -> &ApiConfig {
+        &self.0.parts.config
+    }
+
+    fn env(&self) -> &Env {
+        &self.0.parts.env
+    }
+
+    fn users(&self) -> &Users {
+        &self.0.parts.users
+    }
+
+    fn rooms(&self) -> &Rooms {
+        &self.0.parts.rooms
+    }
+
+    fn sync(&self) -> &Sync {
+        &self.0.parts.sync
+    }
+
+    fn federation(&self) -> &Federation {
+        &self.0.parts.federation
+    }
+
+    fn reads(&self) -> &Semaphore {
+        &self.0.reads
+    }
+
+    fn changes(&self) -> &Semaphore {
+        &self.0.changes
+    }
+
+    /// Which server sent a request. It is alive then, whatever was thought of it before.
+    async fn authenticate_server(
+        &self,
+        parts: &Parts,
+        body: &[u8],
+    ) -> Result<OwnedServerName, ApiError> {
+        let federation = self.federation();
+        let origin = federation
+            .authenticate(&parts.method, &parts.uri, &parts.headers, body)
+            .await?;
+        if federation.mark_alive(&origin).await? {
+            tracing::info!(%origin, "a server that failed is back");
+            self.rooms().server_is_alive(&origin);
+        }
+        Ok(origin)
+    }
+}

@@ -1,1 +1,14 @@
-//! Myelin: server.
+//! The program: configuration, the composition of all parts, the listeners, and the command line.
+//!
+//! Nothing here decides anything about rooms or users.
+
+pub mod cli;
+pub mod config;
+mod listener;
+mod server;
+mod telemetry;
+mod tls;
+mod welcome;
+pub mod workers;
+
+pub use server::{Running, Server, StartError};

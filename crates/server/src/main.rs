@@ -1,2 +1,7 @@
 //! The `myelin` program.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    myelin_server::cli::main()
+}

@@ -26,7 +26,7 @@ use ruma::{OwnedServerName, ServerName};
 pub use devices::{DeviceList, QueriedKeys, uploaded_keys};
 pub use error::UserError;
 pub use interactive::{AuthData, Challenge, Stage};
-pub use keys::KeyUpload;
+pub use keys::{KeyCounts, KeyUpload};
 pub use login::{Login, NewDevice};
 pub use profiles::{Profile, ProfileField};
 pub use registration::{NewAccount, Registered, Registration};

@@ -17,6 +17,9 @@ pub enum ProfileField {
 }
 
 impl ProfileField {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::DisplayName, Self::AvatarUrl];
+
     /// The specification's name.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -29,9 +32,7 @@ impl ProfileField {
     /// The field of this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::DisplayName, Self::AvatarUrl]
-            .into_iter()
-            .find(|field| field.name() == name)
+        Self::ALL.into_iter().find(|field| field.name() == name)
     }
 
     /// Its value in a profile.

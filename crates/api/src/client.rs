@@ -1,0 +1,16 @@
+//! The client-server API, a file per section.
+
+pub(crate) mod directory;
+pub(crate) mod events;
+pub(crate) mod filters;
+pub(crate) mod keys;
+pub(crate) mod login;
+pub(crate) mod membership;
+pub(crate) mod profiles;
+pub(crate) mod push_rules;
+pub(crate) mod registration;
+pub(crate) mod room_creation;
+pub(crate) mod sending;
+pub(crate) mod shared_secret;
+pub(crate) mod sync;
+pub(crate) mod versions;

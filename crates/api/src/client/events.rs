@@ -1,0 +1,151 @@
+//! Client-server API, "Getting events for a room".
+
+use axum::extract::State;
+use myelin_sync::{
+    Direction, EventJson, MembersRequest, Messages, MessagesRequest, RoomEventFilter,
+};
+use ruma::{OwnedEventId, OwnedRoomId};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{
+    Api, ApiError,
+    request::{Json, Path, Query, User},
+};
+
+pub(crate) async fn event(
+    State(api): State<Api>,
+    User(viewer): User,
+    Path((room_id, event_id)): Path<(OwnedRoomId, OwnedEventId)>,
+) -> Result<Json<EventJson>, ApiError> {
+    Ok(Json(api.sync().event(&viewer, &room_id, &event_id).await?))
+}
+
+pub(crate) async fn state(
+    State(api): State<Api>,
+    User(viewer): User,
+    Path(room_id): Path<OwnedRoomId>,
+) -> Result<Json<Vec<EventJson>>, ApiError> {
+    Ok(Json(api.sync().state(&viewer, &room_id).await?))
+}
+
+#[derive(Deserialize)]
+pub(crate) struct StateParameters {
+    format: Option<StateFormat>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum StateFormat {
+    Content,
+    Event,
+}
+
+pub(crate) async fn state_entry(
+    State(api): State<Api>,
+    User(viewer): User,
+    Path((room_id, event_type, state_key)): Path<(OwnedRoomId, String, String)>,
+    Query(parameters): Query<StateParameters>,
+) -> Result<Json<EventJson>, ApiError> {
+    let sync = api.sync();
+    let entry = match parameters.format {
+        Some(StateFormat::Event) => {
+            sync.state_entry_event(&viewer, &room_id, &event_type, &state_key)
+                .await?
+        }
+        Some(StateFormat::Content) | None => {
+            sync.state_entry(&viewer, &room_id, &event_type, &state_key)
+                .await?
+        }
+    };
+    Ok(Json(entry))
+}
+
+pub(crate) async fn state_entry_without_key(
+    api: State<Api>,
+    user: User,
+    Path((room_id, event_type)): Path<(OwnedRoomId, String)>,
+    parameters: Query<StateParameters>,
+) -> Result<Json<EventJson>, ApiError> {
+    state_entry(
+        api,
+        user,
+        Path((room_id, event_type, String::new())),
+        parameters,
+    )
+    .await
+}
+
+#[derive(Deserialize)]
+pub(crate) struct MembersParameters {
+    at: Option<String>,
+    membership: Option<String>,
+    not_membership: Option<String>,
+}
+
+pub(crate) async fn members(
+    State(api): State<Api>,
+    User(viewer): User,
+    Path(room_id): Path<OwnedRoomId>,
+    Query(parameters): Query<MembersParameters>,
+) -> Result<Json<Value>, ApiError> {
+    let request = MembersRequest {
+        room_id,
+        at: parameters.at,
+        membership: parameters.membership,
+        not_membership: parameters.not_membership,
+    };
+    let chunk = api.sync().members(&viewer, &request).await?;
+    Ok(Json(json!({ "chunk": chunk })))
+}
+
+pub(crate) async fn joined_members(
+    State(api): State<Api>,
+    User(viewer): User,
+    Path(room_id): Path<OwnedRoomId>,
+) -> Result<Json<EventJson>, ApiError> {
+    Ok(Json(api.sync().joined_members(&viewer, &room_id).await?))
+}
+
+#[derive(Deserialize)]
+pub(crate) struct MessagesParameters {
+    dir: WrittenDirection,
+    from: Option<String>,
+    to: Option<String>,
+    limit: Option<u64>,
+    filter: Option<String>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+enum WrittenDirection {
+    #[serde(rename = "b")]
+    Backward,
+    #[serde(rename = "f")]
+    Forward,
+}
+
+pub(crate) async fn messages(
+    State(api): State<Api>,
+    User(viewer): User,
+    Path(room_id): Path<OwnedRoomId>,
+    Query(parameters): Query<MessagesParameters>,
+) -> Result<Json<Messages>, ApiError> {
+    let filter = parameters
+        .filter
+        .as_deref()
+        .map(RoomEventFilter::parse)
+        .transpose()?;
+    let request = MessagesRequest {
+        viewer,
+        room_id,
+        direction: match parameters.dir {
+            WrittenDirection::Backward => Direction::Backward,
+            WrittenDirection::Forward => Direction::Forward,
+        },
+        from: parameters.from,
+        to: parameters.to,
+        limit: parameters.limit,
+        filter: filter.unwrap_or_default(),
+    };
+    Ok(Json(api.sync().messages(&request).await?))
+}

@@ -1,0 +1,153 @@
+//! Client-server API, "Room membership".
+
+use axum::extract::State;
+use myelin_core::state::Membership;
+use myelin_users::ProfileField;
+use ruma::{OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, OwnedUserId, RoomId, UserId};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::profiles::profile_fields;
+use crate::{
+    Api, ApiError,
+    request::{Json, OptionalJson, Path, Query, User},
+};
+
+/// The only part of a request to join, leave and the like that this server uses.
+#[derive(Deserialize)]
+pub(crate) struct Reason {
+    reason: Option<String>,
+}
+
+pub(crate) async fn join(
+    State(api): State<Api>,
+    User(requester): User,
+    Path(target): Path<OwnedRoomOrAliasId>,
+    Query(parameters): Query<Vec<(String, String)>>,
+    OptionalJson(body): OptionalJson<Reason>,
+) -> Result<Json<Value>, ApiError> {
+    // `server_name` is what `via` was called before version 1.12 of the specification.
+    let via = parameters
+        .iter()
+        .filter(|(name, _)| name == "via" || name == "server_name");
+    let via = via.map(|(_, server)| OwnedServerName::try_from(server.as_str()));
+    let via = via
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| ApiError::invalid_param(format!("via: {error}")))?;
+    tracing::Span::current().record("room", target.as_str());
+    let mut content = own_profile(&api, &requester.user_id).await?;
+    if let Some(reason) = body.reason {
+        content.insert("reason".to_owned(), reason.into());
+    }
+    let room_id = api
+        .rooms()
+        .join(&requester.user_id, &target, via, content)
+        .await?;
+    Ok(Json(json!({ "room_id": room_id })))
+}
+
+/// What the user shows of itself, for its membership events.
+pub(crate) async fn own_profile(api: &Api, user: &UserId) -> Result<Map<String, Value>, ApiError> {
+    let profile = api.users().local_profile(user).await?;
+    Ok(profile_fields(&profile, &ProfileField::ALL))
+}
+
+pub(crate) async fn leave(
+    State(api): State<Api>,
+    User(requester): User,
+    Path(room_id): Path<OwnedRoomId>,
+    OptionalJson(body): OptionalJson<Reason>,
+) -> Result<Json<Value>, ApiError> {
+    tracing::Span::current().record("room", room_id.as_str());
+    api.rooms()
+        .leave(&requester.user_id, &room_id, body.reason)
+        .await?;
+    Ok(Json(json!({})))
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Target {
+    user_id: OwnedUserId,
+    reason: Option<String>,
+}
+
+pub(crate) async fn invite(
+    State(api): State<Api>,
+    User(requester): User,
+    Path(room_id): Path<OwnedRoomId>,
+    Json(target): Json<Target>,
+) -> Result<Json<Value>, ApiError> {
+    set(
+        &api,
+        &requester.user_id,
+        &room_id,
+        target,
+        Membership::Invite,
+    )
+    .await
+}
+
+pub(crate) async fn kick(
+    State(api): State<Api>,
+    User(requester): User,
+    Path(room_id): Path<OwnedRoomId>,
+    Json(target): Json<Target>,
+) -> Result<Json<Value>, ApiError> {
+    set(
+        &api,
+        &requester.user_id,
+        &room_id,
+        target,
+        Membership::Leave,
+    )
+    .await
+}
+
+pub(crate) async fn ban(
+    State(api): State<Api>,
+    User(requester): User,
+    Path(room_id): Path<OwnedRoomId>,
+    Json(target): Json<Target>,
+) -> Result<Json<Value>, ApiError> {
+    set(&api, &requester.user_id, &room_id, target, Membership::Ban).await
+}
+
+pub(crate) async fn unban(
+    State(api): State<Api>,
+    User(requester): User,
+    Path(room_id): Path<OwnedRoomId>,
+    Json(target): Json<Target>,
+) -> Result<Json<Value>, ApiError> {
+    set(
+        &api,
+        &requester.user_id,
+        &room_id,
+        target,
+        Membership::Leave,
+    )
+    .await
+}
+
+async fn set(
+    api: &Api,
+    sender: &UserId,
+    room_id: &RoomId,
+    target: Target,
+    membership: Membership,
+) -> Result<Json<Value>, ApiError> {
+    tracing::Span::current().record("room", room_id.as_str());
+    let Target { user_id, reason } = target;
+    let rooms = api.rooms();
+    rooms
+        .set_membership(sender, room_id, &user_id, membership, reason)
+        .await?;
+    Ok(Json(json!({})))
+}
+
+pub(crate) async fn joined_rooms(
+    State(api): State<Api>,
+    User(requester): User,
+) -> Result<Json<Value>, ApiError> {
+    let joined = api.sync().joined_rooms(&requester.user_id).await?;
+    Ok(Json(json!({ "joined_rooms": joined })))
+}

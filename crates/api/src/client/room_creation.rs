@@ -1,0 +1,96 @@
+//! Client-server API, "Creation".
+
+use axum::extract::State;
+use myelin_rooms::{CreateRoom, Preset};
+use ruma::OwnedUserId;
+use serde::Deserialize;
+use serde_json::{Map, Value, json, value::RawValue};
+
+use super::membership::own_profile;
+use crate::{
+    Api, ApiError,
+    request::{Json, OptionalJson, User},
+};
+
+#[derive(Deserialize)]
+pub(crate) struct CreateRequest {
+    visibility: Option<Visibility>,
+    room_alias_name: Option<String>,
+    name: Option<String>,
+    topic: Option<String>,
+    #[serde(default)]
+    invite: Vec<OwnedUserId>,
+    #[serde(default)]
+    invite_3pid: Vec<Box<RawValue>>,
+    room_version: Option<String>,
+    #[serde(default)]
+    creation_content: Map<String, Value>,
+    #[serde(default)]
+    initial_state: Vec<InitialState>,
+    preset: Option<WrittenPreset>,
+    #[serde(default)]
+    is_direct: bool,
+    #[serde(default)]
+    power_level_content_override: Map<String, Value>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Visibility {
+    Public,
+    Private,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum WrittenPreset {
+    PrivateChat,
+    TrustedPrivateChat,
+    PublicChat,
+}
+
+#[derive(Deserialize)]
+struct InitialState {
+    #[serde(rename = "type")]
+    event_type: String,
+    #[serde(default)]
+    state_key: String,
+    content: Box<RawValue>,
+}
+
+pub(crate) async fn create(
+    State(api): State<Api>,
+    User(requester): User,
+    OptionalJson(request): OptionalJson<CreateRequest>,
+) -> Result<Json<Value>, ApiError> {
+    if !request.invite_3pid.is_empty() {
+        return Err(ApiError::forbidden(
+            "This server does not invite by e-mail or phone number",
+        ));
+    }
+    let preset = match (request.preset, request.visibility) {
+        (Some(WrittenPreset::PrivateChat), _) => Preset::Private,
+        (Some(WrittenPreset::TrustedPrivateChat), _) => Preset::TrustedPrivate,
+        (Some(WrittenPreset::PublicChat), _) | (None, Some(Visibility::Public)) => Preset::Public,
+        (None, _) => Preset::Private,
+    };
+    let initial_state = request.initial_state.into_iter();
+    let wish = CreateRoom {
+        version: request.room_version,
+        preset,
+        creation_content: request.creation_content,
+        alias_name: request.room_alias_name,
+        name: request.name,
+        topic: request.topic,
+        invite: request.invite,
+        is_direct: request.is_direct,
+        initial_state: initial_state
+            .map(|event| (event.event_type, event.state_key, event.content))
+            .collect(),
+        power_level_override: request.power_level_content_override,
+        profile: own_profile(&api, &requester.user_id).await?,
+    };
+    let room_id = api.rooms().create(&requester.user_id, wish).await?;
+    tracing::Span::current().record("room", room_id.as_str());
+    Ok(Json(json!({ "room_id": room_id })))
+}

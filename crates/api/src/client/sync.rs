@@ -1,0 +1,71 @@
+//! Client-server API, "Syncing".
+
+use std::time::Duration;
+
+use axum::extract::State;
+use myelin_sync::{Filter, SyncRequest, SyncResponse};
+use myelin_users::Requester;
+use serde::Deserialize;
+use serde_json::{json, value::to_raw_value};
+
+use crate::{
+    Api, ApiError,
+    request::{Json, Query, User},
+};
+
+#[derive(Deserialize)]
+pub(crate) struct SyncParameters {
+    filter: Option<String>,
+    since: Option<String>,
+    #[serde(default)]
+    full_state: bool,
+    #[serde(default)]
+    use_state_after: bool,
+    /// In milliseconds.
+    #[serde(default)]
+    timeout: u64,
+}
+
+pub(crate) async fn sync(
+    State(api): State<Api>,
+    User(viewer): User,
+    Query(parameters): Query<SyncParameters>,
+) -> Result<Json<SyncResponse>, ApiError> {
+    // An empty token is what some clients send at first.
+    let since = parameters.since.filter(|since| !since.is_empty());
+    let request = SyncRequest {
+        filter: read_filter(&api, &viewer, parameters.filter).await?,
+        viewer: viewer.clone(),
+        since: since.as_deref().map(str::parse).transpose()?,
+        full_state: parameters.full_state,
+        use_state_after: parameters.use_state_after,
+        timeout: Duration::from_millis(parameters.timeout),
+    };
+    let mut answer = api.sync().sync(&request).await?;
+    if request.since.is_none() {
+        let rules = json!({ "global": api.users().push_rules(&viewer.user_id) });
+        let event = json!({ "type": "m.push_rules", "content": rules });
+        let event = to_raw_value(&event).map_err(|_| ApiError::internal())?;
+        answer.account_data.events.push(event);
+    }
+    let keys = api.users().key_counts(&viewer).await?;
+    answer.device_one_time_keys_count = keys.one_time_keys;
+    answer.device_unused_fallback_key_types = Some(keys.unused_fallback_keys);
+    Ok(Json(answer))
+}
+
+/// A filter is given as it is, or by the ID under which it was stored.
+async fn read_filter(
+    api: &Api,
+    viewer: &Requester,
+    given: Option<String>,
+) -> Result<Filter, ApiError> {
+    match given {
+        None => Ok(Filter::default()),
+        Some(filter) if filter.starts_with('{') => Ok(Filter::parse(&filter)?),
+        Some(id) => {
+            let stored = api.users().filter(viewer.user_id.clone(), &id).await?;
+            Ok(Filter::parse(stored.get())?)
+        }
+    }
+}

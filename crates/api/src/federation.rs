@@ -1,0 +1,6 @@
+//! The server-server API, a file per section.
+
+pub(crate) mod events;
+pub(crate) mod queries;
+pub(crate) mod server;
+pub(crate) mod transactions;

@@ -1,0 +1,184 @@
+//! What handlers take from a request: parameters, JSON bodies, and who is asking.
+
+use std::time::Duration;
+
+use axum::{
+    body::{Body, to_bytes},
+    extract::{FromRequest, FromRequestParts, Request},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use http::{HeaderValue, header, request::Parts};
+use myelin_users::Requester;
+use ruma::OwnedServerName;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::error::Category;
+
+use crate::{Api, ApiError};
+
+/// The most a client may send at once: events are at most 64 KiB, key uploads and room creations
+/// some times that.
+const MAX_CLIENT_BODY: usize = 4 * 1024 * 1024;
+
+/// The most another server may send at once: 50 PDUs and 100 EDUs of 64 KiB each, with room to spare.
+const MAX_FEDERATION_BODY: usize = 16 * 1024 * 1024;
+
+/// A body has to arrive within this time.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Parameters in the path.
+pub(crate) struct Path<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<Api> for Path<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+        match axum::extract::Path::from_request_parts(parts, api).await {
+            Ok(axum::extract::Path(parameters)) => Ok(Self(parameters)),
+            Err(rejection) => Err(ApiError::invalid_param(rejection.body_text())),
+        }
+    }
+}
+
+/// Parameters behind the question mark.
+pub(crate) struct Query<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequestParts<Api> for Query<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+        match axum::extract::Query::from_request_parts(parts, api).await {
+            Ok(axum::extract::Query(parameters)) => Ok(Self(parameters)),
+            Err(rejection) => Err(ApiError::invalid_param(rejection.body_text())),
+        }
+    }
+}
+
+/// A JSON body, of a request or of an answer.
+pub(crate) struct Json<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<Api> for Json<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
+        let body = read_body(request.into_body(), MAX_CLIENT_BODY, api).await?;
+        from_json(&body).map(Self)
+    }
+}
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        match serde_json::to_vec(&self.0) {
+            Ok(body) => json_response(body),
+            Err(error) => {
+                tracing::error!(%error, "an answer cannot be written as JSON");
+                ApiError::internal().into_response()
+            }
+        }
+    }
+}
+
+/// A JSON body that may be left out where everything in it is optional.
+pub(crate) struct OptionalJson<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<Api> for OptionalJson<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
+        let body = read_body(request.into_body(), MAX_CLIENT_BODY, api).await?;
+        let body: &[u8] = if body.is_empty() { b"{}" } else { &body };
+        from_json(body).map(Self)
+    }
+}
+
+/// The user whose access token the request carries.
+pub(crate) struct User(pub(crate) Requester);
+
+impl FromRequestParts<Api> for User {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+        let token = access_token(parts).ok_or_else(ApiError::missing_token)?;
+        let requester = api.users().authenticate(&token).await?;
+        let requester = requester.ok_or_else(ApiError::unknown_token)?;
+        tracing::Span::current().record("user", requester.user_id.as_str());
+        Ok(Self(requester))
+    }
+}
+
+/// The token in the `Authorization` header, or in the query as older clients send it.
+fn access_token(parts: &Parts) -> Option<String> {
+    if let Some(value) = parts.headers.get(header::AUTHORIZATION) {
+        let (scheme, token) = value.to_str().ok()?.trim().split_once(' ')?;
+        let token = token.trim();
+        return (scheme.eq_ignore_ascii_case("Bearer") && !token.is_empty())
+            .then(|| token.to_owned());
+    }
+    let query = parts.uri.query()?;
+    let token = query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("access_token="))?;
+    let token = percent_encoding::percent_decode_str(token)
+        .decode_utf8()
+        .ok()?;
+    (!token.is_empty()).then(|| token.into_owned())
+}
+
+/// A request of another server, which has proved its name over everything in it.
+pub(crate) struct Signed {
+    pub(crate) origin: OwnedServerName,
+    pub(crate) body: Bytes,
+}
+
+impl FromRequest<Api> for Signed {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        if !parts.headers.contains_key(header::AUTHORIZATION) {
+            return Err(ApiError::unauthorized(
+                "The Authorization header is missing",
+            ));
+        }
+        let body = read_body(body, MAX_FEDERATION_BODY, api).await?;
+        let origin = api.authenticate_server(&parts, &body).await?;
+        tracing::Span::current().record("origin", origin.as_str());
+        Ok(Self { origin, body })
+    }
+}
+
+/// An answer that is JSON already.
+pub(crate) fn json_response(body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    response
+}
+
+async fn read_body(body: Body, limit: usize, api: &Api) -> Result<Bytes, ApiError> {
+    let read = api.env().clock.timeout(BODY_TIMEOUT, to_bytes(body, limit));
+    match read.await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(error)) => {
+            let source = std::error::Error::source(&error);
+            if source.is_some_and(|source| source.is::<http_body_util::LengthLimitError>()) {
+                Err(ApiError::too_large())
+            } else {
+                Err(ApiError::not_json(format!("The body broke off: {error}")))
+            }
+        }
+        Err(_) => Err(ApiError::timed_out("The body did not arrive in time")),
+    }
+}
+
+fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|error| match error.classify() {
+        Category::Data => match serde_json::from_slice::<serde::de::IgnoredAny>(body) {
+            Ok(_) => ApiError::bad_json(error.to_string()),
+            Err(error) => ApiError::not_json(error.to_string()),
+        },
+        Category::Io | Category::Syntax | Category::Eof => ApiError::not_json(error.to_string()),
+    })
+}

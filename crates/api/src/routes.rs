@@ -1,0 +1,203 @@
+//! The one table of all routes. The router and `myelin routes` are both made from it.
+
+use axum::{
+    handler::Handler,
+    routing::{MethodFilter, MethodRouter, on},
+};
+use http::Method;
+
+use crate::{Api, client, federation, page};
+
+/// Which listeners serve a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// Those for clients.
+    Client,
+    /// Those for other servers.
+    Federation,
+    /// All.
+    Both,
+}
+
+/// Who may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Anybody.
+    Public,
+    /// A user, by access token.
+    User,
+    /// Another server, by its signature over the request.
+    Server,
+}
+
+/// What a request does, and so what happens to it when whoever sent it goes away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It reads: it ends with its sender.
+    Read,
+    /// It reads, and may wait long for something to read.
+    Wait,
+    /// It may change something: it goes on to its end.
+    Change,
+}
+
+/// One endpoint.
+#[derive(Clone)]
+pub struct Route {
+    /// The method.
+    pub method: Method,
+    /// The path, with parameters in braces.
+    pub path: &'static str,
+    /// Which listeners serve it.
+    pub resource: Resource,
+    /// The section of the specification.
+    pub section: &'static str,
+    /// Who may ask.
+    pub access: Access,
+    /// What it does.
+    pub effect: Effect,
+    /// What answers.
+    pub(crate) handler: MethodRouter<Api>,
+}
+
+impl Route {
+    /// The same endpoint under the name that it had before version 1.1 of the specification, and
+    /// that clients still use.
+    #[must_use]
+    pub fn legacy_path(&self) -> Option<String> {
+        let rest = self.path.strip_prefix("/_matrix/client/v3/")?;
+        Some(format!("/_matrix/client/r0/{rest}"))
+    }
+}
+
+fn route<T: 'static>(method: MethodFilter, handler: impl Handler<T, Api>) -> MethodRouter<Api> {
+    on(method, handler)
+}
+
+/// Rows of `ACCESS EFFECT METHOD "path" => handler`, under the section and listeners they share.
+macro_rules! table {
+    ($($section:literal $resource:ident {
+        $($access:ident $effect:ident $method:ident $path:literal => $handler:path;)*
+    })*) => {
+        /// Every route, by section.
+        #[must_use]
+        pub fn routes() -> Vec<Route> {
+            vec![$($(Route {
+                method: Method::$method,
+                path: $path,
+                resource: Resource::$resource,
+                section: $section,
+                access: Access::$access,
+                effect: Effect::$effect,
+                handler: route(MethodFilter::$method, $handler),
+            }),*),*]
+        }
+    };
+}
+
+table! {
+    "Myelin: operation" Both {
+        Public Read GET "/" => page::start;
+        Public Read GET "/health" => page::health;
+        Public Read GET "/metrics" => page::metrics;
+    }
+    "Client-server API: API standards" Client {
+        Public Read GET "/_matrix/client/versions" => client::versions::versions;
+        Public Read GET "/.well-known/matrix/client" => client::versions::well_known;
+    }
+    "Client-server API: Capabilities negotiation" Client {
+        User Read GET "/_matrix/client/v3/capabilities" => client::versions::capabilities;
+    }
+    "Client-server API: Client authentication" Client {
+        Public Read GET "/_matrix/client/v3/login" => client::login::flows;
+        Public Change POST "/_matrix/client/v3/login" => client::login::log_in;
+        User Change POST "/_matrix/client/v3/logout" => client::login::log_out;
+        User Change POST "/_matrix/client/v3/logout/all" => client::login::log_out_everywhere;
+        Public Change POST "/_matrix/client/v3/register" => client::registration::register;
+        Public Read GET "/_matrix/client/v3/register/available" => client::registration::available;
+        Public Read GET "/_matrix/client/v1/register/m.login.registration_token/validity" => client::registration::token_validity;
+        User Read GET "/_matrix/client/v3/account/whoami" => client::login::who_am_i;
+    }
+    "Synapse admin API: Shared-secret registration" Client {
+        Public Change GET "/_synapse/admin/v1/register" => client::shared_secret::nonce;
+        Public Change POST "/_synapse/admin/v1/register" => client::shared_secret::register;
+    }
+    "Client-server API: Profiles" Client {
+        Public Read GET "/_matrix/client/v3/profile/{user_id}" => client::profiles::profile;
+        Public Read GET "/_matrix/client/v3/profile/{user_id}/{key_name}" => client::profiles::profile_field;
+        User Change PUT "/_matrix/client/v3/profile/{user_id}/{key_name}" => client::profiles::set_profile_field;
+        User Change DELETE "/_matrix/client/v3/profile/{user_id}/{key_name}" => client::profiles::remove_profile_field;
+    }
+    "Client-server API: Filtering" Client {
+        User Change POST "/_matrix/client/v3/user/{user_id}/filter" => client::filters::store_filter;
+        User Read GET "/_matrix/client/v3/user/{user_id}/filter/{filter_id}" => client::filters::filter;
+    }
+    "Client-server API: Push notifications" Client {
+        User Read GET "/_matrix/client/v3/pushrules/" => client::push_rules::all;
+        User Read GET "/_matrix/client/v3/pushrules/global/" => client::push_rules::global;
+    }
+    "Client-server API: End-to-end encryption" Client {
+        User Change POST "/_matrix/client/v3/keys/upload" => client::keys::upload;
+        User Read POST "/_matrix/client/v3/keys/query" => client::keys::query;
+    }
+    "Client-server API: Room creation" Client {
+        User Change POST "/_matrix/client/v3/createRoom" => client::room_creation::create;
+    }
+    "Client-server API: Room aliases" Client {
+        Public Read GET "/_matrix/client/v3/directory/room/{room_alias}" => client::directory::resolve;
+    }
+    "Client-server API: Room membership" Client {
+        User Read GET "/_matrix/client/v3/joined_rooms" => client::membership::joined_rooms;
+        User Change POST "/_matrix/client/v3/join/{room_id_or_alias}" => client::membership::join;
+        User Change POST "/_matrix/client/v3/rooms/{room_id}/join" => client::membership::join;
+        User Change POST "/_matrix/client/v3/rooms/{room_id}/leave" => client::membership::leave;
+        User Change POST "/_matrix/client/v3/rooms/{room_id}/invite" => client::membership::invite;
+        User Change POST "/_matrix/client/v3/rooms/{room_id}/kick" => client::membership::kick;
+        User Change POST "/_matrix/client/v3/rooms/{room_id}/ban" => client::membership::ban;
+        User Change POST "/_matrix/client/v3/rooms/{room_id}/unban" => client::membership::unban;
+    }
+    "Client-server API: Sending events" Client {
+        User Change PUT "/_matrix/client/v3/rooms/{room_id}/send/{event_type}/{txn_id}" => client::sending::send;
+        User Change PUT "/_matrix/client/v3/rooms/{room_id}/redact/{event_id}/{txn_id}" => client::sending::redact;
+        User Change PUT "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/{state_key}" => client::sending::set_state;
+        User Change PUT "/_matrix/client/v3/rooms/{room_id}/state/{event_type}" => client::sending::set_state_without_key;
+        User Change PUT "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/" => client::sending::set_state_without_key;
+    }
+    "Client-server API: Getting events" Client {
+        User Wait GET "/_matrix/client/v3/sync" => client::sync::sync;
+        User Read GET "/_matrix/client/v3/rooms/{room_id}/event/{event_id}" => client::events::event;
+        User Wait GET "/_matrix/client/v3/rooms/{room_id}/state" => client::events::state;
+        User Wait GET "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/{state_key}" => client::events::state_entry;
+        User Wait GET "/_matrix/client/v3/rooms/{room_id}/state/{event_type}" => client::events::state_entry_without_key;
+        User Wait GET "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/" => client::events::state_entry_without_key;
+        User Wait GET "/_matrix/client/v3/rooms/{room_id}/members" => client::events::members;
+        User Wait GET "/_matrix/client/v3/rooms/{room_id}/joined_members" => client::events::joined_members;
+        User Wait GET "/_matrix/client/v3/rooms/{room_id}/messages" => client::events::messages;
+    }
+    "Server-server API: Server discovery" Federation {
+        Public Read GET "/_matrix/federation/v1/version" => federation::server::version;
+        Public Read GET "/_matrix/key/v2/server" => federation::server::keys;
+    }
+    "Server-server API: Transactions" Federation {
+        Server Change PUT "/_matrix/federation/v1/send/{txn_id}" => federation::transactions::send;
+    }
+    "Server-server API: Authorization rules" Federation {
+        Server Read GET "/_matrix/federation/v1/event_auth/{room_id}/{event_id}" => federation::events::event_auth;
+    }
+    "Server-server API: Backfilling and retrieving missing events" Federation {
+        Server Read GET "/_matrix/federation/v1/backfill/{room_id}" => federation::events::backfill;
+        Server Read POST "/_matrix/federation/v1/get_missing_events/{room_id}" => federation::events::missing_events;
+    }
+    "Server-server API: Retrieving events" Federation {
+        Server Read GET "/_matrix/federation/v1/event/{event_id}" => federation::events::event;
+        Server Read GET "/_matrix/federation/v1/state/{room_id}" => federation::events::state;
+        Server Read GET "/_matrix/federation/v1/state_ids/{room_id}" => federation::events::state_ids;
+    }
+    "Server-server API: Querying for information" Federation {
+        Server Read GET "/_matrix/federation/v1/query/profile" => federation::queries::profile;
+        Server Read GET "/_matrix/federation/v1/query/directory" => federation::queries::directory;
+    }
+    "Server-server API: Device management" Federation {
+        Server Read GET "/_matrix/federation/v1/user/devices/{user_id}" => federation::queries::user_devices;
+    }
+}

@@ -1,0 +1,107 @@
+//! `myelin serve`.
+
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::{Path, PathBuf},
+};
+
+use myelin_env::Env;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Failure, Place, print};
+use crate::{
+    Running, Server,
+    config::{self, Config, DEFAULT_FILE},
+    telemetry, welcome,
+};
+
+/// Where the configuration is if nobody says.
+const DEFAULT_PLACE: &str = "data/myelin.toml";
+
+/// Runs the server until it is told to stop.
+pub(super) fn serve(place: &Place) -> Result<(), Failure> {
+    if place.config.is_none() && write_default(Path::new(DEFAULT_PLACE))? {
+        print(&format!("A configuration was written to {DEFAULT_PLACE}\n"))?;
+    }
+    let config = read_config(place)?;
+    telemetry::install_log(&config.log);
+    run(async move {
+        let env = Env::real();
+        let running = Server::start(config.clone(), env.clone()).await?;
+        greet(&config, &running, &env).await?;
+        wait_for_the_end().await?;
+        tracing::info!("stopping");
+        running.stop().await;
+        Ok(())
+    })
+}
+
+/// The configuration that a command is to use.
+pub(super) fn read_config(place: &Place) -> Result<Config, Failure> {
+    let path = place
+        .config
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(DEFAULT_PLACE));
+    Ok(config::load(&path)?)
+}
+
+/// Runs a future on a runtime of its own.
+pub(super) fn run(future: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    // Whoever uses rustls without naming a provider gets the same as everybody else. If there is one
+    // already, it is that one.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.enable_all().build()?.block_on(future)
+}
+
+/// Writes the default configuration if there is none. The data are beside it.
+fn write_default(path: &Path) -> Result<bool, io::Error> {
+    if path.exists() {
+        return Ok(false);
+    }
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    let text = DEFAULT_FILE.replace("data_dir = \"data\"", "data_dir = \".\"");
+    fs::write(path, text.replace("sqlite:data/", "sqlite:"))?;
+    Ok(true)
+}
+
+/// Says where the server is and what to do next.
+async fn greet(config: &Config, running: &Running, env: &Env) -> Result<(), Failure> {
+    let token = running.users().first_account_token().await?;
+    let listeners = config.listeners.iter().zip(running.addresses());
+    let Some((listener, address)) = listeners.into_iter().find(|(listener, _)| listener.client)
+    else {
+        return Ok(());
+    };
+    let mut address = *address;
+    match address.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    let scheme = if listener.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    print(&welcome::text(
+        &format!("{scheme}://{address}"),
+        &config.server_name,
+        token.as_deref(),
+        &env.random,
+    ))
+}
+
+/// Until SIGTERM or SIGINT.
+async fn wait_for_the_end() -> Result<(), io::Error> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

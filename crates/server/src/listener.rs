@@ -1,0 +1,130 @@
+//! One port: accepting connections, and serving them until the server stops.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+    service::TowerToHyperService,
+};
+use myelin_env::Env;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tokio_rustls::TlsAcceptor;
+
+/// More connections than this wait until others end.
+const MAX_CONNECTIONS: usize = 8192;
+
+/// A connection has to begin to speak, and to finish its TLS handshake, within this time.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The head of a request has to arrive within this time.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Requests at the same time on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 200;
+
+/// After a failure to accept, such as too many open files, there is a pause.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A port that is open.
+pub(crate) struct Listener {
+    pub(crate) socket: TcpListener,
+    pub(crate) tls: Option<TlsAcceptor>,
+    pub(crate) router: Router,
+}
+
+impl Listener {
+    /// Accepts connections until the server stops.
+    pub(crate) async fn serve(self, env: Env) {
+        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let stopping = env.tasks.stopping();
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .keep_alive_interval(HEAD_TIMEOUT);
+        let builder = Arc::new(builder);
+        loop {
+            let permit = Arc::clone(&permits).acquire_owned().await;
+            let accepted = stopping.run_until_cancelled(self.socket.accept()).await;
+            let stream = match accepted {
+                None => return,
+                Some(Ok((stream, _))) => stream,
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    env.clock.sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let connection = Connection {
+                builder: Arc::clone(&builder),
+                router: self.router.clone(),
+                env: env.clone(),
+            };
+            let tls = self.tls.clone();
+            // It is tracked; nobody waits for it.
+            drop(env.tasks.spawn("connection", async move {
+                let _permit = permit;
+                connection.greet(stream, tls).await;
+            }));
+        }
+    }
+}
+
+struct Connection {
+    builder: Arc<Builder<TokioExecutor>>,
+    router: Router,
+    env: Env,
+}
+
+impl Connection {
+    async fn greet(self, stream: TcpStream, tls: Option<TlsAcceptor>) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection ended before it began");
+            return;
+        }
+        let clock = self.env.clock.clone();
+        match tls {
+            None => {
+                // The HTTP library has no limit for a connection that says nothing at all.
+                if let Ok(Ok(())) = clock.timeout(GREETING_TIMEOUT, stream.readable()).await {
+                    self.serve(stream).await;
+                }
+            }
+            Some(tls) => match clock.timeout(GREETING_TIMEOUT, tls.accept(stream)).await {
+                Ok(Ok(stream)) => self.serve(stream).await,
+                Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                Err(_) => tracing::debug!("a TLS handshake took too long"),
+            },
+        }
+    }
+
+    /// Answers requests until the other side has no more, or the server stops: then those that have
+    /// begun are finished.
+    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let service = TowerToHyperService::new(self.router);
+        let serving = self.builder.serve_connection(TokioIo::new(stream), service);
+        let mut serving = pin!(serving);
+        let stopping = self.env.tasks.stopping();
+        let ended = tokio::select! {
+            ended = serving.as_mut() => ended,
+            () = stopping.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection broke off");
+        }
+    }
+}
