@@ -1,4 +1,11 @@
-//! Databases for tests: fresh ones, on each engine, from one test body.
+//! Databases for tests: fresh ones, on each engine, from one test body; and power that can be cut.
+
+mod disk;
+#[allow(
+    unsafe_code,
+    reason = "SQLite's file systems are tables of C functions, and losing what was not synced takes one"
+)]
+mod power_cut;
 
 use std::{
     env, process,
@@ -12,6 +19,7 @@ use myelin_env::Env;
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
 
+pub use self::{disk::Loss, power_cut::PowerCut};
 use crate::{Database, DatabaseUrl};
 
 /// The Unix time, in milliseconds, at which the clocks of tests start.

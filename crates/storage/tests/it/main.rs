@@ -2,6 +2,7 @@
 
 mod cancellation;
 mod committer;
+mod durability;
 mod opening;
 mod transactions;
 
