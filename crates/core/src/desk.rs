@@ -38,6 +38,7 @@ pub struct Desk {
     auth_children: HashMap<EventNr, Arc<[EventNr]>>,
     snapshots: HashMap<SnapshotNr, State>,
     missing: Mutex<BTreeSet<Needed>>,
+    wanted_chains: Mutex<BTreeSet<EventNr>>,
 }
 
 impl Desk {
@@ -96,6 +97,25 @@ impl Desk {
         self.snapshots
             .get(&nr)
             .or_else(|| self.miss(Needed::Snapshot(nr)))
+    }
+
+    /// Notes that the walk along the auth chain of `event` came upon something missing. That is
+    /// recorded as any other miss, one link of the chain after the other; who loads the whole chain
+    /// at once saves that many rounds.
+    pub fn want_auth_chain(&self, event: EventNr) {
+        self.wanted_chains
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(event);
+    }
+
+    /// The events whose auth chains should come with what [`Desk::take_missing`] gives.
+    pub fn take_wanted_chains(&self) -> BTreeSet<EventNr> {
+        let mut wanted = self
+            .wanted_chains
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *wanted)
     }
 
     fn missing(&self) -> std::sync::MutexGuard<'_, BTreeSet<Needed>> {

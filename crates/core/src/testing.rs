@@ -4,7 +4,10 @@
 mod plain;
 mod story;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use base64::Engine as _;
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -145,6 +148,37 @@ impl Room {
         true
     }
 
+    /// A room in which `members` users joined one after the other while its power levels changed
+    /// `power_changes` times.
+    ///
+    /// # Panics
+    /// If the rules forbid any of it, which they don't.
+    pub fn crowd(version: RoomVersion, members: usize, power_changes: usize) -> (Self, State) {
+        let (mut room, mut state) = Self::new(version);
+        let mut levels = json!({ "users": {}, "events_default": 0, "state_default": 50 });
+        if !version.room_id_is_create_hash() {
+            levels["users"][room.creator.as_str()] = 100.into();
+        }
+        let pause = (members / (power_changes + 1)).max(1);
+        for n in 1..=members {
+            let join = Draft::membership(&user(n), &user(n), Membership::Join, json!({}));
+            assert!(
+                room.write(&mut state, &join),
+                "anybody may join a public room"
+            );
+            if n % pause == 0 {
+                levels["users"][user(n).as_str()] = 50.into();
+                let creator = room.creator.clone();
+                let draft = Draft::new(&creator, "m.room.power_levels", "", levels.clone());
+                assert!(
+                    room.write(&mut state, &draft),
+                    "a creator may change power levels"
+                );
+            }
+        }
+        (room, state)
+    }
+
     fn author(&mut self, state: &State, draft: &Draft) -> Option<Arc<Event>> {
         let mut pdu = self.pdu(draft);
         if draft.event_type == "m.room.create" && self.version.room_id_is_create_hash() {
@@ -251,6 +285,20 @@ impl Room {
             }
             Needed::Snapshot(nr) => unreachable!("nothing here refers to snapshot {nr}"),
         }
+    }
+
+    /// Puts the auth chains on a desk that are wanted there. Gives the number of events.
+    pub fn load_wanted_chains(&self, desk: &mut Desk) -> usize {
+        let mut loaded = BTreeSet::new();
+        let mut next = desk.take_wanted_chains().into_iter().collect::<Vec<_>>();
+        while let Some(nr) = next.pop() {
+            if loaded.insert(nr) {
+                let event = self.event(nr);
+                next.extend(event.pdu.auth_events.iter().map(|id| self.by_id[id]));
+                desk.put_event(event.clone());
+            }
+        }
+        loaded.len()
     }
 
     /// How many events there are.

@@ -22,13 +22,19 @@ use crate::{event::Event, number::EventNr};
 /// Up to this many shared entries, their chains are simply walked.
 const FEW: usize = 16;
 
-/// How many of the events that cite an event are looked at before the walk goes deeper. One of the
-/// first is nearly always shared, and an event can have a hundred thousand of them.
-const FIRST_LOOK: usize = 64;
+/// How far a walk towards citing events goes before something else is tried.
+struct Reach {
+    /// How many of the events that cite an event are looked at before the walk goes deeper. One of
+    /// the first is nearly always shared, and an event can have a hundred thousand of them.
+    first_look: usize,
+    /// The most events that are visited before the chains of all shared entries are walked instead.
+    most_visited: usize,
+}
 
-/// The most events that a forward walk visits before the chains of all shared entries are walked
-/// instead.
-const MOST_VISITED: usize = 10_000;
+const REACH: Reach = Reach {
+    first_look: 64,
+    most_visited: 10_000,
+};
 
 /// The auth difference, conflicted events left out: they are in the full conflicted set anyway.
 ///
@@ -38,12 +44,26 @@ pub(super) fn auth_difference(
     graph: &mut AuthGraph<'_>,
     conflict: &Conflict<'_>,
 ) -> Result<Vec<Arc<Event>>, ResolutionError> {
+    auth_difference_within(&REACH, graph, conflict)
+}
+
+fn auth_difference_within(
+    reach: &Reach,
+    graph: &mut AuthGraph<'_>,
+    conflict: &Conflict<'_>,
+) -> Result<Vec<Arc<Event>>, ResolutionError> {
     let known = known_in_shared_chain(graph, conflict);
     let mut candidates = candidates(graph, conflict, &known);
     // While a chain isn't whole, a candidate may only seem to be one.
     graph.check()?;
 
-    let in_shared_chain = match ForwardWalk::new(graph, conflict, &known).answer(&candidates)? {
+    let walk = ForwardWalk {
+        graph,
+        conflict,
+        known: &known,
+        reach,
+    };
+    let in_shared_chain = match walk.answer(&candidates)? {
         Some(in_shared_chain) => in_shared_chain,
         None => {
             let chain = graph.chain_of_entries(conflict.all_shared());
@@ -94,7 +114,7 @@ struct ForwardWalk<'a, 'g> {
     graph: &'g AuthGraph<'a>,
     conflict: &'g Conflict<'g>,
     known: &'g BTreeSet<EventNr>,
-    most_visited: usize,
+    reach: &'g Reach,
 }
 
 /// What a walk came across.
@@ -110,20 +130,7 @@ struct Visited {
     missing: bool,
 }
 
-impl<'a, 'g> ForwardWalk<'a, 'g> {
-    fn new(
-        graph: &'g AuthGraph<'a>,
-        conflict: &'g Conflict<'g>,
-        known: &'g BTreeSet<EventNr>,
-    ) -> Self {
-        Self {
-            graph,
-            conflict,
-            known,
-            most_visited: MOST_VISITED,
-        }
-    }
-
+impl ForwardWalk<'_, '_> {
     /// Which of the candidates are in chain(U); `None` if that would take too long.
     fn answer(
         &self,
@@ -131,7 +138,7 @@ impl<'a, 'g> ForwardWalk<'a, 'g> {
     ) -> Result<Option<BTreeSet<EventNr>>, ResolutionError> {
         let mut found = BTreeSet::new();
         let mut open = candidates.keys().copied().collect::<Vec<_>>();
-        let mut look = FIRST_LOOK;
+        let mut look = self.reach.first_look;
         loop {
             let Some(visited) = self.walk(&open, look) else {
                 return Ok(None);
@@ -144,7 +151,7 @@ impl<'a, 'g> ForwardWalk<'a, 'g> {
             if open.is_empty() || !visited.cut {
                 return Ok(Some(found));
             }
-            look = look.saturating_mul(FIRST_LOOK);
+            look = look.saturating_mul(64);
         }
     }
 
@@ -158,7 +165,7 @@ impl<'a, 'g> ForwardWalk<'a, 'g> {
             .from
             .extend(starts.iter().map(|nr| (*nr, Vec::new())));
         while let Some(nr) = next.pop() {
-            if visited.from.len() > self.most_visited {
+            if visited.from.len() > self.reach.most_visited {
                 return None;
             }
             let Some(citing) = desk.auth_children(nr) else {
@@ -213,5 +220,80 @@ impl Visited {
             }
         }
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{prelude::*, test_runner::RngSeed};
+
+    use super::*;
+    use crate::{
+        desk::{Desk, Needed},
+        resolution::conflict,
+        room_version::RoomVersion,
+        testing::{Room, Story},
+    };
+
+    fn desk_with_everything(room: &Room) -> Desk {
+        let mut desk = Desk::default();
+        for nr in (1..=room.len() as i64).map(EventNr) {
+            room.load(&mut desk, &Needed::Event(nr));
+            room.load(&mut desk, &Needed::AuthChildren(nr));
+        }
+        desk
+    }
+
+    fn numbers(events: Vec<Arc<Event>>) -> Vec<EventNr> {
+        events.into_iter().map(|event| event.nr).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 300,
+            rng_seed: RngSeed::Fixed(20),
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn however_far_it_reaches_the_difference_is_the_same(
+            numbers_of_steps in prop::collection::vec(any::<u64>(), 0..120),
+        ) {
+            let story = Story::tell(RoomVersion::V11, 3, &numbers_of_steps);
+            let desk = desk_with_everything(&story.room);
+            let states = conflict::distinct(&story.states);
+            let conflict = Conflict::between_states(&story.room.keys, &desk, &states).unwrap();
+            let difference = |reach| {
+                let mut graph = AuthGraph::new(&desk);
+                numbers(auth_difference_within(&reach, &mut graph, &conflict).unwrap())
+            };
+            let usual = difference(REACH);
+            prop_assert_eq!(&difference(Reach { first_look: 1, most_visited: 10_000 }), &usual);
+            prop_assert_eq!(&difference(Reach { first_look: 64, most_visited: 0 }), &usual);
+        }
+
+        #[test]
+        fn walking_forward_finds_what_walking_back_finds(
+            numbers_of_steps in prop::collection::vec(any::<u64>(), 0..120),
+        ) {
+            let story = Story::tell(RoomVersion::V12, 2, &numbers_of_steps);
+            let desk = desk_with_everything(&story.room);
+            let states = conflict::distinct(&story.states);
+            let conflict = Conflict::between_states(&story.room.keys, &desk, &states).unwrap();
+            let graph = &mut AuthGraph::new(&desk);
+            // Nothing is known beforehand, so that the walk has to find everything.
+            let known = &BTreeSet::new();
+            let candidates = candidates(graph, &conflict, known);
+            let mut expected =
+                graph.chain_of_entries(conflict.all_shared()).into_keys().collect::<BTreeSet<_>>();
+            expected.retain(|nr| candidates.contains_key(nr));
+            let reach = &Reach { first_look: 1, most_visited: 10_000 };
+            let mut found = ForwardWalk { graph, conflict: &conflict, known, reach }
+                .answer(&candidates)
+                .unwrap()
+                .unwrap();
+            found.retain(|nr| candidates.contains_key(nr));
+            prop_assert_eq!(found, expected);
+        }
     }
 }

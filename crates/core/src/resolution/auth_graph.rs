@@ -47,9 +47,12 @@ impl<'a> AuthGraph<'a> {
         let mut cited = Vec::with_capacity(event.pdu.auth_events.len());
         for id in &event.pdu.auth_events {
             match self.desk.event_by_id(id) {
-                Some(event) => cited.push(event.clone()),
+                Some(found) => cited.push(found.clone()),
                 None if self.desk.lacks(id) => _ = self.gaps.insert(id.clone()),
-                None => self.missing = true,
+                None => {
+                    self.missing = true;
+                    self.desk.want_auth_chain(event.nr);
+                }
             }
         }
         let cited = Arc::<[_]>::from(cited);

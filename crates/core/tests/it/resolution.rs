@@ -115,7 +115,7 @@ fn resolve_loading(room: &Room, states: &[State]) -> (Map, Vec<Needed>) {
 }
 
 proptest! {
-    #![proptest_config(config(1500))]
+    #![proptest_config(config(600))]
 
     /// R27, R28.
     #[test]
@@ -236,6 +236,42 @@ fn a_key_that_only_the_auth_difference_has_is_given_a_number_first() {
     assert_eq!(names, [StateKey::new("m.room.member", user(1).as_str())]);
     let resolved = resolve_loading(&room, &[before, other]).0;
     assert!(resolved.contains_key(&names[0]));
+}
+
+#[test]
+fn a_long_auth_chain_is_asked_for_at_once_and_the_members_not_at_all() {
+    let (mut room, state) = Room::crowd(RoomVersion::V11, 400, 50);
+    let states = [1, 2].map(|n| {
+        let mut state = state.clone();
+        let profile = json!({ "displayname": "new" });
+        let draft = Draft::membership(&user(n), &user(n), Membership::Join, profile);
+        assert!(room.write(&mut state, &draft));
+        state
+    });
+    let mut desk = Desk::default();
+    let (mut rounds, mut events) = (0, 0);
+    let resolved = loop {
+        match resolve(room.version, &room.keys, &desk, &states) {
+            Err(ResolutionError::Incomplete) => {}
+            other => break other.unwrap(),
+        }
+        events += room.load_wanted_chains(&mut desk);
+        let missing = desk.take_missing();
+        events += missing.len();
+        missing
+            .iter()
+            .for_each(|needed| room.load(&mut desk, needed));
+        rounds += 1;
+    };
+    assert_eq!(
+        to_map(&room, &room.keys, &resolved),
+        resolve_plainly(&room, &states)
+    );
+    assert!(rounds <= 4, "{rounds} rounds");
+    assert!(
+        events <= 150,
+        "{events} loaded for a chain of some 50 power levels"
+    );
 }
 
 /// What an event is judged by in a room of which `before` is known.

@@ -40,7 +40,7 @@ fn changes(entries: &[(KeyNr, Option<Entry>)]) -> Vec<Change> {
 }
 
 proptest! {
-    #![proptest_config(config(500))]
+    #![proptest_config(config(150))]
 
     #[test]
     fn a_delta_is_read_as_it_was_written(entries in entries(u32::MAX)) {
