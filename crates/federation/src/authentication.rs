@@ -118,3 +118,6 @@ impl Federation {
         name == self.server_name()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! The way to other servers, put together.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use myelin_core::keys::KeySet;
 use myelin_env::Env;
@@ -56,6 +56,15 @@ struct Inner {
     transport: Transport,
     destinations: Destinations,
     key_ring: KeyRing,
+}
+
+impl fmt::Debug for Federation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Federation")
+            .field("server_name", &self.server_name())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Federation {
@@ -212,3 +221,6 @@ impl Federation {
         self.timeout.unwrap_or(usual)
     }
 }
+
+#[cfg(test)]
+mod tests;

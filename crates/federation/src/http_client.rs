@@ -1,9 +1,13 @@
 //! HTTPS requests with bounds on time and size.
 
-use std::{error::Error as _, time::Duration};
+use std::{
+    error::Error as _,
+    io::{self, ErrorKind},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Request, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::{
@@ -15,7 +19,7 @@ use myelin_env::Clock;
 use crate::{authority::Authority, connector::Connector, error::FederationError};
 
 /// How long an unused connection is kept, and how many to one authority.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const MOST_IDLE: usize = 8;
 
 /// Sends requests over a pool of connections, one pool for each authority. Clones share it.
@@ -104,7 +108,7 @@ impl HttpClient {
         let timeout = outgoing.timeout;
         let request = build(outgoing)?;
         let start = self.clock.instant();
-        let sending = self.clock.timeout(timeout, self.client.request(request));
+        let sending = self.clock.timeout(timeout, self.send(request));
         let answer = sending.await.map_err(|_| out_of_time())?;
         let (head, incoming) = answer.map_err(|error| explain(&error))?.into_parts();
         let body = Body {
@@ -117,6 +121,21 @@ impl HttpClient {
             headers: head.headers,
             body,
         })
+    }
+}
+
+impl HttpClient {
+    /// Servers close connections that were idle for some time, perhaps at the very moment when one is
+    /// used again. All requests of federation can be repeated, so that is worth a second try.
+    async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, legacy::Error> {
+        let again = request.clone();
+        match self.client.request(request).await {
+            Err(error) if was_closed(&error) => self.client.request(again).await,
+            outcome => outcome,
+        }
     }
 }
 
@@ -192,6 +211,26 @@ fn build(outgoing: Outgoing) -> Result<Request<Full<Bytes>>, FederationError> {
 
 fn out_of_time() -> FederationError {
     FederationError::Unreachable("out of time".to_owned())
+}
+
+/// Whether the connection was closed before any answer.
+fn was_closed(error: &legacy::Error) -> bool {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(error) = cause.downcast_ref::<hyper::Error>()
+            && (error.is_incomplete_message() || error.is_canceled() || error.is_closed())
+        {
+            return true;
+        }
+        if let Some(error) = cause.downcast_ref::<io::Error>() {
+            return matches!(
+                error.kind(),
+                ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof
+            );
+        }
+        source = cause.source();
+    }
+    false
 }
 
 /// The connector's own error if it was that, else what HTTP says.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -81,6 +82,12 @@ pub(crate) struct Wanted {
     /// With the last moment at which they must be valid.
     pub(crate) keys: BTreeMap<OwnedServerSigningKeyId, u64>,
     landing: Landing<OwnedServerName>,
+}
+
+impl fmt::Debug for KeyRing {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("KeyRing").finish_non_exhaustive()
+    }
 }
 
 impl KeyRing {
@@ -401,3 +408,6 @@ fn believe(row: &ServerKeyRow) -> Option<(OwnedServerName, Published)> {
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -128,3 +128,27 @@ fn none_if_absent<T>(name: &str, error: &NetError) -> Result<Vec<T>, ResolveErro
         why: error.to_string(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn this_machine_knows_itself() {
+        let found = SystemResolver::default()
+            .addresses("localhost")
+            .await
+            .unwrap();
+        assert!(
+            !found.is_empty() && found.iter().all(IpAddr::is_loopback),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn names_with_a_dot_are_complete() {
+        assert_eq!(absolute("a.test").unwrap().to_ascii(), "a.test.");
+        assert_eq!(absolute("synapse").unwrap().to_ascii(), "synapse");
+        assert!(absolute("a..test").is_err());
+    }
+}

@@ -2,16 +2,23 @@
 
 use std::{
     collections::HashMap,
-    convert::Infallible,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex},
+    io,
+    net::{IpAddr, Ipv4Addr},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::{Stream, TryStreamExt as _, future::BoxFuture};
 use http::{Method, Request, Response, header};
-use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use myelin_env::{Env, Random};
 use myelin_storage::testing::Fresh;
@@ -30,7 +37,10 @@ use crate::{
     Federation, FederationConfig, ResolveError, Resolver, Service, SigningKeys, federation::Names,
 };
 
-pub(crate) type Answer = Response<BoxBody<Bytes, Infallible>>;
+/// The status that makes a server of a test close the connection instead of answering.
+pub(crate) const CLOSE: u16 = 499;
+
+pub(crate) type Answer = Response<BoxBody<Bytes, io::Error>>;
 type Handler = Arc<dyn Fn(&Seen) -> BoxFuture<'static, Answer> + Send + Sync>;
 
 /// Everything around a server under test.
@@ -53,11 +63,14 @@ pub(crate) struct Table {
 pub(crate) struct TestServer {
     pub(crate) port: u16,
     seen: Arc<Mutex<Vec<Seen>>>,
+    connections: Arc<AtomicUsize>,
 }
 
 /// A request that a server of a test got.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
+    /// How many came before.
+    pub(crate) number: usize,
     pub(crate) method: Method,
     pub(crate) target: String,
     pub(crate) host: String,
@@ -95,6 +108,8 @@ impl World {
         let port = listener.local_addr().unwrap().port();
         let acceptor = TlsAcceptor::from(Arc::new(self.tls(names)));
         let seen = Arc::new(Mutex::new(Vec::new()));
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&connections);
         let handler: Handler = Arc::new(handler);
         let (env, all_seen) = (self.env().clone(), Arc::clone(&seen));
         self.env().tasks.spawn("test server", async move {
@@ -102,18 +117,24 @@ impl World {
                 let (stream, _) = listener.accept().await.unwrap();
                 let (acceptor, handler) = (acceptor.clone(), Arc::clone(&handler));
                 let seen = Arc::clone(&all_seen);
+                let counter = Arc::clone(&counter);
                 env.tasks.spawn("test connection", async move {
                     let Ok(stream) = acceptor.accept(stream).await else {
                         return;
                     };
+                    counter.fetch_add(1, Ordering::SeqCst);
                     let sni = stream.get_ref().1.server_name().map(str::to_owned);
                     let service = service_fn(move |request| {
                         let (handler, seen) = (Arc::clone(&handler), Arc::clone(&seen));
                         let sni = sni.clone();
                         async move {
                             let request = see(request, sni).await;
-                            seen.lock().unwrap().push(request.clone());
-                            Ok::<_, Infallible>(handler(&request).await)
+                            let request = note(&seen, request);
+                            let answer = handler(&request).await;
+                            match answer.status().as_u16() {
+                                CLOSE => Err(io::Error::other("closed")),
+                                _ => Ok(answer),
+                            }
                         }
                     });
                     let connection = http1::Builder::new();
@@ -123,7 +144,11 @@ impl World {
                 });
             }
         });
-        TestServer { port, seen }
+        TestServer {
+            port,
+            seen,
+            connections,
+        }
     }
 
     fn tls(&self, names: &[&str]) -> ServerConfig {
@@ -195,11 +220,26 @@ pub(crate) fn name(name: &str) -> &ServerName {
 
 /// An answer with a body.
 pub(crate) fn json(status: u16, body: &str) -> BoxFuture<'static, Answer> {
-    let answer = Response::builder()
-        .status(status)
-        .body(Full::new(Bytes::from(body.to_owned())).boxed())
-        .unwrap();
+    let answer = whole(status, body);
     Box::pin(async { answer })
+}
+
+/// An answer with a body, at once.
+pub(crate) fn whole(status: u16, body: &str) -> Answer {
+    let body = Full::new(Bytes::from(body.to_owned())).map_err(|never| match never {});
+    Response::builder()
+        .status(status)
+        .body(body.boxed())
+        .unwrap()
+}
+
+/// A successful answer that arrives piece by piece. An error breaks it off.
+pub(crate) fn pieces<S>(pieces: S) -> Answer
+where
+    S: Stream<Item = io::Result<Bytes>> + Send + Sync + 'static,
+{
+    let body = StreamBody::new(pieces.map_ok(Frame::data));
+    Response::new(BodyExt::boxed(body))
 }
 
 async fn see(request: Request<Incoming>, sni: Option<String>) -> Seen {
@@ -209,6 +249,7 @@ async fn see(request: Request<Incoming>, sni: Option<String>) -> Seen {
         Some(value.to_str().unwrap().to_owned())
     };
     Seen {
+        number: 0,
         host: text(header::HOST).unwrap(),
         authorization: text(header::AUTHORIZATION),
         method: head.method,
@@ -216,6 +257,15 @@ async fn see(request: Request<Incoming>, sni: Option<String>) -> Seen {
         sni,
         body: body.collect().await.unwrap().to_bytes(),
     }
+}
+
+/// Numbers a request and keeps it for the test.
+fn note(all: &Mutex<Vec<Seen>>, seen: Seen) -> Seen {
+    let mut all = all.lock().unwrap();
+    let number = all.len();
+    let seen = Seen { number, ..seen };
+    all.push(seen.clone());
+    seen
 }
 
 impl TestServer {
@@ -231,8 +281,9 @@ impl TestServer {
         self.seen().len()
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+    /// How many TLS connections were made.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 }
 

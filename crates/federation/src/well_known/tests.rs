@@ -1,18 +1,19 @@
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Response};
-use http_body_util::{BodyExt as _, Full};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
 
 use super::{SHORTEST_PERIOD, period, redirect};
 use crate::{
     Federation,
     authority::Authority,
-    testing::{Answer, Seen, TestServer, World, json, name},
+    testing::{Answer, Seen, TestServer, World, json, name, whole},
 };
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const HOUR: Duration = Duration::from_secs(3600);
+type Headers = &'static [(&'static str, &'static str)];
+
 const PATH: &str = "/.well-known/matrix/server";
 
 /// A world with a web server for `host.test`, and a server under test that looks for it there.
@@ -34,8 +35,7 @@ async fn delegate(federation: &Federation, text: &str) -> String {
 }
 
 fn answer(status: u16, headers: &[(&'static str, &str)], body: &str) -> Answer {
-    let mut answer = Response::new(Full::from(body.to_owned()).boxed());
-    *answer.status_mut() = status.try_into().unwrap();
+    let mut answer = whole(status, body);
     answer.headers_mut().extend(header_map(headers));
     answer
 }
@@ -164,7 +164,7 @@ async fn a_redirect_to_a_private_address_is_not_followed() {
 }
 
 /// Asks again and again; returns how long the first answer was kept, to the minute.
-async fn kept_for(headers: &'static [(&'static str, &'static str)], status: u16) -> Duration {
+async fn kept_for(headers: Headers, status: u16) -> Duration {
     let (world, web, federation) = world(move |_| {
         Box::pin(async move { answer(status, headers, r#"{"m.server":"d.test"}"#) })
     })
@@ -180,7 +180,7 @@ async fn kept_for(headers: &'static [(&'static str, &'static str)], status: u16)
 
 #[tokio::test]
 async fn answers_are_kept_as_long_as_they_say_within_bounds() {
-    let cases: [(&'static [(&'static str, &'static str)], u16, Duration); 6] = [
+    let cases: [(Headers, u16, Duration); 6] = [
         (&[("cache-control", "max-age=7200")], 200, 2 * HOUR),
         (&[], 200, DAY),
         (
@@ -262,7 +262,7 @@ async fn many_who_ask_at_once_share_one_request() {
 #[test]
 fn headers_say_how_long_an_answer_may_be_kept() {
     let now = 784_111_777_000; // Sun, 06 Nov 1994 08:49:37 GMT
-    let cases: [(&[(&'static str, &str)], Option<u64>); 10] = [
+    let cases: [(Headers, Option<u64>); 10] = [
         (&[], None),
         (&[("cache-control", "public")], None),
         (&[("cache-control", "max-age=3600")], Some(3600)),
