@@ -223,7 +223,8 @@ pub struct LogSection {
 impl Default for LogSection {
     fn default() -> Self {
         Self {
-            filter: "info".to_owned(),
+            // The library logs each of its checks.
+            filter: "info,ruma_state_res=error".to_owned(),
             format: LogFormat::Text,
         }
     }

@@ -197,7 +197,9 @@ impl Running {
         if let Err(still_running) = self.env.tasks.shutdown(STOP_GRACE).await {
             tracing::warn!(%still_running, "stopped before everything had ended");
         }
+        tracing::debug!("closing the database");
         self.database.close().await;
+        tracing::info!("stopped");
     }
 }
 

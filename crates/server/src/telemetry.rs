@@ -1,6 +1,9 @@
 //! Logs and figures of the running program.
 
-use std::{io, sync::OnceLock};
+use std::{
+    io::{self, IsTerminal as _},
+    sync::OnceLock,
+};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, fmt};
@@ -16,7 +19,10 @@ const BUCKETS: [f64; 12] = [
 pub(crate) fn install_log(config: &LogSection) {
     // The configuration was checked when it was read.
     let filter = EnvFilter::try_new(&config.filter).unwrap_or_default();
-    let builder = fmt().with_env_filter(filter).with_writer(io::stderr);
+    let builder = fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr);
     let installed = match config.format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
