@@ -1,0 +1,10 @@
+//! Tests of the read models, over real rooms in a real database.
+
+mod client_form;
+mod house;
+mod joined;
+mod lazy;
+mod memberships;
+mod messages;
+mod reads;
+mod waiting;

@@ -1,0 +1,146 @@
+//! `/sync` that waits for news.
+
+use std::time::Duration;
+
+use myelin_core::state::Membership;
+use myelin_storage::testing::on_each_engine;
+use myelin_sync::SyncRequest;
+use serde_json::{Value, json};
+
+use crate::house::{House, alice, bob, filtered, joined, request, said, since};
+
+/// A sync that waits for 30 seconds.
+fn patient(last: &Value, user: &ruma::UserId) -> SyncRequest {
+    SyncRequest {
+        timeout: Duration::from_secs(30),
+        ..since(request(user), last)
+    }
+}
+
+/// Runs a sync to the point where it waits.
+async fn begin(house: &House, request: SyncRequest) -> myelin_env::Task<Value> {
+    let waiting = house.fresh.env.clock.sleepers();
+    let task = house.fresh.env.tasks.spawn("a test's sync", {
+        let house = house.clone();
+        async move { house.synced(&request).await }
+    });
+    while house.fresh.env.clock.sleepers() == waiting && !task.is_finished() {
+        tokio::task::yield_now().await;
+    }
+    task
+}
+
+#[tokio::test]
+async fn a_waiting_sync_wakes_with_the_event() {
+    on_each_engine(|fresh| async {
+        let house = House::open(fresh).await;
+        let room = house.room().await;
+        house.join(&room, bob()).await;
+        let first = house.first_sync(bob()).await;
+        let sync = begin(&house, patient(&first, bob())).await;
+        assert!(!sync.is_finished());
+        // The clock stands still: nothing but the event can end the wait.
+        house.say(&room, alice(), "news").await;
+        let second = sync.await.unwrap();
+        assert_eq!(
+            said(&joined(&second, &room)["timeline"]["events"]),
+            ["news"]
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_waiting_sync_wakes_for_an_invite() {
+    on_each_engine(|fresh| async {
+        let house = House::open(fresh).await;
+        let room = house.room().await;
+        let first = house.first_sync(bob()).await;
+        let sync = begin(&house, patient(&first, bob())).await;
+        house.set_membership(&room, bob(), Membership::Invite).await;
+        let second = sync.await.unwrap();
+        assert_ne!(second["rooms"]["invite"][room.as_str()], Value::Null);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_waiting_sync_wakes_for_a_kick() {
+    on_each_engine(|fresh| async {
+        let house = House::open(fresh).await;
+        let room = house.room().await;
+        house.join(&room, bob()).await;
+        let first = house.first_sync(bob()).await;
+        let sync = begin(&house, patient(&first, bob())).await;
+        house.set_membership(&room, bob(), Membership::Leave).await;
+        let second = sync.await.unwrap();
+        assert_ne!(second["rooms"]["leave"][room.as_str()], Value::Null);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_wait_ends_empty_when_its_time_is_up() {
+    on_each_engine(|fresh| async {
+        let house = House::open(fresh).await;
+        house.room().await;
+        let first = house.first_sync(alice()).await;
+        let sync = begin(&house, patient(&first, alice())).await;
+        house.fresh.env.clock.advance(Duration::from_secs(29));
+        tokio::task::yield_now().await;
+        assert!(!sync.is_finished());
+        house.fresh.env.clock.advance(Duration::from_secs(1));
+        let second = sync.await.unwrap();
+        assert_eq!(second["rooms"]["join"], json!({}));
+        assert_eq!(second["next_batch"], first["next_batch"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn no_wait_is_longer_than_five_minutes() {
+    on_each_engine(|fresh| async {
+        let house = House::open(fresh).await;
+        let first = house.first_sync(alice()).await;
+        let request = SyncRequest {
+            timeout: Duration::MAX,
+            ..patient(&first, alice())
+        };
+        let sync = begin(&house, request).await;
+        house.fresh.env.clock.advance(Duration::from_secs(300));
+        assert_eq!(sync.await.unwrap()["rooms"]["join"], json!({}));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn news_that_the_filter_keeps_out_does_not_end_a_wait() {
+    on_each_engine(|fresh| async {
+        let house = House::open(fresh).await;
+        let (room, other) = (house.room().await, house.room().await);
+        let first = house.first_sync(alice()).await;
+        let filter = json!({"room": {"not_rooms": [other.as_str()]}});
+        let sync = begin(&house, filtered(patient(&first, alice()), &filter)).await;
+        house.say(&other, alice(), "unwanted").await;
+        house.say(&room, alice(), "wanted").await;
+        let second = sync.await.unwrap();
+        assert_eq!(joined(&second, &other), &Value::Null);
+        assert_eq!(
+            said(&joined(&second, &room)["timeline"]["events"]),
+            ["wanted"]
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stopping_server_answers_who_waits() {
+    on_each_engine(|fresh| async {
+        let house = House::open(fresh).await;
+        let first = house.first_sync(alice()).await;
+        let sync = begin(&house, patient(&first, alice())).await;
+        house.fresh.env.tasks.stopping().cancel();
+        assert_eq!(sync.await.unwrap()["next_batch"], first["next_batch"]);
+    })
+    .await;
+}
