@@ -1,10 +1,10 @@
 //! User-interactive authentication: what somebody has shown of themselves, stage by stage.
 //! Client-server API, "User-interactive authentication API".
 
-use std::collections::BTreeMap;
-
-use myelin_env::{Clock, Random};
+use myelin_env::Env;
 use serde::Deserialize;
+
+use crate::expiring::Expiring;
 
 /// A session that nobody went on with is forgotten after this time.
 const LIFETIME_MS: u64 = 60 * 60 * 1000;
@@ -58,56 +58,47 @@ pub struct Challenge {
 }
 
 /// The sessions that are under way. They are few and short, and a restart may forget them.
-#[derive(Debug, Default)]
-pub(crate) struct Sessions(BTreeMap<String, Session>);
+#[derive(Debug)]
+pub(crate) struct Sessions(Expiring<Session>);
 
 /// One session.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Session {
-    begun_ms: u64,
     pub(crate) completed: Vec<Stage>,
     /// The registration token that was shown. It is used up with the account, not before.
     pub(crate) registration_token: Option<String>,
 }
 
+impl Default for Sessions {
+    fn default() -> Self {
+        Self(Expiring::new(LIFETIME_MS, MAX_SESSIONS))
+    }
+}
+
 impl Sessions {
     /// The session with this ID, or a new one.
-    pub(crate) fn resume(
-        &mut self,
-        id: Option<&str>,
-        clock: &Clock,
-        random: &Random,
-    ) -> (String, Session) {
-        let now_ms = clock.now_ms();
-        self.0
-            .retain(|_, session| now_ms.saturating_sub(session.begun_ms) < LIFETIME_MS);
-        if let Some((id, session)) = id.and_then(|id| self.0.get_key_value(id)) {
-            return (id.clone(), session.clone());
+    pub(crate) fn resume(&mut self, id: Option<&str>, env: &Env) -> (String, Session) {
+        let now_ms = env.clock.now_ms();
+        if let Some(id) = id
+            && let Some(session) = self.0.get(id, now_ms)
+        {
+            return (id.to_owned(), session.clone());
         }
-        while self.0.len() >= MAX_SESSIONS {
-            let oldest = self.0.iter().min_by_key(|(_, session)| session.begun_ms);
-            let Some(id) = oldest.map(|(id, _)| id.clone()) else {
-                break;
-            };
-            self.0.remove(&id);
-        }
-        let id = random.alphanumeric(24);
-        let session = Session {
-            begun_ms: now_ms,
-            ..Session::default()
-        };
-        self.0.insert(id.clone(), session.clone());
-        (id, session)
+        let id = env.random.alphanumeric(24);
+        self.0.put(id.clone(), Session::default(), now_ms);
+        (id, Session::default())
     }
 
     /// Keeps what a session has come to.
-    pub(crate) fn keep(&mut self, id: &str, session: Session) {
-        self.0.insert(id.to_owned(), session);
+    pub(crate) fn keep(&mut self, id: &str, session: &Session, env: &Env) {
+        if let Some(kept) = self.0.get(id, env.clock.now_ms()) {
+            kept.clone_from(session);
+        }
     }
 
     /// Ends a session.
-    pub(crate) fn end(&mut self, id: &str) {
-        self.0.remove(id);
+    pub(crate) fn end(&mut self, id: &str, env: &Env) {
+        self.0.take(id, env.clock.now_ms());
     }
 }
 
@@ -124,43 +115,5 @@ impl Session {
         flows
             .iter()
             .any(|flow| flow.iter().all(|stage| self.completed.contains(stage)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{LIFETIME_MS, MAX_SESSIONS, Sessions, Stage};
-    use myelin_env::Env;
-    use std::time::Duration;
-
-    #[test]
-    fn a_session_is_forgotten_after_an_hour() {
-        let env = Env::manual(0, 1);
-        let mut sessions = Sessions::default();
-        let (id, mut session) = sessions.resume(None, &env.clock, &env.random);
-        session.complete(Stage::Dummy);
-        sessions.keep(&id, session);
-        env.clock.advance(Duration::from_millis(LIFETIME_MS - 1));
-        let (same, session) = sessions.resume(Some(&id), &env.clock, &env.random);
-        assert_eq!(
-            (same.as_str(), session.completed),
-            (id.as_str(), vec![Stage::Dummy])
-        );
-        env.clock.advance(Duration::from_millis(1));
-        let (other, session) = sessions.resume(Some(&id), &env.clock, &env.random);
-        assert!(other != id && session.completed.is_empty());
-    }
-
-    #[test]
-    fn the_number_of_sessions_is_bounded() {
-        let env = Env::manual(0, 1);
-        let mut sessions = Sessions::default();
-        let (first, _) = sessions.resume(None, &env.clock, &env.random);
-        env.clock.advance(Duration::from_millis(1));
-        for _ in 0..MAX_SESSIONS {
-            sessions.resume(None, &env.clock, &env.random);
-        }
-        assert_eq!(sessions.0.len(), MAX_SESSIONS);
-        assert!(!sessions.0.contains_key(&first), "the oldest goes first");
     }
 }

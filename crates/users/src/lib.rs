@@ -5,6 +5,7 @@
 
 mod devices;
 mod error;
+mod expiring;
 mod filters;
 mod interactive;
 mod keys;

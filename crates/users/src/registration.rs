@@ -81,7 +81,7 @@ impl Users {
                 Box::pin(async move { account.store_with(tx, token, session).await })
             })
             .await?;
-        self.sessions().end(&session_id);
+        self.sessions().end(&session_id, self.env());
         tracing::info!(user = %user_id, "registered");
         Ok(login.map_or(Registered::Account(user_id), Registered::LoggedIn))
     }
@@ -186,12 +186,9 @@ impl Users {
         let flows = self.registration_flows().await?;
         let auth = auth.unwrap_or_default();
         let env = self.env();
-        let resumed = self
-            .sessions()
-            .resume(auth.session.as_deref(), &env.clock, &env.random);
-        let (id, mut session) = resumed;
+        let (id, mut session) = self.sessions().resume(auth.session.as_deref(), env);
         let refused = self.pass_stage(&mut session, &auth).await?;
-        self.sessions().keep(&id, session.clone());
+        self.sessions().keep(&id, &session, env);
         if refused.is_none() && session.satisfies(&flows) {
             return Ok((id, session.registration_token));
         }

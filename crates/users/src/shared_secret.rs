@@ -3,13 +3,12 @@
 //! The secret never travels: a nonce is asked for first, and the request carries an HMAC-SHA1 over the
 //! nonce and what is wanted.
 
-use std::collections::BTreeMap;
-
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha1::Sha1;
 
 use crate::{
     UserError, Users,
+    expiring::Expiring,
     login::{Login, NewDevice},
     registration::NewAccount,
 };
@@ -33,28 +32,13 @@ pub struct SharedSecretRegistration {
     pub mac: String,
 }
 
-/// The nonces that were given out and not used, with the time each was given.
-#[derive(Debug, Default)]
-pub(crate) struct Nonces(BTreeMap<String, u64>);
+/// The nonces that were given out and not used.
+#[derive(Debug)]
+pub(crate) struct Nonces(Expiring<()>);
 
-impl Nonces {
-    fn give(&mut self, nonce: &str, now_ms: u64) {
-        self.0
-            .retain(|_, given_ms| now_ms.saturating_sub(*given_ms) < LIFETIME_MS);
-        while self.0.len() >= MAX_NONCES {
-            let oldest = self.0.iter().min_by_key(|(_, given_ms)| **given_ms);
-            let Some(nonce) = oldest.map(|(nonce, _)| nonce.clone()) else {
-                break;
-            };
-            self.0.remove(&nonce);
-        }
-        self.0.insert(nonce.to_owned(), now_ms);
-    }
-
-    /// Each nonce is good once.
-    fn take(&mut self, nonce: &str, now_ms: u64) -> bool {
-        let given = self.0.remove(nonce);
-        given.is_some_and(|given_ms| now_ms.saturating_sub(given_ms) < LIFETIME_MS)
+impl Default for Nonces {
+    fn default() -> Self {
+        Self(Expiring::new(LIFETIME_MS, MAX_NONCES))
     }
 }
 
@@ -66,7 +50,9 @@ impl Users {
     pub fn registration_nonce(&self) -> Result<String, UserError> {
         self.shared_secret()?;
         let nonce = self.env().random.alphanumeric(64);
-        self.nonces().give(&nonce, self.env().clock.now_ms());
+        self.nonces()
+            .0
+            .put(nonce.clone(), (), self.env().clock.now_ms());
         Ok(nonce)
     }
 
@@ -81,15 +67,14 @@ impl Users {
         request: SharedSecretRegistration,
     ) -> Result<Login, UserError> {
         let secret = self.shared_secret()?;
-        if !self
-            .nonces()
-            .take(&request.nonce, self.env().clock.now_ms())
-        {
+        let now_ms = self.env().clock.now_ms();
+        if self.nonces().0.take(&request.nonce, now_ms).is_none() {
             return Err(UserError::InvalidParam("Unrecognised nonce".to_owned()));
         }
-        let mac = decode_hex(&request.mac);
         let expected = mac_of(secret, &request);
-        if !mac.is_some_and(|mac| expected.verify_slice(&mac).is_ok()) {
+        let proven =
+            decode_hex(&request.mac).is_some_and(|mac| expected.verify_slice(&mac).is_ok());
+        if !proven {
             return Err(UserError::Forbidden("HMAC incorrect".to_owned()));
         }
         if let Some(user_type) = &request.user_type {
@@ -148,7 +133,7 @@ fn decode_hex(text: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{LIFETIME_MS, Nonces, SharedSecretRegistration, decode_hex, mac_of};
+    use super::{SharedSecretRegistration, decode_hex, mac_of};
     use crate::registration::NewAccount;
     use hmac::Mac as _;
 
@@ -181,17 +166,6 @@ mod tests {
                 .verify_slice(&expected)
                 .unwrap();
         }
-    }
-
-    #[test]
-    fn a_nonce_is_good_once_and_for_a_minute() {
-        let mut nonces = Nonces::default();
-        nonces.give("a", 0);
-        nonces.give("b", 0);
-        assert!(nonces.take("a", LIFETIME_MS - 1));
-        assert!(!nonces.take("a", LIFETIME_MS - 1));
-        assert!(!nonces.take("b", LIFETIME_MS));
-        assert!(!nonces.take("c", 0));
     }
 
     #[test]
