@@ -226,8 +226,8 @@ impl Rooms {
         let state = if missing.len() * 10 >= ids.pdu_ids.len() + ids.auth_chain_ids.len() {
             self.fetch_whole_state(room, server, event_id).await?
         } else {
-            self.fetch_events(room, server, missing).await?;
-            self.state_of_ids(room, &ids).await?
+            let answered = self.fetch_events(room, server, missing).await?;
+            self.state_of_ids(room, &ids, &answered).await?
         };
         self.with_event(room, server, event_id, state).await
     }
@@ -288,36 +288,50 @@ impl Rooms {
         Ok(outliers.finish().await?.into_state(room))
     }
 
-    /// Asks for events one by one. What can't be had is found missing later.
+    /// Asks for events one by one, and tells for which there was an answer, valid or not.
     async fn fetch_events(
         &self,
         room: &Arc<Room>,
         server: &ServerName,
         ids: Vec<OwnedEventId>,
-    ) -> Result<(), RoomError> {
+    ) -> Result<HashSet<OwnedEventId>, RoomError> {
         let answers: Vec<_> = stream::iter(ids)
-            .map(|id| async move { self.federation().event(server, &id).await })
+            .map(|id| async move { (self.federation().event(server, &id).await, id) })
             .buffer_unordered(PARALLEL_EVENTS)
             .collect()
             .await;
         let mut outliers = Outliers::new(self, room);
-        for answer in answers {
+        let mut answered = HashSet::new();
+        for (answer, id) in answers {
             match answer {
-                Ok(json) => outliers.push(PduList::AuthChain, json).await?,
+                Ok(json) => {
+                    answered.insert(id);
+                    outliers.push(PduList::AuthChain, json).await?;
+                }
                 Err(error) => tracing::debug!(%server, %error, "an event could not be fetched"),
             }
         }
         outliers.finish().await?;
-        Ok(())
+        Ok(answered)
     }
 
-    /// The state that is made of these events. All of them must be held.
-    async fn state_of_ids(&self, room: &Arc<Room>, ids: &StateIds) -> Result<State, RoomError> {
+    /// The state that is made of these events. One that was not answered makes the state incomplete;
+    /// one that was answered and could not be verified is left out, or a room with one such event
+    /// would never be complete.
+    async fn state_of_ids(
+        &self,
+        room: &Arc<Room>,
+        ids: &StateIds,
+        answered: &HashSet<OwnedEventId>,
+    ) -> Result<State, RoomError> {
         let mut entries = Vec::new();
         for piece in ids.pdu_ids.chunks(LOOKED_UP_TOGETHER) {
             let known = room.known_events(self, piece.iter().cloned()).await?;
             for id in piece {
                 let Some(Known::Held(event)) = known.get(id) else {
+                    if answered.contains(id) {
+                        continue;
+                    }
                     return Err(RoomError::NoServer(format!(
                         "state event {id} can't be had"
                     )));

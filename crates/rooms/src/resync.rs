@@ -84,7 +84,7 @@ impl Rooms {
         let (rooms, room) = (self.clone(), room.clone());
         drop(self.env().tasks.spawn("resync", async move {
             let stopping = rooms.env().tasks.stopping();
-            let done = stopping.run_until_cancelled(rooms.complete(&room)).await;
+            let done = Box::pin(stopping.run_until_cancelled(rooms.complete(&room))).await;
             if let Some(Err(error)) = done {
                 tracing::error!(room = %room.key.room_id, %error, "the resync stopped");
             }

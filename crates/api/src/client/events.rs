@@ -5,7 +5,7 @@ use myelin_sync::{
     Direction, EventJson, MembersRequest, Messages, MessagesRequest, RoomEventFilter,
 };
 use ruma::{OwnedEventId, OwnedRoomId};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
@@ -103,8 +103,14 @@ pub(crate) async fn joined_members(
     State(api): State<Api>,
     User(viewer): User,
     Path(room_id): Path<OwnedRoomId>,
-) -> Result<Json<EventJson>, ApiError> {
-    Ok(Json(api.sync().joined_members(&viewer, &room_id).await?))
+) -> Result<Json<JoinedMembers>, ApiError> {
+    let joined = api.sync().joined_members(&viewer, &room_id).await?;
+    Ok(Json(JoinedMembers { joined }))
+}
+
+#[derive(Serialize)]
+pub(crate) struct JoinedMembers {
+    joined: EventJson,
 }
 
 #[derive(Deserialize)]
