@@ -85,6 +85,11 @@ impl Desk {
             .or_else(|| self.miss(Needed::Event(nr)))
     }
 
+    /// An event, if it happens to be here. For those who can do without: nothing is recorded.
+    pub fn peek(&self, nr: EventNr) -> Option<&Arc<Event>> {
+        self.events.get(&nr)
+    }
+
     /// The events that cite `event` among their auth events.
     pub fn auth_children(&self, event: EventNr) -> Option<&Arc<[EventNr]>> {
         self.auth_children

@@ -173,16 +173,16 @@ impl ForwardWalk<'_, '_> {
                 continue;
             };
             visited.cut |= citing.len() > look;
-            let citing = &citing[..citing.len().min(look)];
-            let mut missing = false;
-            if citing
-                .iter()
-                .any(|citing| self.in_shared_chain(*citing, &mut missing))
-            {
+            let citing = &newest(citing, look);
+            if citing.iter().any(|citing| self.in_shared_chain(*citing)) {
                 visited.cited.push(nr);
                 continue;
             }
-            if missing {
+            // All of them are asked for before that counts.
+            let here = citing
+                .iter()
+                .filter(|citing| desk.event(**citing).is_some());
+            if here.count() < citing.len() {
                 // One of them may turn out to be shared, so going deeper would be premature.
                 visited.missing = true;
                 continue;
@@ -198,15 +198,20 @@ impl ForwardWalk<'_, '_> {
         Some(visited)
     }
 
-    /// Whether an event is known to be in chain(U). Only state events are ever cited.
-    fn in_shared_chain(&self, nr: EventNr, missing: &mut bool) -> bool {
-        if self.known.contains(&nr) {
-            return true;
-        }
-        let event = self.graph.desk.event(nr);
-        *missing |= event.is_none();
-        event.is_some_and(|event| self.conflict.shares(event))
+    /// Whether an event is known to be in chain(U). One that is not on the desk isn't, yet.
+    fn in_shared_chain(&self, nr: EventNr) -> bool {
+        let event = self.graph.desk.peek(nr);
+        self.known.contains(&nr) || event.is_some_and(|event| self.conflict.shares(event))
     }
+}
+
+/// The `most` newest events, newest first. They are the likeliest to be shared: the last event that
+/// cites a superseded membership is the one that superseded it.
+fn newest(events: &[EventNr], most: usize) -> Vec<EventNr> {
+    let mut events = events.to_vec();
+    events.sort_unstable_by_key(|nr| std::cmp::Reverse(*nr));
+    events.truncate(most);
+    events
 }
 
 impl Visited {
