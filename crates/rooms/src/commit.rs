@@ -126,6 +126,21 @@ impl Batch {
             .push((user.to_owned(), transaction, event.to_owned()));
     }
 
+    /// The event that a transaction makes in this batch.
+    pub(crate) fn transaction(
+        &self,
+        user: &UserId,
+        transaction: &ClientTransaction,
+    ) -> Option<OwnedEventId> {
+        let same = |(author, made, _): &&(OwnedUserId, ClientTransaction, OwnedEventId)| {
+            author == user && made == transaction
+        };
+        self.transactions
+            .iter()
+            .find(same)
+            .map(|(_, _, event_id)| event_id.clone())
+    }
+
     /// A staged PDU was judged.
     pub(crate) fn judged(&mut self, staged: i64) {
         self.judged.push(staged);

@@ -2,7 +2,7 @@
 //! the edge of a gap. Nothing here holds a room's turn while it waits for the network.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -27,6 +27,10 @@ use crate::{
 
 /// How many missing events are asked for at once (dossier 1.2).
 const MISSING_EVENTS: u32 = 10;
+
+/// How often more of them are asked for while a gap is open. What is left is bridged by the state at
+/// its edge.
+const MISSING_ROUNDS: usize = 10;
 
 /// How many `/event` requests run at once (dossier 1.7.4).
 const PARALLEL_EVENTS: usize = 5;
@@ -60,21 +64,69 @@ impl Rooms {
         }));
         earliest.sort_unstable();
         earliest.dedup();
-        let wanted = MissingEvents {
-            earliest_events: &earliest,
-            latest_events: std::slice::from_ref(&event.event_id),
-            limit: MISSING_EVENTS,
-            min_depth,
-        };
+        let mut found: BTreeMap<OwnedEventId, ValidPdu> = BTreeMap::new();
+        let mut latest = vec![event.event_id.clone()];
+        for _ in 0..MISSING_ROUNDS {
+            let wanted = MissingEvents {
+                earliest_events: &earliest,
+                latest_events: &latest,
+                limit: MISSING_EVENTS,
+                min_depth,
+            };
+            let new = self.ask_for_missing(room, server, &wanted, &found).await?;
+            if new.is_empty() {
+                break;
+            }
+            found.extend(new.into_iter().map(|pdu| (pdu.event_id.clone(), pdu)));
+            latest = self.still_open(room, &found).await?;
+            if latest.is_empty() {
+                break;
+            }
+        }
+        self.take_pulled(room, server, found.into_values().collect(), false)
+            .await
+    }
+
+    async fn ask_for_missing(
+        &self,
+        room: &Arc<Room>,
+        server: &ServerName,
+        wanted: &MissingEvents<'_>,
+        found: &BTreeMap<OwnedEventId, ValidPdu>,
+    ) -> Result<Vec<ValidPdu>, RoomError> {
         let key = &room.key;
         let answer = self
             .federation()
-            .get_missing_events(server, &key.room_id, &wanted)
+            .get_missing_events(server, &key.room_id, wanted)
             .await
             .map_err(remote)?;
         let pdus = self.validate(key.version, &key.room_id, answer).await;
-        self.take_pulled(room, server, pdus.into_iter().flatten().collect(), false)
-            .await
+        Ok(pdus
+            .into_iter()
+            .flatten()
+            .filter(|pdu| !found.contains_key(&pdu.event_id))
+            .collect())
+    }
+
+    /// Which of the events that were found have parents that are neither found nor in the timeline.
+    async fn still_open(
+        &self,
+        room: &Arc<Room>,
+        found: &BTreeMap<OwnedEventId, ValidPdu>,
+    ) -> Result<Vec<OwnedEventId>, RoomError> {
+        let parents: BTreeSet<OwnedEventId> = found
+            .values()
+            .flat_map(|pdu| pdu.prev_events.iter().cloned())
+            .collect();
+        let known = room.known_events(self, parents).await?;
+        let placed = |id: &OwnedEventId| {
+            found.contains_key(id)
+                || matches!(known.get(id), Some(Known::Held(parent)) if parent.in_timeline())
+        };
+        let open = found
+            .values()
+            .filter(|pdu| !pdu.prev_events.iter().all(placed));
+        Ok(open.map(|pdu| pdu.event_id.clone()).collect())
     }
 
     /// Takes events that were asked for, parents first. One that can't be placed does not keep the

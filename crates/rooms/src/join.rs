@@ -66,14 +66,12 @@ impl Rooms {
             if self.membership_of(&room, user) == Some(Membership::Join) {
                 return Ok(room_id);
             }
-            match self.join_here(&room, user, &content).await {
-                Ok(()) => return Ok(room_id),
-                // Another server may know more than we do, while we lack members.
-                Err(RoomError::Forbidden(_)) if room.is_partial() => {
-                    candidates.extend(named(&room.servers_at_join()));
-                }
-                Err(error) => return Err(error),
+            if !room.is_partial() {
+                self.join_here(&room, user, &content).await?;
+                return Ok(room_id);
             }
+            // We may not know of a ban, so a server with all members has to let the user in (R111).
+            candidates.extend(named(&room.servers_at_join()));
         }
         candidates.extend(room_id.server_name().map(ToOwned::to_owned));
         let candidates = self.candidates(candidates);

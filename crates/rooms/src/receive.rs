@@ -21,7 +21,7 @@ use myelin_storage::{
     StorageError,
     staged::{self, Staged},
 };
-use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName};
+use ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 use tokio::sync::Notify;
@@ -42,6 +42,9 @@ const LONGEST_RUN: usize = 100;
 
 /// From this many events of a room on that wait to be judged, their senders wait too (R43).
 const BACKLOG: usize = 1_000;
+
+/// The pause after the database failed.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// How long a sender is held up at most.
 const LONGEST_HOLD: Duration = Duration::from_secs(30);
@@ -273,19 +276,11 @@ impl Rooms {
         pdus: Vec<Box<RawValue>>,
         results: &mut serde_json::Map<String, serde_json::Value>,
     ) -> Vec<Arrival> {
-        let ids: Vec<Option<OwnedEventId>> = pdus
-            .iter()
-            .map(|pdu| {
-                myelin_core::validate::Unverified::parse(room.key.version, pdu.get(), None)
-                    .ok()
-                    .map(|pdu| pdu.event_id().to_owned())
-            })
-            .collect();
         let checked = self
-            .validate(room.key.version, &room.key.room_id, pdus)
+            .validate_each(room.key.version, &room.key.room_id, pdus)
             .await;
         let mut arrivals = Vec::new();
-        for (id, result) in ids.into_iter().zip(checked) {
+        for (id, result) in checked {
             match result {
                 Ok(pdu) => {
                     results.insert(pdu.event_id.to_string(), json!({}));
@@ -348,11 +343,15 @@ impl Rooms {
         }
         let (rooms, room) = (self.clone(), room.clone());
         drop(self.env().tasks.spawn("receive events", async move {
-            if let Err(error) = rooms.work_through(&room).await {
-                // The events are staged; the next one, or the next start, takes them up again.
-                tracing::error!(room = %room.key.room_id, %error, "receiving failed");
-                room.inbound.lock().working = false;
-            }
+            let stopping = rooms.env().tasks.stopping();
+            let working = async {
+                while let Err(error) = rooms.work_through(&room).await {
+                    // The events are staged, and nothing is lost by waiting.
+                    tracing::error!(room = %room.key.room_id, %error, "receiving failed");
+                    rooms.env().clock.sleep(PAUSE_AFTER_FAILURE).await;
+                }
+            };
+            Box::pin(stopping.run_until_cancelled(working)).await;
         }));
     }
 
@@ -446,9 +445,9 @@ impl Rooms {
                     next
                 };
                 let Some(staged) = next else { return };
-                if let Err(error) = rooms.settle(&room, &staged).await {
-                    // It stays staged and is taken up again at the next start.
-                    tracing::error!(event = %staged.event_id, %error, "a parked event is stuck");
+                while let Err(error) = rooms.settle(&room, &staged).await {
+                    tracing::error!(event = %staged.event_id, %error, "settling failed");
+                    rooms.env().clock.sleep(PAUSE_AFTER_FAILURE).await;
                 }
                 rooms.lessen_backlog(&room, 1);
             }

@@ -66,20 +66,6 @@ impl Rooms {
     /// permit it, [`RoomError::BadJson`] and [`RoomError::TooLarge`] for what no event may be.
     pub async fn send(&self, room_id: &RoomId, event: NewEvent) -> Result<OwnedEventId, RoomError> {
         let room = self.known_room(room_id).await?;
-        if let Some(transaction) = event.transaction.clone() {
-            let user = event.sender.clone();
-            let sent = self
-                .database()
-                .read("client transaction", move |tx| {
-                    Box::pin(
-                        async move { client_transactions::event(tx, &user, &transaction).await },
-                    )
-                })
-                .await?;
-            if let Some(event_id) = sent {
-                return Ok(event_id);
-            }
-        }
         if let Some(same) = self.unchanged_state(&room, &event).await? {
             return Ok(same);
         }
@@ -170,12 +156,36 @@ impl Turn<'_> {
     pub(crate) async fn send(&mut self, event: NewEvent) -> Result<OwnedEventId, RoomError> {
         let transaction = event.transaction.clone();
         let sender = event.sender.clone();
+        if let Some(transaction) = &transaction
+            && let Some(event_id) = self.sent_before(&sender, transaction).await?
+        {
+            return Ok(event_id);
+        }
         let sent = self.make(event).await?;
         self.deliver(&sent);
         if let Some(transaction) = transaction {
             self.batch.put_transaction(&sender, transaction, sent.id());
         }
         Ok(sent.pdu.event_id.clone())
+    }
+
+    /// The event that the same request made before.
+    async fn sent_before(
+        &self,
+        user: &UserId,
+        transaction: &ClientTransaction,
+    ) -> Result<Option<OwnedEventId>, RoomError> {
+        if let Some(event_id) = self.batch.transaction(user, transaction) {
+            return Ok(Some(event_id));
+        }
+        let (user, transaction) = (user.to_owned(), transaction.clone());
+        Ok(self
+            .rooms
+            .database()
+            .read("client transaction", move |tx| {
+                Box::pin(async move { client_transactions::event(tx, &user, &transaction).await })
+            })
+            .await?)
     }
 
     /// Makes a local event, judges it and takes it into the turn.
@@ -236,6 +246,7 @@ impl Turn<'_> {
                 "the content needs a valid `membership`".into(),
             ));
         }
+        self.refuse_remote_invite(&event)?;
         let keys = auth::auth_keys_for(
             self.room.key.version,
             &event_type,
@@ -285,6 +296,23 @@ impl Turn<'_> {
             origin_server_ts: timestamp(self.rooms),
             redacts: event.redacts,
         })
+    }
+
+    /// An invited user's server has to be asked first, which this server can't do yet. An event that
+    /// only the room knows of would be no invitation.
+    fn refuse_remote_invite(&self, event: &NewEvent) -> Result<(), RoomError> {
+        let target = event
+            .state_key
+            .as_deref()
+            .and_then(|key| <&UserId>::try_from(key).ok());
+        let is_invite =
+            event.event_type == MEMBER && membership(&event.content) == Some(Membership::Invite);
+        match target {
+            Some(target) if is_invite && !self.rooms.is_local(target) => Err(RoomError::Forbidden(
+                "this server can't invite users of other servers yet".into(),
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// The parents of a new event: the forward extremities, the deepest if there are many.

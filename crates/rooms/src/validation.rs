@@ -8,7 +8,7 @@ use myelin_core::{
     validate::{DropReason, Unverified, ValidPdu},
 };
 use myelin_federation::KeyNeed;
-use ruma::RoomId;
+use ruma::{OwnedEventId, RoomId};
 use serde_json::value::RawValue;
 
 use crate::Rooms;
@@ -30,9 +30,29 @@ impl Rooms {
         room_id: &RoomId,
         pdus: Vec<Box<RawValue>>,
     ) -> Vec<Result<ValidPdu, DropReason>> {
+        let results = self.validate_each(version, room_id, pdus).await;
+        results.into_iter().map(|(_, result)| result).collect()
+    }
+
+    /// The same with the IDs of those PDUs that have one, valid or not.
+    pub(crate) async fn validate_each(
+        &self,
+        version: RoomVersion,
+        room_id: &RoomId,
+        pdus: Vec<Box<RawValue>>,
+    ) -> Vec<(Option<OwnedEventId>, Result<ValidPdu, DropReason>)> {
         let parsed = self.parse(version, room_id, pdus).await;
+        let id = |parsed: &Result<Unverified, DropReason>| {
+            parsed
+                .as_ref()
+                .ok()
+                .map(|parsed| parsed.event_id().to_owned())
+        };
+        let ids: Vec<_> = parsed.iter().map(id).collect();
         let keys = self.keys_of(&parsed).await;
-        self.verify(parsed, keys).await
+        ids.into_iter()
+            .zip(self.verify(parsed, keys).await)
+            .collect()
     }
 
     async fn parse(

@@ -47,7 +47,8 @@ CREATE TABLE events (
     -- A format byte (1: canonical JSON as it is), then the event without `unsigned`.
     json BYTEA
 );
-CREATE UNIQUE INDEX events_by_id ON events (event_id);
+-- Anybody may refer to any ID from any room, so an ID is unique in its room only.
+CREATE UNIQUE INDEX events_by_id ON events (event_id, room);
 CREATE INDEX events_by_position ON events (room, position) WHERE position IS NOT NULL;
 CREATE INDEX events_partial ON events (room, position) WHERE partial;
 

@@ -21,7 +21,7 @@ statements! {
         FROM events WHERE event IN int_list($1) AND verdict > 0";
     /// Events by ID, those that are only referred to included.
     EVENTS_BY_ID = "SELECT event, event_id, verdict, position, snapshot, partial, redacted_by, json
-        FROM events WHERE event_id IN blob_list($1)";
+        FROM events WHERE event_id IN blob_list($1) AND room = $2";
     /// Which of some IDs are held.
     HELD_EVENTS = "SELECT event_id, event FROM events WHERE event_id IN blob_list($1) AND room = $2 AND verdict > 0";
     /// The room and version that an event belongs to.
@@ -204,7 +204,10 @@ pub async fn by_id(
     let rows = tx
         .query(
             EVENTS_BY_ID,
-            params![Param::BlobList(ids.iter().map(|id| &id[..]).collect())],
+            params![
+                Param::BlobList(ids.iter().map(|id| &id[..]).collect()),
+                room.room.0
+            ],
         )
         .await?;
     rows.iter()
