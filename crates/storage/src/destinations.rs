@@ -79,3 +79,45 @@ fn read_failing(row: &Row) -> Result<Failing, StorageError> {
         wait_ms: ms(2)?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Failing, clear_failing, due, failing, put_failing};
+    use crate::{Priority, StorageError, testing::on_each_engine};
+
+    fn until(retry_at_ms: u64) -> Failing {
+        Failing {
+            since_ms: 1,
+            retry_at_ms,
+            wait_ms: 600_000,
+        }
+    }
+
+    #[tokio::test]
+    async fn failures_are_recorded_replaced_and_cleared() {
+        on_each_engine(|fresh| async move {
+            let seen = fresh
+                .database
+                .write::<_, StorageError, _>("failing", Priority::Bulk, |tx| {
+                    Box::pin(async move {
+                        let before = failing(tx, "a").await?;
+                        clear_failing(tx, "a").await?;
+                        for (server, at) in [("a", 9), ("b", 20), ("c", 10), ("d", 5), ("a", 30)] {
+                            put_failing(tx, server, until(at)).await?;
+                        }
+                        clear_failing(tx, "d").await?;
+                        let after = [failing(tx, "a").await?, failing(tx, "d").await?];
+                        Ok((before, after, due(tx, 20, 10).await?, due(tx, 30, 2).await?))
+                    })
+                })
+                .await;
+            let (before, after, due, first_due) = seen.unwrap();
+            assert_eq!((before, after), (None, [Some(until(30)), None]));
+            assert_eq!(
+                (due, first_due),
+                (vec!["c".into(), "b".into()], vec!["c".into(), "b".into()])
+            );
+        })
+        .await;
+    }
+}

@@ -68,3 +68,56 @@ fn read_key(row: &Row) -> Result<ServerKeyRow, StorageError> {
         document_ms: row.int(4)?.max(0).unsigned_abs(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{ServerKeyRow, of_servers, put};
+    use crate::{Priority, StorageError, testing::on_each_engine};
+
+    fn row(server: &str, key_id: &str, valid_until_ms: u64, document_ms: u64) -> ServerKeyRow {
+        ServerKeyRow {
+            server: server.to_owned(),
+            key_id: key_id.to_owned(),
+            public_key: vec![7; 32],
+            valid_until_ms,
+            document_ms,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_newest_document_counts_for_each_key() {
+        on_each_engine(|fresh| async move {
+            let writes = [
+                vec![
+                    row("a", "1", 10, 10),
+                    row("a", "2", 10, 10),
+                    row("b", "1", 5, 5),
+                ],
+                // One key is renewed, one is not mentioned any more.
+                vec![row("a", "1", 20, 20)],
+                // Older, of equal age.
+                vec![row("a", "1", 99, 19), row("b", "1", 4, 5)],
+            ];
+            let found = fresh
+                .database
+                .write::<_, StorageError, _>("keys", Priority::Bulk, move |tx| {
+                    Box::pin(async move {
+                        for keys in &writes {
+                            put(tx, keys).await?;
+                        }
+                        of_servers(tx, &["a".to_owned(), "b".to_owned(), "c".to_owned()]).await
+                    })
+                })
+                .await;
+            let mut found = found.unwrap();
+            found.sort_by(|a, b| (&a.server, &a.key_id).cmp(&(&b.server, &b.key_id)));
+            let expected = [
+                row("a", "1", 20, 20),
+                row("a", "2", 10, 10),
+                row("b", "1", 4, 5),
+            ];
+            assert_eq!(found, expected);
+        })
+        .await;
+    }
+}

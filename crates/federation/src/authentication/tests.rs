@@ -1,3 +1,5 @@
+//! Whom requests are believed to come from.
+
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use ruma::ServerName;
 

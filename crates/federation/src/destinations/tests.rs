@@ -1,3 +1,5 @@
+//! How long failing servers are left alone.
+
 use std::time::Duration;
 
 use myelin_storage::testing::{Fresh, START_MS};

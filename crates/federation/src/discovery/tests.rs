@@ -1,3 +1,5 @@
+//! Where names lead by DNS.
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use myelin_env::Random;

@@ -1,3 +1,5 @@
+//! Keys from servers and notaries, true and forged.
+
 use std::{
     sync::{
         Arc,
@@ -463,6 +465,9 @@ async fn what_a_notary_says_must_be_signed_by_it_and_by_the_server() {
         let federation = world.federation_with(config, 1);
         let wanted = need(&keys("dead.test", 1), START_MS);
         assert!(!finds(&federation, &wanted).await, "{index}");
+        // Nor was anything learnt that nobody had asked for.
+        let unasked = need(&keys("other.test", 1), START_MS);
+        assert!(!finds(&world.federation(), &unasked).await, "{index}");
     }
 }
 

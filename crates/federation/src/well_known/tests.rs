@@ -1,3 +1,5 @@
+//! What `.well-known` answers lead to, and how long they are kept.
+
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
