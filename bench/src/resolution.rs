@@ -102,16 +102,16 @@ fn measure(version: RoomVersion, members: usize) -> Row {
     row
 }
 
-/// Two branches: on each, 40 members change their profiles, 8 are kicked, and power levels and a
+/// Two branches: on each, 41 members change their profiles, 8 are kicked, and power levels and a
 /// topic change.
 fn fork(room: &mut Room, start: &State) -> [State; 2] {
     let creator = room.creator.clone();
     [0, 1].map(|branch| {
         let mut state = start.clone();
-        for n in 0..48 {
+        for n in 0..49 {
             let member = user(1 + 2 * n + branch);
             let draft = match n {
-                0..40 => {
+                0..41 => {
                     let profile = json!({ "displayname": "new" });
                     Draft::membership(&member, &member, Membership::Join, profile)
                 }

@@ -62,6 +62,7 @@ pub(super) fn replay(
         return Err(error);
     }
     let resolved = resolved.map_err(|_| ResolutionError::Malformed)?;
+    // Step 5: what is shared wins. Of that, ruma was given the relevant entries only.
     resolved
         .into_iter()
         .map(|((event_type, state_key), id)| (StateKey::new(event_type.to_string(), state_key), id))
