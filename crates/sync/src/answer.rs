@@ -157,5 +157,5 @@ pub(crate) struct StrippedEvent<'a> {
     pub(crate) sender: &'a str,
     pub(crate) state_key: &'a str,
     #[serde(rename = "type")]
-    pub(crate) event_type: String,
+    pub(crate) event_type: &'a str,
 }

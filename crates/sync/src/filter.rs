@@ -7,7 +7,7 @@ use ruma::RoomId;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use crate::SyncError;
+use crate::{SyncError, client_event::written_type};
 
 /// How many timeline events a room gets if the client doesn't say.
 const DEFAULT_LIMIT: usize = 10;
@@ -102,7 +102,10 @@ impl RoomEventFilter {
 
     /// Whether an event of a wanted room is wanted.
     pub(crate) fn wants(&self, pdu: &Pdu) -> bool {
-        let event_type = pdu.event_type.to_string();
+        let event_type = match self.types.is_some() || self.not_types.is_some() {
+            true => written_type(pdu),
+            false => "".into(),
+        };
         let is_type = |pattern: &str| matches(pattern, &event_type);
         let is_sender = |user: &str| user == pdu.sender.as_str();
         among(self.types.as_ref(), self.not_types.as_ref(), is_type)

@@ -11,7 +11,7 @@ use crate::{
     SyncError,
     access::placed,
     answer::StrippedEvent,
-    client_event::{EventJson, shown},
+    client_event::{EventJson, shown, written_type},
 };
 
 /// The types that tell what a room is, of those with an empty state key.
@@ -58,7 +58,7 @@ pub(crate) async fn stripped_state(
             content: &pdu.content,
             sender: pdu.sender.as_str(),
             state_key,
-            event_type: pdu.event_type.to_string(),
+            event_type: &written_type(&pdu),
         });
         stripped.push(json.map_err(|error| StorageError::Corrupt(error.to_string()))?);
     }

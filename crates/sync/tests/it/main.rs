@@ -6,5 +6,6 @@ mod joined;
 mod lazy;
 mod memberships;
 mod messages;
+mod partial;
 mod reads;
 mod waiting;
