@@ -11,11 +11,12 @@ use myelin_core::{
     number::KeyNr,
     receive::{Decision, Placement},
     state::{Entry, State},
-    validate::ValidPdu,
+    validate::{DropReason, ValidPdu},
 };
-use myelin_federation::{FederationError, PduList, StreamedPdu};
+use myelin_federation::{FederationError, PduList, PduStream, StreamedPdu};
 use ruma::OwnedEventId;
 use serde_json::value::RawValue;
+use tokio::sync::mpsc;
 
 use crate::{
     RoomError, Rooms,
@@ -28,6 +29,12 @@ const VALIDATED_TOGETHER: usize = 1_000;
 
 /// How many are written in one transaction: a few milliseconds of the writer's time.
 const WRITTEN_TOGETHER: usize = 250;
+
+/// How many such lots are verified before they are stored.
+const VERIFIED_AHEAD: usize = 2;
+
+/// An event of an answer after checks 1 to 3.
+type Checked = (PduList, Result<ValidPdu, DropReason>);
 
 /// Takes the events of one answer, in any order, and stores those whose auth events are known.
 pub(crate) struct Outliers<'a> {
@@ -68,15 +75,33 @@ impl<'a> Outliers<'a> {
         }
     }
 
-    /// Takes all events of a stream.
-    pub(crate) async fn read(
-        &mut self,
-        mut stream: myelin_federation::PduStream,
-    ) -> Result<(), RoomError> {
-        while let Some(StreamedPdu { list, json }) = stream.next().await.map_err(remote)? {
-            self.push(list, json).await?;
+    /// Takes all events of a stream. The next ones are read and verified while the last are stored.
+    pub(crate) async fn read(&mut self, mut stream: PduStream) -> Result<(), RoomError> {
+        let (sender, mut verified) = mpsc::channel(VERIFIED_AHEAD);
+        let (rooms, room) = (self.rooms.clone(), self.room.clone());
+        let reading = self.rooms.env().tasks.spawn("read events", async move {
+            loop {
+                let mut received = Vec::with_capacity(VALIDATED_TOGETHER);
+                while received.len() < VALIDATED_TOGETHER {
+                    match stream.next().await.map_err(remote)? {
+                        Some(StreamedPdu { list, json }) => received.push((list, json)),
+                        None => break,
+                    }
+                }
+                let at_end = received.len() < VALIDATED_TOGETHER;
+                let checked = rooms.validate_listed(&room, received).await;
+                // Who stored them has failed; nobody needs the rest.
+                if sender.send(checked).await.is_err() || at_end {
+                    return Ok(());
+                }
+            }
+        });
+        while let Some(checked) = verified.recv().await {
+            self.take_checked(checked).await?;
         }
-        Ok(())
+        reading
+            .await
+            .map_err(|error| RoomError::Internal(error.to_string()))?
     }
 
     /// Stores what can be stored, and tells the state that the answer listed. Events that could not
@@ -103,16 +128,19 @@ impl<'a> Outliers<'a> {
     }
 
     async fn take_received(&mut self) -> Result<(), RoomError> {
-        let (lists, pdus): (Vec<_>, Vec<_>) = self.received.drain(..).unzip();
-        let key = &self.room.key;
-        let results = self.rooms.validate(key.version, &key.room_id, pdus).await;
-        let mut valid = Vec::with_capacity(results.len());
-        for (list, result) in lists.into_iter().zip(results) {
+        let received = std::mem::take(&mut self.received);
+        let checked = self.rooms.validate_listed(self.room, received).await;
+        self.take_checked(checked).await
+    }
+
+    async fn take_checked(&mut self, checked: Vec<Checked>) -> Result<(), RoomError> {
+        let mut valid = Vec::with_capacity(checked.len());
+        for (list, result) in checked {
             match result {
                 Ok(pdu) => valid.push((list, pdu)),
                 Err(error) => {
                     self.dropped += 1;
-                    tracing::debug!(room = %key.room_id, %error, "an event was left out");
+                    tracing::debug!(room = %self.room.key.room_id, %error, "an event was left out");
                 }
             }
         }
@@ -252,4 +280,18 @@ fn order(
 
 pub(crate) fn remote(error: FederationError) -> RoomError {
     RoomError::Remote(error)
+}
+
+impl Rooms {
+    async fn validate_listed(
+        &self,
+        room: &Room,
+        received: Vec<(PduList, Box<RawValue>)>,
+    ) -> Vec<Checked> {
+        let (lists, pdus): (Vec<_>, Vec<_>) = received.into_iter().unzip();
+        let results = self
+            .validate(room.key.version, &room.key.room_id, pdus)
+            .await;
+        lists.into_iter().zip(results).collect()
+    }
 }
