@@ -68,8 +68,8 @@ pub struct Api(Arc<Inner>);
 
 struct Inner {
     parts: ApiParts,
-    reads: Semaphore,
-    changes: Semaphore,
+    reads: Arc<Semaphore>,
+    changes: Arc<Semaphore>,
 }
 
 impl Api {
@@ -78,8 +78,8 @@ impl Api {
     pub fn new(parts: ApiParts) -> Self {
         Self(Arc::new(Inner {
             parts,
-            reads: Semaphore::new(MAX_READS),
-            changes: Semaphore::new(MAX_CHANGES),
+            reads: Arc::new(Semaphore::new(MAX_READS)),
+            changes: Arc::new(Semaphore::new(MAX_CHANGES)),
         }))
     }
 
@@ -107,11 +107,11 @@ impl Api {
         &self.0.parts.federation
     }
 
-    fn reads(&self) -> &Semaphore {
+    fn reads(&self) -> &Arc<Semaphore> {
         &self.0.reads
     }
 
-    fn changes(&self) -> &Semaphore {
+    fn changes(&self) -> &Arc<Semaphore> {
         &self.0.changes
     }
 

@@ -11,7 +11,10 @@ use bytes::Bytes;
 use http::{HeaderValue, header, request::Parts};
 use myelin_users::Requester;
 use ruma::OwnedServerName;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::error::Category;
 
 use crate::{Api, ApiError};
@@ -142,6 +145,9 @@ impl FromRequest<Api> for Signed {
         }
         let body = read_body(body, MAX_FEDERATION_BODY, api).await?;
         let origin = api.authenticate_server(&parts, &body).await?;
+        if !body.is_empty() {
+            expect_object(&body)?;
+        }
         tracing::Span::current().record("origin", origin.as_str());
         Ok(Self { origin, body })
     }
@@ -174,11 +180,24 @@ async fn read_body(body: Body, limit: usize, api: &Api) -> Result<Bytes, ApiErro
 }
 
 fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    expect_object(body)?;
     serde_json::from_slice(body).map_err(|error| match error.classify() {
-        Category::Data => match serde_json::from_slice::<serde::de::IgnoredAny>(body) {
+        // It may be broken behind the place where it is of another form.
+        Category::Data => match serde_json::from_slice::<IgnoredAny>(body) {
             Ok(_) => ApiError::bad_json(error.to_string()),
             Err(error) => ApiError::not_json(error.to_string()),
         },
         Category::Io | Category::Syntax | Category::Eof => ApiError::not_json(error.to_string()),
     })
+}
+
+/// All bodies are objects. Without this, a list of values would pass for an object's fields.
+fn expect_object(body: &[u8]) -> Result<(), ApiError> {
+    if body.trim_ascii_start().starts_with(b"{") {
+        return Ok(());
+    }
+    match serde_json::from_slice::<IgnoredAny>(body) {
+        Ok(_) => Err(ApiError::bad_json("The body is not a JSON object")),
+        Err(error) => Err(ApiError::not_json(error.to_string())),
+    }
 }

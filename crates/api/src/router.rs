@@ -1,6 +1,6 @@
 //! The router: the table's routes, with what holds for all of them.
 
-use std::{any::Any, time::Duration};
+use std::{any::Any, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -9,7 +9,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{Method, header};
-use myelin_env::TaskFailed;
+use myelin_env::{Env, TaskFailed};
+use tokio::sync::Semaphore;
 use tower_http::{
     catch_panic::CatchPanicLayer,
     cors::{Any as AnyOrigin, CorsLayer},
@@ -82,33 +83,12 @@ async fn observe(State(route): State<Observed>, request: Request, next: Next) ->
     );
     let clock = &api.env().clock;
     let begun = clock.instant();
-    let answer = async {
-        let tasks = &api.env().tasks;
-        match effect {
-            Effect::Wait => {
-                let answered = tasks
-                    .stopping()
-                    .run_until_cancelled_owned(next.run(request));
-                answered.await.ok_or_else(stopping)
-            }
-            Effect::Read => {
-                let _permit = api.reads().acquire().await;
-                Ok(next.run(request).await)
-            }
-            Effect::Change => {
-                let changes = api.clone();
-                let change = async move {
-                    let _permit = changes.changes().acquire().await;
-                    next.run(request).await
-                };
-                match tasks.spawn("request", change.in_current_span()).await {
-                    Ok(response) => Ok(response),
-                    Err(TaskFailed::Panicked(_)) => Err(ApiError::internal()),
-                    Err(TaskFailed::Stopped(_)) => Err(stopping()),
-                }
-            }
-        }
+    let permits = match effect {
+        Effect::Wait => None,
+        Effect::Read => Some(api.reads()),
+        Effect::Change => Some(api.changes()),
     };
+    let answer = carry_out(api.env(), effect, permits.cloned(), next.run(request));
     let response = answer.instrument(span.clone()).await.into_response();
     let status = response.status().as_u16();
     span.record("status", status);
@@ -120,6 +100,40 @@ async fn observe(State(route): State<Observed>, request: Request, next: Next) ->
     metrics::counter!("myelin_http_requests_total", &labels).increment(1);
     span.in_scope(|| tracing::debug!(took_ms = took.as_millis() as u64, "answered"));
     response
+}
+
+/// Answers a request as befits its effect, within the bounds of `permits`.
+async fn carry_out<F>(
+    env: &Env,
+    effect: Effect,
+    permits: Option<Arc<Semaphore>>,
+    answer: F,
+) -> Result<F::Output, ApiError>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    let permitted = async move {
+        // The semaphores are never closed, so an error cannot happen; a request too many would do no harm.
+        let _permit = match permits {
+            Some(permits) => permits.acquire_owned().await.ok(),
+            None => None,
+        };
+        answer.await
+    };
+    match effect {
+        Effect::Read => Ok(permitted.await),
+        Effect::Wait => {
+            let answered = env.tasks.stopping().run_until_cancelled_owned(permitted);
+            answered.await.ok_or_else(stopping)
+        }
+        Effect::Change => {
+            let task = env.tasks.spawn("request", permitted.in_current_span());
+            task.await.map_err(|failed| match failed {
+                TaskFailed::Panicked(_) => ApiError::internal(),
+                TaskFailed::Stopped(_) => stopping(),
+            })
+        }
+    }
 }
 
 fn stopping() -> ApiError {
@@ -153,4 +167,89 @@ fn cors() -> CorsLayer {
         .allow_methods(methods)
         .allow_headers(headers)
         .max_age(PREFLIGHT_LIFETIME)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{carry_out, panicked};
+    use crate::routes::Effect;
+    use axum::{Router, body::Body, extract::Request, routing::get};
+    use http::StatusCode;
+    use myelin_env::Env;
+    use std::{sync::Arc, time::Duration};
+    use tokio::sync::{Semaphore, oneshot};
+    use tower::ServiceExt as _;
+    use tower_http::catch_panic::CatchPanicLayer;
+
+    #[tokio::test]
+    async fn a_change_goes_on_when_its_client_goes_away() {
+        let env = Env::manual(0, 0);
+        let (go, gone) = oneshot::channel::<()>();
+        let (done, is_done) = oneshot::channel();
+        let change = async move {
+            gone.await.unwrap();
+            done.send("changed").unwrap();
+        };
+        let mut waiting = Box::pin(carry_out(&env, Effect::Change, None, change));
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        drop(waiting);
+        go.send(()).unwrap();
+        assert_eq!(is_done.await, Ok("changed"));
+    }
+
+    #[tokio::test]
+    async fn a_read_ends_with_its_client_and_a_wait_with_the_server() {
+        let env = Env::manual(0, 0);
+        for effect in [Effect::Read, Effect::Wait] {
+            let (held, released) = oneshot::channel::<()>();
+            let read = async move {
+                let _held = held;
+                std::future::pending::<()>().await;
+            };
+            let mut waiting = Box::pin(carry_out(&env, effect, None, read));
+            assert!(futures_util::poll!(&mut waiting).is_pending());
+            drop(waiting);
+            assert!(released.await.is_err(), "{effect:?}");
+        }
+        let waiting = carry_out(&env, Effect::Wait, None, std::future::pending::<()>());
+        env.tasks.shutdown(Duration::ZERO).await.unwrap();
+        assert!(waiting.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn no_more_run_than_are_permitted() {
+        let env = Env::manual(0, 0);
+        let permits = Arc::new(Semaphore::new(1));
+        let forever = std::future::pending::<()>();
+        let mut first = Box::pin(carry_out(
+            &env,
+            Effect::Read,
+            Some(permits.clone()),
+            forever,
+        ));
+        assert!(futures_util::poll!(&mut first).is_pending());
+        let mut second = Box::pin(carry_out(&env, Effect::Read, Some(permits), async {}));
+        assert!(futures_util::poll!(&mut second).is_pending());
+        drop(first);
+        assert!(second.await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_internal_error() {
+        let env = Env::manual(0, 0);
+        let panicking = async { panic!("on purpose") };
+        let error = carry_out(&env, Effect::Change, None, panicking).await;
+        let error: Result<(), _> = error;
+        assert!(format!("{:?}", error.unwrap_err()).contains("M_UNKNOWN"));
+        let handler = || async {
+            if true {
+                panic!("on purpose")
+            }
+        };
+        let router: Router = Router::new()
+            .route("/", get(handler))
+            .layer(CatchPanicLayer::custom(panicked));
+        let answer = router.oneshot(Request::new(Body::empty())).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
 }

@@ -2,6 +2,8 @@
 //! the keys.
 
 mod load;
+#[cfg(test)]
+mod tests;
 mod values;
 
 use std::{

@@ -9,6 +9,9 @@ use super::Config;
 /// Begins the names of the variables that override keys.
 const PREFIX: &str = "MYELIN_";
 
+/// Begins the names of variables that are for the project's own tests.
+const TEST_PREFIX: &str = "MYELIN_TEST_";
+
 /// Why the configuration is refused: where, what, and what was expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {message}")]
@@ -52,7 +55,7 @@ pub fn parse(
     let mut config: Config = toml::from_str(text).map_err(|error| refuse(&error))?;
     let mut table: Table = text.parse().map_err(|error| refuse(&error))?;
     let mut overrides: Vec<_> = variables
-        .filter(|(name, _)| name.starts_with(PREFIX))
+        .filter(|(name, _)| name.starts_with(PREFIX) && !name.starts_with(TEST_PREFIX))
         .collect();
     overrides.sort();
     for (name, value) in overrides {

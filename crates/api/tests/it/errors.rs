@@ -1,0 +1,203 @@
+use axum::{body::Body, extract::Request};
+use http::{Method, StatusCode, header};
+use myelin_api::{Access, routes};
+use myelin_storage::testing::{Fresh, on_each_engine};
+use serde_json::{Value, json};
+
+use crate::{Site, read};
+
+/// Fills a path's parameters in with values of the right form.
+fn example(path: &str) -> String {
+    let values = [
+        ("{user_id}", "@alice:example.org"),
+        ("{room_id}", "!room:example.org"),
+        ("{room_id_or_alias}", "!room:example.org"),
+        ("{room_alias}", "%23alias:example.org"),
+        ("{event_id}", "$event"),
+        ("{event_type}", "m.room.message"),
+        ("{state_key}", "key"),
+        ("{key_name}", "displayname"),
+        ("{filter_id}", "0"),
+        ("{txn_id}", "1"),
+    ];
+    let query = "?event_id=$event&user_id=@alice:example.org&room_alias=%23a:example.org&v=$event&limit=1&dir=b";
+    let path = values.iter().fold(path.to_owned(), |path, (name, value)| {
+        path.replace(name, value)
+    });
+    assert!(!path.contains('{'), "no example for {path}");
+    path + query
+}
+
+#[tokio::test]
+async fn nobody_passes_without_credentials() {
+    on_each_engine(async |fresh: Fresh| {
+        let site = Site::start(&fresh).await;
+        for route in routes() {
+            let paths = [
+                Some(example(route.path)),
+                route.legacy_path().map(|path| example(&path)),
+            ];
+            for path in paths.into_iter().flatten() {
+                let cases = match route.access {
+                    Access::Public => vec![],
+                    Access::User => vec![(None, "M_MISSING_TOKEN"), (Some("x"), "M_UNKNOWN_TOKEN")],
+                    Access::Server => vec![(None, "M_UNAUTHORIZED"), (Some("x"), "M_UNAUTHORIZED")],
+                };
+                for (token, errcode) in cases {
+                    let answer = site
+                        .call(route.method.clone(), &path, token, Value::Null)
+                        .await;
+                    let (status, body) = answer;
+                    assert_eq!(
+                        status,
+                        StatusCode::UNAUTHORIZED,
+                        "{} {path} {body}",
+                        route.method
+                    );
+                    assert_eq!(body["errcode"], errcode, "{} {path}", route.method);
+                    assert!(body["error"].is_string(), "{} {path}", route.method);
+                }
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_unrecognized() {
+    on_each_engine(async |fresh: Fresh| {
+        let site = Site::start(&fresh).await;
+        let cases = [
+            (Method::GET, "/_matrix/client/v3/nothing", 404),
+            (Method::POST, "/_matrix/federation/v1/nothing", 404),
+            (Method::GET, "/_matrix/key/v3/server", 404),
+            (Method::GET, "/_matrix", 404),
+            (Method::GET, "/nothing", 404),
+            (Method::DELETE, "/_matrix/client/versions", 405),
+            (Method::POST, "/_matrix/client/v3/sync", 405),
+            (Method::GET, "/_matrix/federation/v1/send/1", 405),
+            (Method::PATCH, "/_matrix/key/v2/server", 405),
+        ];
+        for (method, path, status) in cases {
+            let (answered, body) = site.call(method, path, None, Value::Null).await;
+            assert_eq!(answered.as_u16(), status, "{path}");
+            assert_eq!(body["errcode"], "M_UNRECOGNIZED", "{path}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_json_differs_from_json_of_another_form() {
+    on_each_engine(async |fresh: Fresh| {
+        let site = Site::start(&fresh).await;
+        let cases: [(&[u8], &str); 7] = [
+            (b"", "M_NOT_JSON"),
+            (b"{", "M_NOT_JSON"),
+            (b"{\"type\": 5", "M_NOT_JSON"),
+            (b"{\"type\": \"\xff\"}", "M_NOT_JSON"),
+            (b"[]", "M_BAD_JSON"),
+            (b"{}", "M_BAD_JSON"),
+            (b"{\"type\": 5}", "M_BAD_JSON"),
+        ];
+        for (body, errcode) in cases {
+            let request = Request::post("/_matrix/client/v3/login").body(Body::from(body));
+            let (status, answer) = read(site.send(request.unwrap()).await).await;
+            assert_eq!(status, StatusCode::BAD_REQUEST);
+            assert_eq!(
+                answer["errcode"],
+                errcode,
+                "{:?}",
+                String::from_utf8_lossy(body)
+            );
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_refused() {
+    let fresh = Fresh::sqlite().await;
+    let site = Site::start(&fresh).await;
+    let body = format!("\"{}\"", "x".repeat(5 * 1024 * 1024));
+    let request = Request::post("/_matrix/client/v3/login").body(Body::from(body));
+    let (status, answer) = read(site.send(request.unwrap()).await).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(answer["errcode"], "M_TOO_LARGE");
+}
+
+#[tokio::test]
+async fn parameters_of_a_wrong_form_are_invalid() {
+    let fresh = Fresh::sqlite().await;
+    let site = Site::start(&fresh).await;
+    let token = site.token("alice").await;
+    for target in [
+        "/_matrix/client/v3/rooms/room/state",
+        "/_matrix/client/v3/join/room",
+        "/_matrix/client/v3/join/!room:example.org?via=%20",
+        "/_matrix/client/v3/rooms/!room:example.org/messages?dir=x",
+        "/_matrix/client/v3/rooms/!room:example.org/messages",
+        "/_matrix/client/v3/sync?timeout=x",
+        "/_matrix/client/v3/sync?since=x",
+        "/_matrix/client/v3/profile/alice",
+        "/_matrix/client/v3/register/available",
+    ] {
+        let method = if target.contains("/join/") {
+            Method::POST
+        } else {
+            Method::GET
+        };
+        let (status, answer) = site.call(method, target, Some(&token), Value::Null).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{target}");
+        assert_eq!(answer["errcode"], "M_INVALID_PARAM", "{target}");
+    }
+}
+
+#[tokio::test]
+async fn browsers_may_ask_from_any_page() {
+    let fresh = Fresh::sqlite().await;
+    let site = Site::start(&fresh).await;
+    let preflight = Request::options("/_matrix/client/v3/login")
+        .header(header::ORIGIN, "https://app.example")
+        .header(header::ACCESS_CONTROL_REQUEST_METHOD, "POST")
+        .body(Body::empty());
+    let answer = site.send(preflight.unwrap()).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    let allowed = |name| answer.headers()[name].to_str().unwrap().to_lowercase();
+    assert_eq!(allowed(header::ACCESS_CONTROL_ALLOW_ORIGIN), "*");
+    for method in ["get", "head", "post", "put", "delete", "options"] {
+        assert!(
+            allowed(header::ACCESS_CONTROL_ALLOW_METHODS).contains(method),
+            "{method}"
+        );
+    }
+    for name in ["x-requested-with", "content-type", "authorization"] {
+        assert!(
+            allowed(header::ACCESS_CONTROL_ALLOW_HEADERS).contains(name),
+            "{name}"
+        );
+    }
+    for path in [
+        "/_matrix/client/versions",
+        "/_matrix/client/v3/sync",
+        "/_matrix/client/v3/nothing",
+    ] {
+        let request = Request::get(path).header(header::ORIGIN, "https://app.example");
+        let answer = site.send(request.body(Body::empty()).unwrap()).await;
+        assert_eq!(
+            answer.headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN],
+            "*",
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn guests_are_not_let_in() {
+    let fresh = Fresh::sqlite().await;
+    let site = Site::start(&fresh).await;
+    let target = "/_matrix/client/v3/register?kind=guest";
+    let (status, answer) = site.call(Method::POST, target, None, json!({})).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    assert_eq!(answer["errcode"], "M_GUEST_ACCESS_FORBIDDEN");
+}

@@ -1,0 +1,187 @@
+use axum::{body::Body, extract::Request};
+use http::{Method, StatusCode, header};
+use myelin_storage::testing::{Fresh, on_each_engine};
+use ruma::CanonicalJsonObject;
+use serde_json::{Value, json};
+
+use crate::{Site, read};
+
+/// The header for a request that the server sends to itself: the one server whose key is at hand.
+fn authorization(site: &Site, method: &Method, target: &str, body: &Value, to: &str) -> String {
+    let mut signed = json!({
+        "method": method.as_str(), "uri": target, "origin": "example.org", "destination": to,
+    });
+    if !body.is_null() {
+        signed["content"] = body.clone();
+    }
+    let mut signed: CanonicalJsonObject = serde_json::from_value(signed).unwrap();
+    site.keys.sign_json(&mut signed).unwrap();
+    let signed = serde_json::to_value(signed).unwrap();
+    let signatures = signed["signatures"]["example.org"].as_object().unwrap();
+    let (key, signature) = signatures.iter().next().unwrap();
+    let signature = signature.as_str().unwrap();
+    format!(
+        "X-Matrix origin=\"example.org\",destination=\"{to}\",key=\"{key}\",sig=\"{signature}\""
+    )
+}
+
+async fn call(site: &Site, method: Method, target: &str, body: Value) -> (StatusCode, Value) {
+    let authorization = authorization(site, &method, target, &body, "example.org");
+    let content = if body.is_null() {
+        String::new()
+    } else {
+        body.to_string()
+    };
+    let request = Request::builder()
+        .method(method)
+        .uri(target)
+        .header(header::AUTHORIZATION, authorization)
+        .body(Body::from(content));
+    read(site.send(request.unwrap()).await).await
+}
+
+#[tokio::test]
+async fn a_server_is_known_by_its_signature_over_the_whole_request() {
+    on_each_engine(async |fresh: Fresh| {
+        let site = Site::start(&fresh).await;
+        site.token("alice").await;
+        let target = "/_matrix/federation/v1/query/profile?user_id=@alice:example.org";
+        let (status, _) = call(&site, Method::GET, target, Value::Null).await;
+        assert_eq!(status, StatusCode::OK);
+        let good = authorization(&site, &Method::GET, target, &Value::Null, "example.org");
+        let elsewhere = authorization(&site, &Method::GET, target, &Value::Null, "example.com");
+        let other_target = target.replace("alice", "bob");
+        let cases = [
+            (Method::GET, target, elsewhere, ""),
+            (Method::GET, &*other_target, good.clone(), ""),
+            (Method::GET, target, good.replace("sig=\"", "sig=\"A"), ""),
+            (Method::GET, target, good.clone(), "{}"),
+            (Method::GET, target, good.replace("X-Matrix", "Bearer"), ""),
+        ];
+        for (method, target, authorization, body) in cases {
+            let request = Request::builder()
+                .method(method)
+                .uri(target)
+                .header(header::AUTHORIZATION, &authorization)
+                .body(Body::from(body));
+            let (status, answer) = read(site.send(request.unwrap()).await).await;
+            assert_eq!(status, StatusCode::UNAUTHORIZED, "{authorization}");
+            assert_eq!(answer["errcode"], "M_UNAUTHORIZED");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn servers_learn_about_this_one_and_its_users() {
+    on_each_engine(async |fresh: Fresh| {
+        let site = Site::start(&fresh).await;
+        let token = site.token("alice").await;
+        let get = |target: &'static str| call(&site, Method::GET, target, Value::Null);
+        let (_, version) = get("/_matrix/federation/v1/version").await;
+        assert_eq!(version["server"]["name"], "Myelin");
+        let (_, keys) = get("/_matrix/key/v2/server").await;
+        assert_eq!(keys["server_name"], "example.org");
+        let devices = "/_matrix/federation/v1/user/devices/@alice:example.org";
+        let (_, list) = get(devices).await;
+        assert_eq!(
+            (&list["user_id"], &list["devices"]),
+            (&json!("@alice:example.org"), &json!([]))
+        );
+        let keys = json!({ "user_id": "@alice:example.org", "device_id": "PHONE", "keys": {} });
+        let upload = "/_matrix/client/v3/keys/upload";
+        let body = json!({ "device_keys": keys });
+        site.call(Method::POST, upload, Some(&token), body).await;
+        let (_, after) = get(devices).await;
+        assert_eq!(
+            after["devices"],
+            json!([{ "device_id": "PHONE", "keys": keys }])
+        );
+        assert!(after["stream_id"].as_i64() > list["stream_id"].as_i64());
+        for (target, status) in [
+            (
+                "/_matrix/federation/v1/user/devices/@nobody:example.org",
+                404,
+            ),
+            (
+                "/_matrix/federation/v1/query/profile?user_id=@alice:example.org&field=displayname",
+                200,
+            ),
+            (
+                "/_matrix/federation/v1/query/profile?user_id=@nobody:example.org",
+                404,
+            ),
+            ("/_matrix/federation/v1/query/profile", 400),
+            (
+                "/_matrix/federation/v1/query/directory?room_alias=%23no:example.org",
+                404,
+            ),
+            (
+                "/_matrix/federation/v1/query/directory?room_alias=%23no:example.com",
+                404,
+            ),
+            ("/_matrix/federation/v1/event/$unknown", 404),
+            (
+                "/_matrix/federation/v1/state/!no:example.org?event_id=$unknown",
+                404,
+            ),
+            (
+                "/_matrix/federation/v1/state_ids/!no:example.org?event_id=$unknown",
+                404,
+            ),
+            (
+                "/_matrix/federation/v1/event_auth/!no:example.org/$unknown",
+                404,
+            ),
+            (
+                "/_matrix/federation/v1/backfill/!no:example.org?v=$unknown&limit=5",
+                404,
+            ),
+            (
+                "/_matrix/federation/v1/backfill/!no:example.org?limit=5",
+                400,
+            ),
+            (
+                "/_matrix/federation/v1/backfill/!no:example.org?v=$unknown",
+                400,
+            ),
+        ] {
+            let (answered, body) = get(target).await;
+            assert_eq!(answered.as_u16(), status, "{target} {body}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_transaction_is_taken_or_refused_as_a_whole() {
+    on_each_engine(async |fresh: Fresh| {
+        let site = Site::start(&fresh).await;
+        let send = "/_matrix/federation/v1/send/1";
+        let empty = json!({ "origin": "example.org", "origin_server_ts": 1, "pdus": [] });
+        let (status, answer) = call(&site, Method::PUT, send, empty).await;
+        assert_eq!((status, answer), (StatusCode::OK, json!({ "pdus": {} })));
+        let too_many =
+            json!({ "origin": "example.org", "origin_server_ts": 1, "pdus": vec![json!({}); 51] });
+        let (status, _) = call(
+            &site,
+            Method::PUT,
+            "/_matrix/federation/v1/send/2",
+            too_many,
+        )
+        .await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        let (status, refused) = call(
+            &site,
+            Method::PUT,
+            "/_matrix/federation/v1/send/3",
+            json!([]),
+        )
+        .await;
+        assert_eq!(
+            (status, &refused["errcode"]),
+            (StatusCode::BAD_REQUEST, &json!("M_BAD_JSON"))
+        );
+    })
+    .await;
+}

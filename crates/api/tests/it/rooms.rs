@@ -1,0 +1,236 @@
+use http::{Method, StatusCode};
+use myelin_storage::testing::{Fresh, on_each_engine};
+use serde_json::{Value, json};
+
+use crate::Site;
+
+#[tokio::test]
+async fn people_talk_in_a_room() {
+    on_each_engine(async |fresh: Fresh| {
+        let site = Site::start(&fresh).await;
+        let (alice, bob) = (site.token("alice").await, site.token("bob").await);
+        let create = "/_matrix/client/v3/createRoom";
+        let wish = json!({
+            "name": "Tea", "topic": "Leaves", "preset": "public_chat", "room_alias_name": "tea",
+            "initial_state": [{ "type": "org.example.kettle", "state_key": "blue", "content": { "hot": true } }],
+        });
+        let (status, created) = site.call(Method::POST, create, Some(&alice), wish.clone()).await;
+        assert_eq!(status, StatusCode::OK, "{created}");
+        let room_id = created["room_id"].as_str().unwrap();
+        let room = format!("/_matrix/client/v3/rooms/{room_id}");
+        let (status, refused) = site.call(Method::POST, create, Some(&alice), wish).await;
+        assert_eq!((status, &refused["errcode"]), (StatusCode::BAD_REQUEST, &json!("M_ROOM_IN_USE")));
+
+        let join = "/_matrix/client/v3/join/%23tea:example.org?via=example.org&server_name=example.com";
+        let (status, joined) = site.call(Method::POST, join, Some(&bob), Value::Null).await;
+        assert_eq!((status, &joined["room_id"]), (StatusCode::OK, &json!(room_id)));
+        let (_, rooms) = site.call(Method::GET, "/_matrix/client/v3/joined_rooms", Some(&bob), Value::Null).await;
+        assert_eq!(rooms, json!({ "joined_rooms": [room_id] }));
+
+        let message = json!({ "msgtype": "m.text", "body": "Hello" });
+        let send = format!("{room}/send/m.room.message/one");
+        let (_, sent) = site.call(Method::PUT, &send, Some(&bob), message.clone()).await;
+        let (_, again) = site.call(Method::PUT, &send, Some(&bob), message.clone()).await;
+        assert_eq!(sent, again, "a repeated request sends nothing twice");
+        let event_id = sent["event_id"].as_str().unwrap();
+        let event = format!("{room}/event/{event_id}");
+        let (_, seen) = site.call(Method::GET, &event, Some(&alice), Value::Null).await;
+        assert_eq!((&seen["content"], &seen["sender"]), (&message, &json!("@bob:example.org")));
+
+        let redact = format!("{room}/redact/{event_id}/two");
+        let (status, _) = site.call(Method::PUT, &redact, Some(&alice), json!({ "reason": "Cold" })).await;
+        assert_eq!(status, StatusCode::OK);
+        let (_, seen) = site.call(Method::GET, &event, Some(&bob), Value::Null).await;
+        assert_eq!(seen["content"], json!({}));
+        let (_, page) = site.call(Method::GET, &format!("{room}/messages?dir=b&limit=2"), Some(&bob), Value::Null).await;
+        assert_eq!(page["chunk"][0]["type"], "m.room.redaction");
+        assert_eq!(page["chunk"][1]["event_id"], event_id);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_form_of_the_state_endpoints_works() {
+    on_each_engine(async |fresh: Fresh| {
+        let site = Site::start(&fresh).await;
+        let token = site.token("alice").await;
+        let call = |method, target: String, body| {
+            let (site, token) = (&site, &token);
+            async move { site.call(method, &target, Some(token), body).await }
+        };
+        let create = "/_matrix/client/v3/createRoom".to_owned();
+        let (_, created) = call(Method::POST, create, Value::Null).await;
+        let room = format!(
+            "/_matrix/client/v3/rooms/{}",
+            created["room_id"].as_str().unwrap()
+        );
+        for (index, end) in ["m.room.topic", "m.room.topic/"].into_iter().enumerate() {
+            let content = json!({ "topic": format!("Leaves {index}") });
+            let target = format!("{room}/state/{end}");
+            let (status, _) = call(Method::PUT, target, content.clone()).await;
+            assert_eq!(status, StatusCode::OK);
+            for end in [
+                "m.room.topic",
+                "m.room.topic/",
+                "m.room.topic?format=content",
+            ] {
+                let (_, read) = call(Method::GET, format!("{room}/state/{end}"), Value::Null).await;
+                assert_eq!(read, content, "{end}");
+            }
+        }
+        let keyed = format!("{room}/state/org.example.kettle/blue%2Fgreen");
+        call(Method::PUT, keyed.clone(), json!({ "hot": true })).await;
+        let (_, event) = call(Method::GET, format!("{keyed}?format=event"), Value::Null).await;
+        assert_eq!(
+            (&event["state_key"], &event["content"]),
+            (&json!("blue/green"), &json!({ "hot": true }))
+        );
+        let (_, all) = call(Method::GET, format!("{room}/state"), Value::Null).await;
+        let all = all.as_array().unwrap();
+        assert!(
+            all.iter()
+                .any(|event| event["type"] == "org.example.kettle")
+        );
+        let missing = format!("{room}/state/org.example.teapot");
+        let (status, _) = call(Method::GET, missing, Value::Null).await;
+        assert_eq!(status, StatusCode::NOT_FOUND);
+        let (_, members) = call(Method::GET, format!("{room}/members"), Value::Null).await;
+        assert_eq!(members["chunk"][0]["state_key"], "@alice:example.org");
+        let (_, joined) = call(Method::GET, format!("{room}/joined_members"), Value::Null).await;
+        assert!(
+            joined["joined"]["@alice:example.org"].is_object(),
+            "{joined}"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn members_are_kicked_banned_and_let_back_in() {
+    on_each_engine(async |fresh: Fresh| {
+        let site = Site::start(&fresh).await;
+        let (alice, bob) = (site.token("alice").await, site.token("bob").await);
+        let wish = json!({ "preset": "public_chat" });
+        let create = "/_matrix/client/v3/createRoom";
+        let (_, created) = site.call(Method::POST, create, Some(&alice), wish).await;
+        let room = format!(
+            "/_matrix/client/v3/rooms/{}",
+            created["room_id"].as_str().unwrap()
+        );
+        let call = |action: &'static str, token: String, body: Value| {
+            let (site, target) = (&site, format!("{room}/{action}"));
+            async move {
+                site.call(Method::POST, &target, Some(&token), body)
+                    .await
+                    .0
+                    .as_u16()
+            }
+        };
+        let target = json!({ "user_id": "@bob:example.org", "reason": "Noise" });
+        for (action, token, body, status) in [
+            ("join", &bob, Value::Null, 200),
+            (
+                "kick",
+                &bob,
+                json!({ "user_id": "@alice:example.org" }),
+                403,
+            ),
+            ("kick", &alice, target.clone(), 200),
+            ("join", &bob, Value::Null, 200),
+            ("ban", &alice, target.clone(), 200),
+            ("join", &bob, Value::Null, 403),
+            ("unban", &alice, target.clone(), 200),
+            ("invite", &alice, target.clone(), 200),
+            ("join", &bob, Value::Null, 200),
+            ("leave", &bob, json!({ "reason": "Tired" }), 200),
+            ("leave", &bob, Value::Null, 200),
+            ("ban", &alice, json!({}), 400),
+        ] {
+            let answered = call(action, token.clone(), body).await;
+            assert_eq!(answered, status, "{action}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn rooms_of_others_are_closed() {
+    on_each_engine(async |fresh: Fresh| {
+        let site = Site::start(&fresh).await;
+        let (alice, bob) = (site.token("alice").await, site.token("bob").await);
+        let create = "/_matrix/client/v3/createRoom";
+        let (_, created) = site
+            .call(Method::POST, create, Some(&alice), Value::Null)
+            .await;
+        let room = format!(
+            "/_matrix/client/v3/rooms/{}",
+            created["room_id"].as_str().unwrap()
+        );
+        for (method, end) in [
+            (Method::GET, "state"),
+            (Method::GET, "members"),
+            (Method::GET, "joined_members"),
+            (Method::GET, "messages?dir=b"),
+            (Method::PUT, "send/m.room.message/1"),
+            (Method::PUT, "state/m.room.name"),
+            (Method::POST, "join"),
+            (Method::POST, "leave"),
+        ] {
+            let target = format!("{room}/{end}");
+            let (status, answer) = site.call(method, &target, Some(&bob), json!({})).await;
+            assert_eq!(
+                (status, &answer["errcode"]),
+                (StatusCode::FORBIDDEN, &json!("M_FORBIDDEN")),
+                "{end}"
+            );
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn malformed_wishes_are_refused() {
+    let fresh = Fresh::sqlite().await;
+    let site = Site::start(&fresh).await;
+    let token = site.token("alice").await;
+    let create = "/_matrix/client/v3/createRoom";
+    for (wish, errcode) in [
+        (
+            json!({ "room_version": "99" }),
+            "M_UNSUPPORTED_ROOM_VERSION",
+        ),
+        (json!({ "preset": "secret_chat" }), "M_BAD_JSON"),
+        (json!({ "visibility": "foggy" }), "M_BAD_JSON"),
+        (json!({ "invite": ["bob"] }), "M_BAD_JSON"),
+        (json!({ "invite_3pid": [{}] }), "M_FORBIDDEN"),
+    ] {
+        let (_, refused) = site
+            .call(Method::POST, create, Some(&token), wish.clone())
+            .await;
+        assert_eq!(refused["errcode"], errcode, "{wish}");
+    }
+    let (_, created) = site
+        .call(Method::POST, create, Some(&token), Value::Null)
+        .await;
+    let room = format!(
+        "/_matrix/client/v3/rooms/{}",
+        created["room_id"].as_str().unwrap()
+    );
+    for (end, body, errcode) in [
+        ("send/m.room.message/1", json!([]), "M_BAD_JSON"),
+        (
+            "send/m.room.message/2",
+            json!({ "body": "x".repeat(70_000) }),
+            "M_TOO_LARGE",
+        ),
+        (
+            "send/m.room.message/3",
+            json!({ "number": 0.5 }),
+            "M_BAD_JSON",
+        ),
+    ] {
+        let target = format!("{room}/{end}");
+        let (_, refused) = site.call(Method::PUT, &target, Some(&token), body).await;
+        assert_eq!(refused["errcode"], errcode, "{end}");
+    }
+}

@@ -1,0 +1,210 @@
+//! What the configuration takes and what it refuses.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use super::{Config, DEFAULT_FILE, LogFormat, parse};
+
+fn read(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
+    let variables = variables.iter();
+    let variables = variables.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    parse(text, Path::new("m.toml"), variables).map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_documented_file_holds_the_defaults() {
+    assert_eq!(read(DEFAULT_FILE, &[]).unwrap(), Config::default());
+    assert_eq!(read("", &[]).unwrap(), Config::default());
+}
+
+#[test]
+fn the_documented_examples_are_valid() {
+    // What stands behind "# " and looks like a key is a key that has no default.
+    let uncommented: String = DEFAULT_FILE
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(key) if key.split(' ').nth(1) == Some("=") => format!("{key}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let config = read(&uncommented, &[]).unwrap();
+    assert!(config.public_base_url.is_some() && config.database.url.is_some());
+    assert!(config.registration.shared_secret.is_some());
+    assert!(config.listeners[0].tls.is_some());
+}
+
+#[test]
+fn what_is_wrong_is_refused_with_its_place_and_what_was_expected() {
+    let cases = [
+        (
+            "server_nam = \"x\"",
+            "m.toml:1:1: unknown field `server_nam`, expected one of `server_name`",
+        ),
+        (
+            "\n\nserver_name = 5",
+            "m.toml:3:15: invalid type: integer `5`, expected",
+        ),
+        ("server_name = \"no spaces\"", "m.toml:1:15: "),
+        (
+            "data_dir = true",
+            "m.toml:1:12: invalid type: boolean `true`, expected path string",
+        ),
+        (
+            "default_room_version = \"9\"",
+            "m.toml:1:24: unknown room version \"9\", expected one of \"10\", \"11\", \"12\"",
+        ),
+        (
+            "public_base_url = \"example.org\"",
+            "m.toml:1:19: \"example.org\" is no address, expected https://NAME",
+        ),
+        ("[database]\nurl = \"mysql://x\"", "m.toml:2:7: "),
+        (
+            "[database]\nurl = \"mysql://x\"",
+            "sqlite:PATH or postgres://",
+        ),
+        ("[databas]", "m.toml:1:2: unknown field `databas`"),
+        (
+            "[registration]\nenabled = \"yes\"",
+            "m.toml:2:11: invalid type: string \"yes\", expected a boolean",
+        ),
+        (
+            "[registration]\nshared_secret = \"\"",
+            "expected a long random text",
+        ),
+        (
+            "[[listeners]]\naddress = \"localhost\"",
+            "m.toml:2:11: \"localhost\" is no address, expected IP:PORT",
+        ),
+        ("[[listeners]]\nresources = []", "missing field `address`"),
+        (
+            "[[listeners]]\naddress = \"127.0.0.1:1\"\nresources = []",
+            "a listener without resources",
+        ),
+        (
+            "[[listeners]]\naddress = \"127.0.0.1:1\"\nresources = [\"admin\"]",
+            "m.toml:3:14: unknown variant `admin`, expected `client` or `federation`",
+        ),
+        (
+            "[[listeners]]\naddress = \"127.0.0.1:1\"\ntls_key = \"k\"",
+            "expected both tls_certificate and tls_key",
+        ),
+        (
+            "[[listeners]]\naddress = \"127.0.0.1:1\"\nport = 1",
+            "m.toml:3:1: unknown field `port`",
+        ),
+        (
+            "[federation]\ntrusted_key_servers = [\"\"]",
+            "m.toml:2:24: ",
+        ),
+        ("[log]\nfilter = \"a=b=c\"", "m.toml:2:10: "),
+        (
+            "[log]\nformat = \"xml\"",
+            "m.toml:2:10: unknown variant `xml`, expected `text` or `json`",
+        ),
+        ("server_name = ", "m.toml:1:"),
+        ("a = 1\na = 2", "m.toml:2:1: duplicate key"),
+    ];
+    for (text, expected) in cases {
+        let refused = read(text, &[]).unwrap_err();
+        assert!(
+            refused.contains(expected),
+            "{text}\n  {refused}\n  {expected}"
+        );
+        assert!(refused.starts_with("m.toml:"), "{text}\n  {refused}");
+    }
+}
+
+#[test]
+fn variables_override_keys_with_a_single_value() {
+    let text = "server_name = \"a.example\"\n[registration]\nenabled = false";
+    let config = read(
+        text,
+        &[
+            ("MYELIN_SERVER_NAME", "b.example"),
+            ("MYELIN_REGISTRATION__ENABLED", "true"),
+            ("MYELIN_REGISTRATION__SHARED_SECRET", "12345"),
+            ("MYELIN_DEFAULT_ROOM_VERSION", "11"),
+            ("MYELIN_LOG__FORMAT", "json"),
+            ("MYELIN_TEST_SOMETHING", "is not ours"),
+            ("SERVER_NAME", "is not ours"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(config.server_name, "b.example");
+    assert!(config.registration.enabled);
+    assert_eq!(config.registration.shared_secret.as_deref(), Some("12345"));
+    assert_eq!(config.default_room_version.as_str(), "11");
+    assert_eq!(config.log.format, LogFormat::Json);
+}
+
+#[test]
+fn wrong_variables_are_refused_by_name() {
+    let cases = [
+        (
+            "MYELIN_SERVERNAME",
+            "x",
+            "unknown field `servername`, expected one of",
+        ),
+        ("MYELIN_REGISTRATION__ENABLED", "yes", "expected a boolean"),
+        ("MYELIN_REGISTRATION__ENABLED", "1", "expected a boolean"),
+        (
+            "MYELIN_REGISTRATION",
+            "x",
+            "only keys with a single value can be overridden",
+        ),
+        (
+            "MYELIN_LISTENERS__ADDRESS",
+            "x",
+            "only keys with a single value can be overridden",
+        ),
+        ("MYELIN_DATABASE__URL", "x", "sqlite:PATH or postgres://"),
+        (
+            "MYELIN_SERVER_NAME__X",
+            "x",
+            "only keys with a single value can be overridden",
+        ),
+        (
+            "MYELIN_FEDERATION__TRUSTED_KEY_SERVERS",
+            "x",
+            "expected a sequence",
+        ),
+    ];
+    let text = "server_name = \"a\"\n[registration]\n[[listeners]]\naddress = \"127.0.0.1:1\"";
+    for (name, value, expected) in cases {
+        let refused = read(text, &[(name, value)]).unwrap_err();
+        assert!(refused.starts_with(&format!("{name}: ")), "{refused}");
+        assert!(refused.contains(expected), "{name}: {refused}");
+    }
+}
+
+#[test]
+fn paths_count_from_the_file() {
+    let text = "data_dir = \"d\"\n[database]\nurl = \"sqlite:x.db\"\n[federation]\nextra_ca_certificates = [\"ca.pem\", \"/ca.pem\"]\n[[listeners]]\naddress = \"127.0.0.1:0\"\ntls_certificate = \"c.pem\"\ntls_key = \"k.pem\"";
+    let mut config = read(text, &[]).unwrap();
+    config.resolve_paths(Path::new("/etc/myelin"));
+    assert_eq!(config.data_dir, Path::new("/etc/myelin/d"));
+    assert_eq!(
+        config.signing_key_file(),
+        Path::new("/etc/myelin/d/signing.key")
+    );
+    assert_eq!(config.database_url(), "sqlite:/etc/myelin/x.db");
+    let authorities = ["/etc/myelin/ca.pem", "/ca.pem"].map(PathBuf::from);
+    assert_eq!(config.federation.extra_ca_certificates, authorities);
+    let tls = config.listeners[0].tls.as_ref().unwrap();
+    assert_eq!(tls.key, Path::new("/etc/myelin/k.pem"));
+    config.database.url = None;
+    assert_eq!(config.database_url(), "sqlite:/etc/myelin/d/myelin.db");
+}
+
+#[test]
+fn a_listener_serves_what_it_is_told_to() {
+    let text = "[[listeners]]\naddress = \"[::1]:8448\"\nresources = [\"federation\"]";
+    let listener = &read(text, &[]).unwrap().listeners[0];
+    assert_eq!(
+        listener.address,
+        "[::1]:8448".parse::<SocketAddr>().unwrap()
+    );
+    assert!(listener.federation && !listener.client && listener.tls.is_none());
+}
