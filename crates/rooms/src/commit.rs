@@ -189,7 +189,8 @@ impl Batch {
             .collect()
     }
 
-    fn is_empty(&self) -> bool {
+    /// Whether there is nothing to write.
+    pub(crate) fn is_empty(&self) -> bool {
         self.events.is_empty()
             && self.judged.is_empty()
             && self.replaced.is_empty()

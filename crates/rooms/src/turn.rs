@@ -419,8 +419,10 @@ impl<'r> Turn<'r> {
     /// waits for news of the room is awake.
     pub(crate) async fn commit(mut self) -> Result<(), StorageError> {
         let batch = std::mem::take(&mut self.batch);
-        let revision = self.committed.revision;
-        self.graph.revision = revision + 1;
+        // A turn in which everything was refused writes nothing, and so is no revision.
+        if !batch.is_empty() {
+            self.graph.revision = self.committed.revision + 1;
+        }
         let done = batch
             .write(self.rooms, self.room, &self.committed, &self.graph)
             .await;
