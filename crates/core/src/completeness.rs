@@ -33,7 +33,11 @@ impl Completeness {
     /// The completeness of a state that was derived from several: full only if all were
     /// (dossier 2.5).
     pub fn derived(parts: impl IntoIterator<Item = Self>) -> Self {
-        if parts.into_iter().any(|part| part.0 == Kind::Partial) { Self::PARTIAL } else { Self::FULL }
+        if parts.into_iter().any(|part| part.0 == Kind::Partial) {
+            Self::PARTIAL
+        } else {
+            Self::FULL
+        }
     }
 
     /// How it is stored: true for partial.
@@ -51,9 +55,9 @@ impl Completeness {
         match self.0 {
             Kind::Full => true,
             Kind::Partial => match question {
-                Question::OtherThanMembers | Question::LocalMember | Question::ApproximateServers => {
-                    true
-                }
+                Question::OtherThanMembers
+                | Question::LocalMember
+                | Question::ApproximateServers => true,
                 Question::RemoteMember
                 | Question::AllMembers
                 | Question::ForeignServer
@@ -88,7 +92,10 @@ pub enum Question {
 impl StateRef {
     /// Refers to a snapshot.
     pub fn new(snapshot: SnapshotNr, completeness: Completeness) -> Self {
-        Self { snapshot, completeness }
+        Self {
+            snapshot,
+            completeness,
+        }
     }
 
     /// The snapshot, whatever its completeness. For storing and for deriving further states; who

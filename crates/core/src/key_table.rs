@@ -19,7 +19,10 @@ pub struct StateKey {
 impl StateKey {
     /// Pairs a type with a state key.
     pub fn new(event_type: impl Into<String>, state_key: impl Into<String>) -> Self {
-        Self { event_type: event_type.into(), state_key: state_key.into() }
+        Self {
+            event_type: event_type.into(),
+            state_key: state_key.into(),
+        }
     }
 
     /// The server of the user whose membership this is; `None` for other keys.
@@ -42,12 +45,18 @@ pub struct KeyTable {
 impl KeyTable {
     /// The number of a pair, if it has one.
     pub fn number(&self, event_type: &str, state_key: &str) -> Option<KeyNr> {
-        self.numbers.get(&StateKey::new(event_type, state_key)).copied()
+        self.numbers
+            .get(&StateKey::new(event_type, state_key))
+            .copied()
     }
 
     /// The pair behind a number.
     pub fn name(&self, key: KeyNr) -> Option<&Arc<StateKey>> {
-        let family = if key.is_member() { &self.members } else { &self.others };
+        let family = if key.is_member() {
+            &self.members
+        } else {
+            &self.others
+        };
         family.get((key.0 >> 1) as usize)
     }
 
@@ -58,7 +67,11 @@ impl KeyTable {
             return (*number, false);
         }
         let is_member = key.event_type == MEMBER;
-        let family = if is_member { &mut self.members } else { &mut self.others };
+        let family = if is_member {
+            &mut self.members
+        } else {
+            &mut self.others
+        };
         let number = KeyNr((family.len() as u32) << 1 | u32::from(is_member));
         let key = Arc::new(key);
         family.push(key.clone());

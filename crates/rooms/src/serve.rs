@@ -144,7 +144,22 @@ impl Rooms {
             .event_by_id(self, event_id)
             .await?
             .ok_or_else(|| unknown_event(event_id))?;
-        let chain = self.auth_chain(&[event.nr]).await?;
+        let claimed = room
+            .known_events(self, event.pdu.auth_events.iter().cloned())
+            .await?;
+        let claimed: BTreeSet<EventNr> = claimed
+            .into_values()
+            .filter_map(|known| match known {
+                Known::Held(event) => Some(event.nr),
+                Known::Referenced(_) => None,
+            })
+            .collect();
+        let mut chain = claimed.clone();
+        chain.extend(
+            self.auth_chain(&claimed.into_iter().collect::<Vec<_>>())
+                .await?,
+        );
+        let chain = chain.into_iter().collect();
         let chain = self.jsons(&room, chain).await?.join(",");
         Ok(format!(r#"{{"auth_chain":[{chain}]}}"#))
     }

@@ -236,11 +236,26 @@ impl<'r> Turn<'r> {
             }
         }
         self.find(ids).await?;
+        numbers.extend(self.wanted_chains().await?);
         for event in self.room.events(self.rooms, numbers).await?.into_values() {
             self.numbers.insert(event.pdu.event_id.clone(), event.nr);
             self.desk.put_event(event);
         }
         self.load_auth_children(parents).await
+    }
+
+    /// The auth chains that a resolution will walk: all at once, not one link a round.
+    async fn wanted_chains(&self) -> Result<Vec<EventNr>, StorageError> {
+        let roots: Vec<EventNr> = self.desk.take_wanted_chains().into_iter().collect();
+        if roots.is_empty() {
+            return Ok(roots);
+        }
+        self.rooms
+            .database()
+            .read("auth chains", move |tx| {
+                Box::pin(async move { events::auth_chain(tx, &roots).await })
+            })
+            .await
     }
 
     async fn load_auth_children(&mut self, parents: Vec<EventNr>) -> Result<(), StorageError> {

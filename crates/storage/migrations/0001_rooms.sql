@@ -58,7 +58,7 @@ CREATE TABLE prev_edges (
     PRIMARY KEY (prev, event)
 ) WITHOUT ROWID;
 
--- From an auth event to those that cite it: state resolution walks forward.
+-- From an auth event to the state events that cite it: state resolution walks forward.
 CREATE TABLE auth_edges (
     auth_event BIGINT NOT NULL,
     event BIGINT NOT NULL,

@@ -250,7 +250,9 @@ pub async fn put(tx: &mut Tx, room: RoomNr, new: &NewEvent) -> Result<(), Storag
         ],
     )
     .await?;
-    for auth_event in &new.auth_events {
+    // A chain leads through state events only; a bot's messages would bury its membership.
+    let chained = event.pdu.state_key.is_some();
+    for auth_event in new.auth_events.iter().filter(|_| chained) {
         tx.execute(PUT_AUTH_EDGE, params![auth_event.0, event.nr.0])
             .await?;
     }
@@ -538,7 +540,7 @@ pub async fn held(
         .collect()
 }
 
-/// Everything that some events reach through their auth events.
+/// Everything that some state events reach through their auth events.
 pub async fn auth_chain(tx: &mut Tx, of: &[EventNr]) -> Result<Vec<EventNr>, StorageError> {
     let of: Param<'_> = of.iter().map(|nr| nr.0).collect();
     numbers(tx.query(AUTH_CHAIN, params![of]).await?)
