@@ -62,13 +62,16 @@ impl Postgres {
         F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, StorageError>> + Send,
     {
         let mut session = self.session(name).await?;
-        // Later levels than the default see one state throughout.
-        session
-            .begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            .await?;
+        // This level sees one state throughout.
+        session.begin_soon("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
         let mut tx = Tx::new(Engine::Postgres(session));
         let result = closure(&mut tx).await;
-        end(tx, result, "ROLLBACK").await
+        let failure = tx.take_failure();
+        into_session(tx)?.end_soon("ROLLBACK")?;
+        match failure {
+            Some(failure) => result.and(Err(failure)),
+            None => result,
+        }
     }
 
     /// As a task, so that a dropped caller leaves the same behind as on SQLite: all or nothing,
@@ -99,7 +102,7 @@ impl Postgres {
             session.begin("BEGIN").await?;
             let mut tx = Tx::new(Engine::Postgres(session));
             let result = closure(&mut tx).await;
-            end(tx, result, "COMMIT").await
+            commit(tx, result).await
         });
         write.await.unwrap_or_else(|failed| {
             Err(E::from(match failed {
@@ -144,21 +147,13 @@ impl Postgres {
     }
 }
 
-/// Ends a transaction: by `statement` if everything in it succeeded.
-async fn end<T, E: From<StorageError>>(
-    mut tx: Tx,
-    result: Result<T, E>,
-    statement: &'static str,
-) -> Result<T, E> {
+/// Ends a transaction, with success if everything in it succeeded.
+async fn commit<T, E: From<StorageError>>(mut tx: Tx, result: Result<T, E>) -> Result<T, E> {
     let failure = tx.take_failure();
-    let Engine::Postgres(mut session) = tx.into_engine() else {
-        return Err(E::from(StorageError::Bug(
-            "another engine's transaction".to_owned(),
-        )));
-    };
+    let mut session = into_session(tx)?;
     match (result, failure) {
         (Ok(value), None) => {
-            session.end(statement).await?;
+            session.end("COMMIT").await?;
             Ok(value)
         }
         (result, failure) => {
@@ -169,6 +164,13 @@ async fn end<T, E: From<StorageError>>(
                 None => result,
             }
         }
+    }
+}
+
+fn into_session(tx: Tx) -> Result<Session, StorageError> {
+    match tx.into_engine() {
+        Engine::Postgres(session) => Ok(session),
+        Engine::Sqlite(_) => Err(StorageError::Bug("another engine's transaction".to_owned())),
     }
 }
 

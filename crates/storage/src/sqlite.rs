@@ -136,6 +136,8 @@ impl Place {
             self.open(OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
         // The page cache holds what a bulk transaction touches.
         writer.pragma_update(None, "cache_size", -16_384)?;
+        // What a bulk load made of the log is given back when it is begun anew.
+        writer.pragma_update(None, "journal_size_limit", 8 << 20)?;
         Ok(writer)
     }
 

@@ -96,7 +96,7 @@ async fn a_batch_runs_beside_the_asynchronous_threads() {
 #[should_panic(expected = "in the batch")]
 async fn a_panic_of_a_batch_goes_on_in_its_caller() {
     let tasks = Tasks::new(Clock::manual(0));
-    tasks.cpu("batch", || panic!("in the batch")).await
+    tasks.cpu("batch", || panic!("in the batch")).await;
 }
 
 #[tokio::test]

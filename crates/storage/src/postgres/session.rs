@@ -4,6 +4,7 @@ use std::fmt;
 
 use bytes::BytesMut;
 use deadpool_postgres::Object;
+use futures_util::FutureExt as _;
 use myelin_env::Tasks;
 use tokio::{runtime::Handle, sync::OwnedSemaphorePermit};
 use tokio_postgres::{
@@ -39,6 +40,26 @@ impl Session {
     pub(super) async fn begin(&mut self, statement: &'static str) -> Result<(), StorageError> {
         self.open = true;
         Ok(self.client().batch_execute(statement).await?)
+    }
+
+    /// Begins a transaction without waiting for the answer. If it were refused, the statements would
+    /// stand alone: good enough for reading.
+    pub(super) fn begin_soon(&mut self, statement: &'static str) -> Result<(), StorageError> {
+        self.open = true;
+        self.send(statement)
+    }
+
+    /// Ends a transaction that changed nothing, without waiting for the answer.
+    pub(super) fn end_soon(&mut self, statement: &'static str) -> Result<(), StorageError> {
+        self.send(statement)?;
+        self.open = false;
+        Ok(())
+    }
+
+    /// The first poll sends the statement. What follows on the connection comes after it.
+    fn send(&self, statement: &'static str) -> Result<(), StorageError> {
+        let answered = self.client().batch_execute(statement).now_or_never();
+        Ok(answered.transpose().map(drop)?)
     }
 
     pub(super) async fn end(&mut self, statement: &'static str) -> Result<(), StorageError> {

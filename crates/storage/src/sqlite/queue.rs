@@ -168,3 +168,87 @@ impl Drop for CloseOnDrop {
         drop(dropped);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{PATIENCE, Queue};
+    use crate::{
+        Priority, StorageError, Tx,
+        sqlite::committer::{Job, Outcome},
+    };
+
+    /// A write that never runs.
+    struct Waits;
+
+    impl Job for Waits {
+        fn is_abandoned(&self) -> bool {
+            false
+        }
+
+        fn run(self: Box<Self>, _: &mut Tx) -> Outcome {
+            unreachable!("these tests run nothing")
+        }
+
+        fn refuse(self: Box<Self>, _: StorageError) {}
+    }
+
+    fn push(queue: &Queue, priority: Priority) {
+        queue.push(priority, Box::new(Waits)).unwrap();
+    }
+
+    #[test]
+    fn a_bulk_write_gets_its_turn_however_many_interactive_ones_come() {
+        let queue = Queue::new();
+        push(&queue, Priority::Bulk);
+        for _ in 0..PATIENCE {
+            push(&queue, Priority::Interactive);
+            assert_eq!(queue.next_group(), Priority::Interactive);
+        }
+        assert_eq!(queue.next_group(), Priority::Bulk);
+        assert!(queue.take(Priority::Bulk, false).is_some());
+        assert_eq!(queue.next_group(), Priority::Interactive);
+    }
+
+    #[test]
+    fn a_bulk_transaction_ends_when_anybody_interactive_waits() {
+        let queue = Queue::new();
+        for _ in 0..3 {
+            push(&queue, Priority::Bulk);
+        }
+        assert_eq!(queue.next_group(), Priority::Bulk);
+        assert!(queue.take(Priority::Bulk, false).is_some());
+        assert!(queue.take(Priority::Bulk, true).is_some());
+        push(&queue, Priority::Interactive);
+        assert!(queue.take(Priority::Bulk, true).is_none());
+        assert_eq!(queue.next_group(), Priority::Interactive);
+    }
+
+    #[test]
+    fn a_closed_queue_takes_nothing_more_and_gives_out_what_it_has() {
+        let queue = Queue::new();
+        push(&queue, Priority::Interactive);
+        queue.close();
+        let refused = queue.push(Priority::Interactive, Box::new(Waits));
+        assert_eq!(refused, Err(StorageError::Closed));
+        assert!(queue.wait());
+        assert!(queue.take(Priority::Interactive, false).is_some());
+        assert!(!queue.wait());
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_makes_callers_wait_and_each_priority_has_its_own() {
+        let queue = Queue::new();
+        let mut places = Vec::new();
+        while let Ok(place) = queue.bulk_places.clone().try_acquire_owned() {
+            places.push(place);
+        }
+        let mut waits = Box::pin(queue.place(Priority::Bulk));
+        tokio::select! {
+            biased;
+            _ = &mut waits => unreachable!("there is no place"),
+            _ = queue.place(Priority::Interactive) => {}
+        }
+        places.pop();
+        assert!(waits.await.is_ok());
+    }
+}
