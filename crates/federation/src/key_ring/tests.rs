@@ -158,7 +158,7 @@ async fn documents_that_are_not_signed_by_their_server_are_not_believed() {
 }
 
 #[tokio::test]
-async fn further_signatures_by_unknown_keys_do_no_harm_but_wrong_ones_do() {
+async fn a_further_signature_by_an_unknown_key_does_no_harm() {
     let world = World::new().await;
     let (keys, _server) = publisher(&world, |keys| {
         let mut document = keys.document(START_MS);
@@ -167,6 +167,27 @@ async fn further_signatures_by_unknown_keys_do_no_harm_but_wrong_ones_do() {
     })
     .await;
     assert!(finds(&world.federation(), &need(&keys, START_MS)).await);
+}
+
+#[tokio::test]
+async fn a_wrong_signature_by_a_known_key_spoils_a_right_one() {
+    let seeds = ["A".repeat(43), "B".repeat(42) + "A"];
+    let lines = format!("ed25519 a {}\ned25519 b {}\n", seeds[0], seeds[1]);
+    let both = SigningKeys::parse(name("a.test"), &lines).unwrap();
+    for spoilt in [false, true] {
+        let world = World::new().await;
+        let (_keys, _server) = publisher(&world, |_| {
+            let mut document = serde_json::to_value(both.document(START_MS)).unwrap();
+            if spoilt {
+                let signatures = &mut document["signatures"]["a.test"];
+                signatures["ed25519:b"] = signatures["ed25519:a"].clone();
+            }
+            document.to_string()
+        })
+        .await;
+        let believed = finds(&world.federation(), &need(&both, START_MS)).await;
+        assert_eq!(believed, !spoilt);
+    }
 }
 
 #[tokio::test]

@@ -123,7 +123,7 @@ async fn host_and_certificate_are_those_of_the_specification() {
 }
 
 #[tokio::test]
-async fn without_records_the_port_is_8448() {
+async fn without_records_the_host_itself_is_resolved() {
     // Steps 3.5 and 6: nothing can listen there in a test, so this sees where DNS was asked, and the
     // table of addresses in `discovery` sees the port.
     let world = World::new().await;
@@ -225,7 +225,7 @@ async fn private_addresses_are_refused_however_they_are_reached() {
 }
 
 #[tokio::test]
-async fn an_address_that_does_not_answer_is_passed_over() {
+async fn an_address_that_refuses_is_passed_over() {
     let world = World::new().await;
     let server = world.server(&["s.test"], |_| json(200, "{}")).await;
     // Nothing listens at the second.
