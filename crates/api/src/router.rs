@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{Method, header};
+use metrics::Gauge;
 use myelin_env::{Env, TaskFailed};
 use tokio::sync::Semaphore;
 use tower_http::{
@@ -83,6 +84,7 @@ async fn observe(State(route): State<Observed>, request: Request, next: Next) ->
     );
     let clock = &api.env().clock;
     let begun = clock.instant();
+    let _in_progress = InProgress::begin(&method, path);
     let permits = match effect {
         Effect::Wait => None,
         Effect::Read => Some(api.reads()),
@@ -100,6 +102,25 @@ async fn observe(State(route): State<Observed>, request: Request, next: Next) ->
     metrics::counter!("myelin_http_requests_total", &labels).increment(1);
     span.in_scope(|| tracing::debug!(took_ms = took.as_millis() as u64, "answered"));
     response
+}
+
+/// Counts a request as long as it exists: a handler may be dropped anywhere.
+struct InProgress(Gauge);
+
+impl InProgress {
+    fn begin(method: &Method, path: &'static str) -> Self {
+        let gauge = metrics::gauge!(
+            "myelin_http_requests_in_progress", "method" => method.to_string(), "path" => path
+        );
+        gauge.increment(1);
+        Self(gauge)
+    }
+}
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        self.0.decrement(1);
+    }
 }
 
 /// Answers a request as befits its effect, within the bounds of `permits`.

@@ -1,5 +1,8 @@
 //! The composition root: makes every part and hands each what it needs.
 
+#[cfg(test)]
+mod tests;
+
 use std::{fs, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use myelin_api::{Api, ApiConfig, ApiParts, router};
@@ -169,7 +172,7 @@ impl Server {
             federation,
         });
         let addresses = listen(&config, &api, &env).await?;
-        workers::start(&env);
+        workers::start(&env, &database);
         Ok(Running {
             env,
             database,

@@ -1,46 +1,91 @@
-//! The one table of the work that goes on in the background.
+//! The one table of the work that is done again and again in the background.
+//!
+//! What is done because something happened (sending to other servers, judging what was received,
+//! completing partial joins) has no place in it: `rooms` begins it when it happens, and goes on with
+//! it when the server starts. Each takes up where its durable rows say it was.
 
 use std::time::Duration;
 
 use myelin_env::Env;
+use myelin_storage::{BoxFuture, Database, Priority, StorageError, client_transactions, staged};
 
 use crate::telemetry;
 
-/// Work that goes on by itself. It takes no input, and may be interrupted and repeated anywhere.
+/// For how long a repeated request of a client, and a repeated transaction of another server, is
+/// known to be one.
+const TRANSACTION_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// Work that goes on by itself. A round may be interrupted and repeated anywhere, and takes no input
+/// but the clock.
 pub struct Worker {
-    /// What it is called in logs.
+    /// What it is called in logs and figures.
     pub name: &'static str,
     /// How long it pauses.
     pub every: Duration,
     /// One round.
-    run: fn(),
+    run: fn(Env, Database) -> BoxFuture<'static, Result<(), StorageError>>,
 }
 
 /// All of them.
-pub const WORKERS: &[Worker] = &[Worker {
-    name: "metrics upkeep",
-    every: Duration::from_secs(5),
-    run: || {
-        if let Some(recorder) = telemetry::recorder() {
-            recorder.run_upkeep();
-        }
+pub const WORKERS: &[Worker] = &[
+    Worker {
+        name: "forget old transactions",
+        every: Duration::from_secs(3600),
+        run: |env, database| Box::pin(forget_old_transactions(env, database)),
     },
-}];
+    Worker {
+        name: "metrics upkeep",
+        every: Duration::from_secs(5),
+        run: |_, _| {
+            if let Some(recorder) = telemetry::recorder() {
+                recorder.run_upkeep();
+            }
+            Box::pin(std::future::ready(Ok(())))
+        },
+    },
+];
 
-/// Starts all workers. They end with the server.
-pub(crate) fn start(env: &Env) {
+/// Starts all workers. They end with the server. Figures say when each last succeeded.
+pub(crate) fn start(env: &Env, database: &Database) {
     for worker in WORKERS {
-        let clock = env.clock.clone();
-        let stopping = env.tasks.stopping();
+        let (task_env, database) = (env.clone(), database.clone());
         // It is tracked; nobody waits for it.
         drop(env.tasks.spawn(worker.name, async move {
-            while stopping
-                .run_until_cancelled(clock.sleep(worker.every))
-                .await
-                .is_some()
-            {
-                (worker.run)();
+            let stopping = task_env.tasks.stopping();
+            loop {
+                let pause = task_env.clock.sleep(worker.every);
+                if stopping.run_until_cancelled(pause).await.is_none() {
+                    return;
+                }
+                let name = worker.name;
+                match (worker.run)(task_env.clone(), database.clone()).await {
+                    Ok(()) => {
+                        let now_s = task_env.clock.now_ms() as f64 / 1000.0;
+                        let gauge = "myelin_worker_last_success_timestamp_seconds";
+                        metrics::gauge!(gauge, "worker" => name).set(now_s);
+                    }
+                    Err(StorageError::Closed) => return,
+                    Err(error) => {
+                        metrics::counter!("myelin_worker_failures_total", "worker" => name)
+                            .increment(1);
+                        tracing::warn!(name, %error, "a worker failed; it will try again");
+                    }
+                }
             }
         }));
     }
+}
+
+async fn forget_old_transactions(env: Env, database: Database) -> Result<(), StorageError> {
+    let lifetime_ms = u64::try_from(TRANSACTION_LIFETIME.as_millis()).unwrap_or(u64::MAX);
+    let before_ms = env.clock.now_ms().saturating_sub(lifetime_ms);
+    database
+        .write("forget old transactions", Priority::Bulk, move |tx| {
+            Box::pin(async move {
+                client_transactions::delete_before(tx, before_ms).await?;
+                staged::delete_transactions(tx, before_ms).await?;
+                Ok(())
+            })
+        })
+        .await
 }

@@ -42,11 +42,13 @@ enum Visibility {
 }
 
 #[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "snake_case")]
 enum WrittenPreset {
-    PrivateChat,
-    TrustedPrivateChat,
-    PublicChat,
+    #[serde(rename = "private_chat")]
+    Private,
+    #[serde(rename = "trusted_private_chat")]
+    TrustedPrivate,
+    #[serde(rename = "public_chat")]
+    Public,
 }
 
 #[derive(Deserialize)]
@@ -69,9 +71,9 @@ pub(crate) async fn create(
         ));
     }
     let preset = match (request.preset, request.visibility) {
-        (Some(WrittenPreset::PrivateChat), _) => Preset::Private,
-        (Some(WrittenPreset::TrustedPrivateChat), _) => Preset::TrustedPrivate,
-        (Some(WrittenPreset::PublicChat), _) | (None, Some(Visibility::Public)) => Preset::Public,
+        (Some(WrittenPreset::Private), _) => Preset::Private,
+        (Some(WrittenPreset::TrustedPrivate), _) => Preset::TrustedPrivate,
+        (Some(WrittenPreset::Public), _) | (None, Some(Visibility::Public)) => Preset::Public,
         (None, _) => Preset::Private,
     };
     let initial_state = request.initial_state.into_iter();

@@ -35,78 +35,80 @@ fn the_documented_examples_are_valid() {
     assert!(config.listeners[0].tls.is_some());
 }
 
+/// A file, and a part of what is said about it.
+const REFUSED: &[(&str, &str)] = &[
+    (
+        "server_nam = \"x\"",
+        "m.toml:1:1: unknown field `server_nam`, expected one of `server_name`",
+    ),
+    (
+        "\n\nserver_name = 5",
+        "m.toml:3:15: invalid type: integer `5`, expected",
+    ),
+    ("server_name = \"no spaces\"", "m.toml:1:15: "),
+    (
+        "data_dir = true",
+        "m.toml:1:12: invalid type: boolean `true`, expected path string",
+    ),
+    (
+        "default_room_version = \"9\"",
+        "m.toml:1:24: unknown room version \"9\", expected one of \"10\", \"11\", \"12\"",
+    ),
+    (
+        "public_base_url = \"example.org\"",
+        "m.toml:1:19: \"example.org\" is no address, expected https://NAME",
+    ),
+    ("[database]\nurl = \"mysql://x\"", "m.toml:2:7: "),
+    (
+        "[database]\nurl = \"mysql://x\"",
+        "sqlite:PATH or postgres://",
+    ),
+    ("[databas]", "m.toml:1:2: unknown field `databas`"),
+    (
+        "[registration]\nenabled = \"yes\"",
+        "m.toml:2:11: invalid type: string \"yes\", expected a boolean",
+    ),
+    (
+        "[registration]\nshared_secret = \"\"",
+        "expected a long random text",
+    ),
+    (
+        "[[listeners]]\naddress = \"localhost\"",
+        "m.toml:2:11: \"localhost\" is no address, expected IP:PORT",
+    ),
+    ("[[listeners]]\nresources = []", "missing field `address`"),
+    (
+        "[[listeners]]\naddress = \"127.0.0.1:1\"\nresources = []",
+        "a listener without resources",
+    ),
+    (
+        "[[listeners]]\naddress = \"127.0.0.1:1\"\nresources = [\"admin\"]",
+        "m.toml:3:14: unknown variant `admin`, expected `client` or `federation`",
+    ),
+    (
+        "[[listeners]]\naddress = \"127.0.0.1:1\"\ntls_key = \"k\"",
+        "expected both tls_certificate and tls_key",
+    ),
+    (
+        "[[listeners]]\naddress = \"127.0.0.1:1\"\nport = 1",
+        "m.toml:3:1: unknown field `port`",
+    ),
+    (
+        "[federation]\ntrusted_key_servers = [\"\"]",
+        "m.toml:2:23: ",
+    ),
+    ("[log]\nfilter = \"a=b=c\"", "m.toml:2:10: "),
+    (
+        "[log]\nformat = \"xml\"",
+        "m.toml:2:10: unknown variant `xml`, expected `text` or `json`",
+    ),
+    ("server_name = ", "m.toml:1:"),
+    ("a = 1\na = 2", "m.toml:2:1: duplicate key"),
+];
+
 #[test]
 fn what_is_wrong_is_refused_with_its_place_and_what_was_expected() {
-    let cases = [
-        (
-            "server_nam = \"x\"",
-            "m.toml:1:1: unknown field `server_nam`, expected one of `server_name`",
-        ),
-        (
-            "\n\nserver_name = 5",
-            "m.toml:3:15: invalid type: integer `5`, expected",
-        ),
-        ("server_name = \"no spaces\"", "m.toml:1:15: "),
-        (
-            "data_dir = true",
-            "m.toml:1:12: invalid type: boolean `true`, expected path string",
-        ),
-        (
-            "default_room_version = \"9\"",
-            "m.toml:1:24: unknown room version \"9\", expected one of \"10\", \"11\", \"12\"",
-        ),
-        (
-            "public_base_url = \"example.org\"",
-            "m.toml:1:19: \"example.org\" is no address, expected https://NAME",
-        ),
-        ("[database]\nurl = \"mysql://x\"", "m.toml:2:7: "),
-        (
-            "[database]\nurl = \"mysql://x\"",
-            "sqlite:PATH or postgres://",
-        ),
-        ("[databas]", "m.toml:1:2: unknown field `databas`"),
-        (
-            "[registration]\nenabled = \"yes\"",
-            "m.toml:2:11: invalid type: string \"yes\", expected a boolean",
-        ),
-        (
-            "[registration]\nshared_secret = \"\"",
-            "expected a long random text",
-        ),
-        (
-            "[[listeners]]\naddress = \"localhost\"",
-            "m.toml:2:11: \"localhost\" is no address, expected IP:PORT",
-        ),
-        ("[[listeners]]\nresources = []", "missing field `address`"),
-        (
-            "[[listeners]]\naddress = \"127.0.0.1:1\"\nresources = []",
-            "a listener without resources",
-        ),
-        (
-            "[[listeners]]\naddress = \"127.0.0.1:1\"\nresources = [\"admin\"]",
-            "m.toml:3:14: unknown variant `admin`, expected `client` or `federation`",
-        ),
-        (
-            "[[listeners]]\naddress = \"127.0.0.1:1\"\ntls_key = \"k\"",
-            "expected both tls_certificate and tls_key",
-        ),
-        (
-            "[[listeners]]\naddress = \"127.0.0.1:1\"\nport = 1",
-            "m.toml:3:1: unknown field `port`",
-        ),
-        (
-            "[federation]\ntrusted_key_servers = [\"\"]",
-            "m.toml:2:24: ",
-        ),
-        ("[log]\nfilter = \"a=b=c\"", "m.toml:2:10: "),
-        (
-            "[log]\nformat = \"xml\"",
-            "m.toml:2:10: unknown variant `xml`, expected `text` or `json`",
-        ),
-        ("server_name = ", "m.toml:1:"),
-        ("a = 1\na = 2", "m.toml:2:1: duplicate key"),
-    ];
-    for (text, expected) in cases {
+    for (text, expected) in REFUSED {
         let refused = read(text, &[]).unwrap_err();
         assert!(
             refused.contains(expected),
