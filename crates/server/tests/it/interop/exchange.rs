@@ -119,52 +119,6 @@ async fn kicks_and_leaves(meeting: &Meeting, alice_sees: &mut Watch, bob_sees: &
     alice_sees.until_member(room, &frank.user_id, "leave").await;
 }
 
-/// Both sides change the same things without hearing of each other; then they do.
-async fn forks_are_resolved_alike(joining: Kind, room_version: &str) {
-    let meeting = Meeting::hold(joining, room_version).await;
-    let room = &meeting.room;
-    meeting.promote_bob().await;
-    let held = [&meeting.resident, &meeting.joining]
-        .map(|server| server.proxy.hold_path("/federation/v1/send/"));
-    for round in 0..3 {
-        let topic = |who: &str| json!({ "topic": format!("{who}'s {round}") });
-        meeting
-            .alice
-            .set_state(room, "m.room.topic", "", topic("alice"))
-            .await;
-        meeting
-            .bob
-            .set_state(room, "m.room.topic", "", topic("bob"))
-            .await;
-        meeting.alice.say(room, "is anybody there?").await;
-        meeting.bob.say(room, "hello?").await;
-    }
-    meeting.bob.kick(room, &meeting.dave.user_id).await;
-    meeting.dave.say(room, "I am still here").await;
-    meeting
-        .alice
-        .set_state(
-            room,
-            "m.room.join_rules",
-            "",
-            json!({ "join_rule": "invite" }),
-        )
-        .await;
-    meeting
-        .bob
-        .set_state(room, "m.room.name", "", json!({ "name": "Bob's Meeting" }))
-        .await;
-    meeting.carol.leave(room).await;
-    for hold in held {
-        hold.release();
-    }
-    // Who has seen the other's answer has all that came before it.
-    meeting
-        .talk(&mut meeting.alice.watch(), &mut meeting.bob.watch())
-        .await;
-    meeting.assert_agreement().await;
-}
-
 #[tokio::test]
 async fn messages_state_redactions_profiles_kicks_and_leaves_v10() {
     everything_goes_both_ways(Kind::Myelin, "10").await;
@@ -178,14 +132,4 @@ async fn messages_state_redactions_profiles_kicks_and_leaves_v11() {
 #[tokio::test]
 async fn messages_state_redactions_profiles_kicks_and_leaves_v12() {
     everything_goes_both_ways(Kind::Myelin, "12").await;
-}
-
-#[tokio::test]
-async fn forks_are_resolved_alike_v10() {
-    forks_are_resolved_alike(Kind::Myelin, "10").await;
-}
-
-#[tokio::test]
-async fn forks_are_resolved_alike_v12() {
-    forks_are_resolved_alike(Kind::Myelin, "12").await;
 }

@@ -1,0 +1,21 @@
+//! Tests of the whole program against real homeservers and real client libraries.
+//!
+//! What stands below `interop` needs Synapse (and matrix-nio) from PyPI: `cargo xtask ci full`
+//! installs both.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "a test is outside of the program: it has a clock, connections and tasks of its own"
+)]
+
+mod ca;
+mod client;
+mod homeserver;
+mod http;
+mod interop;
+mod myelin;
+mod program;
+mod proxy;
+mod synapse;
+mod witness;
