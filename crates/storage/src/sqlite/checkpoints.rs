@@ -24,10 +24,14 @@ const WORTH_MOVING: u32 = 2_000;
 const BOUND: u32 = 16_000;
 
 /// Log length in pages from which the writer waits however much there is to move.
-const HARD_BOUND: u32 = 4 * BOUND;
+const HARD_BOUND: u32 = 2 * BOUND;
 
-/// The writer holds still for so many pages: some milliseconds, and the disk's own time.
-const LITTLE: u32 = 1_000;
+/// The writer holds still for so many pages: some milliseconds, and the disk's own time. More than
+/// one bulk transaction writes, or the moment would never come.
+const LITTLE: u32 = 4_000;
+
+/// The log has to grow by so many pages before a checkpoint is asked for again.
+const STEP: u32 = 1_000;
 
 /// The thread that moves pages.
 #[derive(Debug)]
@@ -83,7 +87,7 @@ impl LogLength {
             return Decision::Wait;
         }
         let is_worth_it = is_long || rest >= WORTH_MOVING;
-        if is_worth_it && !busy && self.pages >= self.asked.saturating_add(LITTLE) {
+        if is_worth_it && !busy && self.pages >= self.asked.saturating_add(STEP) {
             return Decision::Ask;
         }
         Decision::GoOn
