@@ -15,8 +15,9 @@ use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::{
     RoomError, Rooms,
+    new_event::NewEvent,
     room::Room,
-    send::{NewEvent, not_built, timestamp},
+    send::{not_built, timestamp},
     turn::{Candidate, Turn},
 };
 

@@ -24,7 +24,7 @@ use serde_json::{Map, Value, value::RawValue};
 use crate::{
     RoomError, Rooms,
     commit::JoinOutcome,
-    join::with_membership,
+    membership::with_membership,
     outliers::{ListedState, Outliers, remote},
     room::Room,
     send::{not_built, timestamp},

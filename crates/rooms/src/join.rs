@@ -21,12 +21,14 @@ use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 use crate::{
-    RoomError, Rooms, create::raw, handshake::Handshake, outliers::remote, room::Room,
-    send::NewEvent,
+    RoomError, Rooms,
+    create::raw,
+    handshake::Handshake,
+    membership::{JoinContent, with_membership},
+    new_event::NewEvent,
+    outliers::remote,
+    room::Room,
 };
-
-/// The content of a join beside `membership`: the user's profile and what the client wishes.
-pub type JoinContent = Map<String, Value>;
 
 /// A join that a crash interrupted is not repaired after this time: the user has seen it fail.
 const LONGEST_REPAIR: Duration = Duration::from_secs(3_600);
@@ -301,12 +303,6 @@ pub(crate) fn named(servers: &[String]) -> impl Iterator<Item = OwnedServerName>
     servers
         .iter()
         .filter_map(|server| ServerName::parse(server).ok())
-}
-
-pub(crate) fn with_membership(content: &JoinContent) -> Map<String, Value> {
-    let mut content = content.clone();
-    content.insert("membership".into(), "join".into());
-    content
 }
 
 /// Whether another server may say something else (R87).

@@ -6,7 +6,10 @@ use myelin_core::{completeness::Question, state::Membership};
 use ruma::{OwnedEventId, RoomId, UserId};
 use serde_json::{Map, Value};
 
-use crate::{RoomError, Rooms, create::raw, room::Room, send::NewEvent};
+use crate::{RoomError, Rooms, create::raw, new_event::NewEvent, room::Room};
+
+/// The content of a join beside `membership`: the user's profile and what the client wishes.
+pub type JoinContent = Map<String, Value>;
 
 impl Rooms {
     /// Sets the membership of `target`: kick, ban, unban, invite, leave.
@@ -121,4 +124,11 @@ impl Rooms {
         }
         Ok(())
     }
+}
+
+/// The content of a join.
+pub(crate) fn with_membership(content: &JoinContent) -> Map<String, Value> {
+    let mut content = content.clone();
+    content.insert("membership".into(), "join".into());
+    content
 }

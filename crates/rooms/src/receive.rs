@@ -8,7 +8,7 @@
 //! ```
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -99,38 +99,6 @@ impl Drop for Taking<'_> {
 pub(crate) struct Workers {
     /// Tells senders that wait that a backlog got shorter.
     shorter: Notify,
-}
-
-/// The pushed events of a room that wait.
-#[derive(Debug, Default)]
-pub(crate) struct Inbound(Mutex<Waiting>);
-
-#[derive(Debug, Default)]
-struct Waiting {
-    /// Staged events up to this one were decided or parked.
-    cursor: i64,
-    working: bool,
-    /// More was staged since the worker last looked.
-    more: bool,
-    parked: VecDeque<Staged>,
-    settling: bool,
-    backlog: usize,
-    /// A join is under way: what arrives waits for it (R42).
-    joining: bool,
-}
-
-impl Inbound {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn set_joining(&self, joining: bool) {
-        self.lock().joining = joining;
-    }
-
-    fn is_joining(&self) -> bool {
-        self.lock().joining
-    }
 }
 
 #[derive(Deserialize)]

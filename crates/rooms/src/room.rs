@@ -22,7 +22,7 @@ use myelin_storage::{
 use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, ServerName};
 use tokio::sync::watch;
 
-use crate::{Rooms, states::StateCache};
+use crate::{Rooms, state_cache::StateCache};
 
 /// How many events of a room are kept in memory.
 const CACHED_EVENTS: usize = 2_000;
@@ -47,9 +47,9 @@ pub struct Room {
     /// While the room is partial: the servers that were in it at the join.
     servers_at_join: RwLock<Vec<String>>,
     /// Pushed events that wait to be judged.
-    pub(crate) inbound: crate::receive::Inbound,
+    pub(crate) inbound: crate::inbound::Inbound,
     /// Local sends that wait for the turn.
-    pub(crate) sends: Mutex<VecDeque<crate::send::Waiting>>,
+    pub(crate) sends: Mutex<VecDeque<crate::new_event::Waiting>>,
     /// Held during a request for missing events: one at a time (R49).
     pub(crate) fetching: tokio::sync::Mutex<()>,
     /// Held during a backfill: one at a time (R61).
@@ -188,7 +188,7 @@ impl Room {
             events: EventCache::default(),
             partial: watch::channel(false).0,
             servers_at_join: RwLock::default(),
-            inbound: crate::receive::Inbound::default(),
+            inbound: crate::inbound::Inbound::default(),
             sends: Mutex::default(),
             fetching: tokio::sync::Mutex::default(),
             backfilling: tokio::sync::Mutex::default(),

@@ -15,14 +15,14 @@ use myelin_storage::{
     outbox::OutboxRow,
 };
 use ruma::{
-    MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId, RoomId, UInt, UserId,
-    events::TimelineEventType,
+    MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, UInt, UserId, events::TimelineEventType,
 };
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
 use crate::{
     RoomError, Rooms,
+    new_event::{NewEvent, Waiting},
     room::Room,
     turn::{Candidate, Turn},
 };
@@ -32,30 +32,6 @@ const LONGEST_RUN: usize = 100;
 
 /// How many parents a new event names.
 const MOST_PARENTS: usize = 10;
-
-/// What a user wants to send.
-#[derive(Clone, Debug)]
-pub struct NewEvent {
-    /// The author.
-    pub sender: OwnedUserId,
-    /// The type.
-    pub event_type: String,
-    /// The state key of a state event.
-    pub state_key: Option<String>,
-    /// The content, a JSON object.
-    pub content: Box<RawValue>,
-    /// For redactions: the event to redact.
-    pub redacts: Option<OwnedEventId>,
-    /// The request, if the client may repeat it.
-    pub transaction: Option<ClientTransaction>,
-}
-
-/// A local event that waits for the room's turn.
-#[derive(Debug)]
-pub(crate) struct Waiting {
-    event: NewEvent,
-    answer: oneshot::Sender<Result<OwnedEventId, RoomError>>,
-}
 
 impl Rooms {
     /// Sends an event into a room. When this returns the event is durable, and on its way to other

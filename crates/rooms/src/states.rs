@@ -1,10 +1,6 @@
-//! Stored states of one room: loading a chain of deltas, storing one more link, and the states that
-//! are in memory.
+//! Stored states of one room: loading a chain of deltas, storing one more link.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::Arc;
 
 use myelin_core::{
     number::{KeyNr, SnapshotNr},
@@ -17,71 +13,11 @@ use myelin_storage::{
     snapshots::{self, Chunk, Link},
 };
 
-use crate::{Rooms, room::Room};
-
-/// How many states of a room are kept in memory. They share what they have in common, so each
-/// further one costs little; states from different chains are rare.
-const CACHED_STATES: usize = 256;
-
-/// The states of a room that are in memory.
-#[derive(Debug, Default)]
-pub(crate) struct StateCache(Mutex<Cached>);
-
-#[derive(Debug, Default)]
-struct Cached {
-    states: HashMap<SnapshotNr, (State, LinkPlace)>,
-    by_hash: HashMap<(StateHash, bool), SnapshotNr>,
-    oldest_first: VecDeque<SnapshotNr>,
-}
-
-/// Where a stored state is in its chain.
-#[derive(Clone, Copy, Debug)]
-struct LinkPlace {
-    base: Option<SnapshotNr>,
-    depth: u64,
-    partial: bool,
-}
-
-impl StateCache {
-    fn lock(&self) -> MutexGuard<'_, Cached> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn get(&self, nr: SnapshotNr) -> Option<(State, LinkPlace)> {
-        self.lock().states.get(&nr).cloned()
-    }
-
-    fn put(&self, nr: SnapshotNr, state: State, place: LinkPlace) {
-        let mut cached = self.lock();
-        cached.by_hash.insert((state.hash(), place.partial), nr);
-        if cached.states.insert(nr, (state, place)).is_none() {
-            cached.oldest_first.push_back(nr);
-        }
-        while cached.oldest_first.len() > CACHED_STATES {
-            let Some(oldest) = cached.oldest_first.pop_front() else {
-                break;
-            };
-            cached.forget(oldest);
-        }
-    }
-
-    /// Forgets states that were to be stored and were not.
-    pub(crate) fn forget(&self, snapshots: impl IntoIterator<Item = SnapshotNr>) {
-        let mut cached = self.lock();
-        for nr in snapshots {
-            cached.forget(nr);
-            cached.oldest_first.retain(|cached| *cached != nr);
-        }
-    }
-}
-
-impl Cached {
-    fn forget(&mut self, nr: SnapshotNr) {
-        if let Some((state, place)) = self.states.remove(&nr) {
-            self.by_hash.remove(&(state.hash(), place.partial));
-        }
-    }
-}
+use crate::{
+    Rooms,
+    room::Room,
+    state_cache::{LinkPlace, StateCache},
+};
 
 /// A state that has to be stored with the event that refers to it.
 #[derive(Clone, Debug)]
