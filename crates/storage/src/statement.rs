@@ -55,7 +55,8 @@ pub(crate) fn with_lists(sql: &str, dialect: Dialect) -> Cow<'_, str> {
             let table = match dialect {
                 Dialect::Sqlite => format!("(SELECT value FROM rarray({parameter}))"),
                 Dialect::Postgres => format!(
-                    "(SELECT value FROM unnest({parameter}::{array_type}[]) AS list (value))"
+                    "(SELECT value FROM unnest({parameter}::{array_type}[]) AS list (value)){}",
+                    missing_alias(&sql[..start], &sql[end + 1..])
                 ),
             };
             let rewritten = format!("{}{table}{}", &sql[..start], &sql[end + 1..]);
@@ -63,6 +64,17 @@ pub(crate) fn with_lists(sql: &str, dialect: Dialect) -> Cow<'_, str> {
         }
     }
     sql
+}
+
+/// PostgreSQL wants a name for a table in `FROM`, also where nothing refers to it.
+fn missing_alias(before: &str, after: &str) -> &'static str {
+    let before = before.trim_end();
+    let is_table = before.ends_with("FROM") || before.ends_with("JOIN");
+    if is_table && !after.trim_start().starts_with("AS ") {
+        " AS list"
+    } else {
+        ""
+    }
 }
 
 /// A migration's text in the engine's own words. SQLite stores a table in one tree, not two, if its
@@ -115,6 +127,10 @@ mod tests {
         assert_eq!(
             with_lists("x IN blob_list($12)", Dialect::Postgres),
             "x IN (SELECT value FROM unnest($12::bytea[]) AS list (value))"
+        );
+        assert_eq!(
+            with_lists("IN (SELECT value FROM int_list($1))", Dialect::Postgres),
+            "IN (SELECT value FROM (SELECT value FROM unnest($1::bigint[]) AS list (value)) AS list)"
         );
     }
 
