@@ -96,7 +96,7 @@ impl Rooms {
     ) -> Result<Vec<ValidPdu>, RoomError> {
         let key = &room.key;
         let answer = self
-            .federation()
+            .asking()
             .get_missing_events(server, &key.room_id, wanted)
             .await
             .map_err(remote)?;
@@ -244,7 +244,7 @@ impl Rooms {
     ) -> Result<(), RoomError> {
         let room_id = &room.key.room_id;
         let chain = self
-            .federation()
+            .asking()
             .event_auth(server, room_id, event_id)
             .await
             .map_err(remote)?;
@@ -266,7 +266,7 @@ impl Rooms {
     ) -> Result<KnownState, RoomError> {
         let room_id = &room.key.room_id;
         let ids = self
-            .federation()
+            .asking()
             .state_ids(server, room_id, event_id)
             .await
             .map_err(remote)?;
@@ -331,7 +331,7 @@ impl Rooms {
     ) -> Result<State, RoomError> {
         let room_id = &room.key.room_id;
         let stream = self
-            .federation()
+            .asking()
             .state_stream(server, room_id, event_id)
             .await
             .map_err(remote)?;
@@ -348,7 +348,7 @@ impl Rooms {
         ids: Vec<OwnedEventId>,
     ) -> Result<HashSet<OwnedEventId>, RoomError> {
         let answers: Vec<_> = stream::iter(ids)
-            .map(|id| async move { (self.federation().event(server, &id).await, id) })
+            .map(|id| async move { (self.asking().event(server, &id).await, id) })
             .buffer_unordered(PARALLEL_EVENTS)
             .collect()
             .await;

@@ -38,7 +38,7 @@ use std::{
 
 use myelin_core::{keys::KeyPair, number::RoomNr, room_version::RoomVersion, state::HashKey};
 use myelin_env::Env;
-use myelin_federation::Federation;
+use myelin_federation::{Federation, Urgency};
 use myelin_storage::{Database, Priority, StorageError, rooms as room_table, stream::Stream};
 use ruma::{OwnedServerName, RoomId, ServerName};
 
@@ -162,6 +162,12 @@ impl Rooms {
     /// Other servers.
     pub fn federation(&self) -> &Federation {
         &self.0.federation
+    }
+
+    /// Other servers, for requests that somebody waits for or that have pauses of their own: a failure
+    /// elsewhere doesn't keep these from being sent.
+    pub(crate) fn asking(&self) -> Federation {
+        self.0.federation.with_urgency(Urgency::Interactive)
     }
 
     /// The stream of events.
