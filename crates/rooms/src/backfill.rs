@@ -39,7 +39,7 @@ impl Rooms {
         for server in self.servers_to_ask(room) {
             let room_id = &room.key.room_id;
             match self
-                .federation()
+                .asking()
                 .backfill(&server, room_id, &from, ASKED_FOR)
                 .await
             {
