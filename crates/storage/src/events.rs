@@ -92,7 +92,9 @@ statements! {
     TIMELINE_BACKWARD = "SELECT event FROM events WHERE room = $1 AND position > $2 AND position <= $3
         AND verdict = 1 ORDER BY position DESC LIMIT $4";
     /// The highest numbers and positions that were given out.
-    LAST_NUMBERS = "SELECT COALESCE(MAX(event), 0), COALESCE(MAX(position), 0), COALESCE(MIN(position), 0) FROM events";
+    LAST_NUMBERS = "SELECT (SELECT COALESCE(MAX(event), 0) FROM events),
+            (SELECT COALESCE(MAX(position), 0) FROM events WHERE position > 0),
+            (SELECT COALESCE(MIN(position), 0) FROM events WHERE position < 0)";
 }
 
 /// What is known of an event ID.
@@ -145,6 +147,17 @@ pub struct RoomKey {
     pub version: RoomVersion,
 }
 
+/// The JSON in a stored event.
+pub(crate) fn read_json(stored: &[u8]) -> Result<&str, StorageError> {
+    match stored.split_first() {
+        Some((&FORMAT_PLAIN, json)) => std::str::from_utf8(json)
+            .map_err(|error| StorageError::Corrupt(format!("event JSON: {error}"))),
+        _ => Err(StorageError::Corrupt(
+            "event JSON of an unknown format".to_owned(),
+        )),
+    }
+}
+
 fn read_event(room: &RoomKey, row: &Row) -> Result<Known, StorageError> {
     let nr = EventNr(row.int(0)?);
     let Some(verdict) = verdict_from_code(row.int(2)?) else {
@@ -160,11 +173,7 @@ fn read_event(room: &RoomKey, row: &Row) -> Result<Known, StorageError> {
         },
         _ => Place::Outlier,
     };
-    let json = match row.blob(7)?.split_first() {
-        Some((&FORMAT_PLAIN, json)) => std::str::from_utf8(json)
-            .map_err(|error| StorageError::Corrupt(format!("event {nr}: {error}")))?,
-        _ => return Err(StorageError::Corrupt(format!("event {nr}: unknown format"))),
-    };
+    let json = read_json(row.blob(7)?)?;
     let id = event_id::from_stored(row.blob(1)?)?;
     let pdu = Pdu::from_stored(room.version, id, json)
         .map_err(|error| StorageError::Corrupt(format!("event {nr}: {error}")))?;

@@ -10,7 +10,7 @@ use ruma::{OwnedEventId, OwnedRoomId, UserId};
 use crate::{
     Row, StorageError, Tx,
     client_transactions::ClientTransaction,
-    events::{Direction, RoomKey},
+    events::{self, Direction, RoomKey},
 };
 
 statements! {
@@ -52,6 +52,9 @@ statements! {
     /// Which of some events came after a position.
     AFTER_POSITION = "SELECT event FROM events
         WHERE event IN int_list($1) AND position > $2";
+    /// What the authors of some events wrote, and whether it was redacted.
+    EVENT_JSONS = "SELECT redacted_by, json FROM events
+        WHERE event IN int_list($1) AND json IS NOT NULL";
     /// The transactions with which a device made some events.
     TRANSACTIONS_OF_EVENTS = "SELECT event_id, path FROM client_transactions
         WHERE user_id = $1 AND device_id = $2 AND event_id IN text_list($3)";
@@ -267,6 +270,30 @@ pub async fn placed_after(
         .query(AFTER_POSITION, params![list(events), after])
         .await?;
     rows.iter().map(|row| Ok(EventNr(row.int(0)?))).collect()
+}
+
+/// What the author of an event wrote.
+#[derive(Clone, Debug)]
+pub struct EventText {
+    /// Canonical JSON.
+    pub json: String,
+    /// Whether clients get less than that.
+    pub is_redacted: bool,
+}
+
+/// Some events as text, in no order: for who needs little of many.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn event_jsons(tx: &mut Tx, events: &[EventNr]) -> Result<Vec<EventText>, StorageError> {
+    let rows = tx.query(EVENT_JSONS, params![list(events)]).await?;
+    rows.iter()
+        .map(|row| {
+            let json = events::read_json(row.blob(1)?)?.to_owned();
+            let is_redacted = row.opt_int(0)?.is_some();
+            Ok(EventText { json, is_redacted })
+        })
+        .collect()
 }
 
 /// The transaction IDs with which a device made some events, of those that it did make.

@@ -6,6 +6,7 @@
 
 mod access;
 mod answer;
+mod bulk;
 mod client_event;
 mod error;
 mod event;

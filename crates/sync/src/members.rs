@@ -7,7 +7,10 @@ use myelin_core::{
     number::EventNr,
     state::{Membership, State},
 };
-use myelin_storage::StorageError;
+use myelin_storage::{
+    StorageError,
+    timelines::{self, EventText},
+};
 use myelin_users::Requester;
 use ruma::{OwnedRoomId, RoomId};
 use serde::{Deserialize, Serialize};
@@ -16,12 +19,9 @@ use serde_json::value::{RawValue, to_raw_value};
 use crate::{
     EventJson, Sync, SyncError,
     access::{Access, access, readable_state, state_as_of},
-    client_event::shown,
+    bulk::PART,
     token::PageToken,
 };
-
-/// How many events are loaded at once.
-const LOADED_AT_ONCE: usize = 500;
 
 /// What a client asks of `GET /rooms/{roomId}/members`.
 #[derive(Clone, Debug)]
@@ -41,6 +41,14 @@ pub struct MembersRequest {
 struct MemberProfile<'a> {
     avatar_url: Option<&'a RawValue>,
     display_name: Option<&'a RawValue>,
+}
+
+/// What is read of a membership event where there are many.
+#[derive(Deserialize)]
+struct MemberEvent<'a> {
+    #[serde(borrow)]
+    content: &'a RawValue,
+    state_key: String,
 }
 
 /// What a membership event says of its user.
@@ -105,34 +113,40 @@ impl Sync {
         let joined = state
             .members()
             .filter(|(_, entry)| entry.membership() == Some(Membership::Join));
-        let events: Vec<EventNr> = joined.map(|(_, entry)| entry.event()).collect();
+        let mut events: Vec<EventNr> = joined.map(|(_, entry)| entry.event()).collect();
+        // Neighbours in storage are read together.
+        events.sort_unstable();
         let mut members: BTreeMap<String, Box<RawValue>> = BTreeMap::new();
-        for part in events.chunks(LOADED_AT_ONCE) {
-            for event in room
-                .events(self.rooms(), part.iter().copied())
-                .await?
-                .into_values()
-            {
-                let pdu = shown(&room, &event)?;
-                let content: Option<MemberContent<'_>> =
-                    serde_json::from_str(pdu.content.get()).ok();
-                let profile = MemberProfile {
-                    avatar_url: content.as_ref().and_then(|content| content.avatar_url),
-                    display_name: content.as_ref().and_then(|content| content.displayname),
-                };
-                if let Some(user) = &pdu.state_key {
-                    members.insert(user.clone(), to_raw_value(&profile).map_err(unwritable)?);
-                }
+        for part in events.chunks(PART) {
+            let part = part.to_vec();
+            let found = self.rooms().database().read("joined members", move |tx| {
+                Box::pin(async move { timelines::event_jsons(tx, &part).await })
+            });
+            for event in found.await? {
+                let (user, profile) = read_member(&event).map_err(unreadable)?;
+                members.insert(user, profile);
             }
         }
-        to_raw_value(&members).map_err(unwritable)
+        to_raw_value(&members).map_err(unreadable)
     }
 }
 
-fn unwritable(error: serde_json::Error) -> SyncError {
+fn unreadable(error: serde_json::Error) -> SyncError {
     SyncError::Storage(StorageError::Corrupt(format!(
-        "a profile cannot be written: {error}"
+        "a membership event: {error}"
     )))
+}
+
+/// The user of a membership event, and what of the profile in it is shown. Redaction leaves nothing of that.
+fn read_member(event: &EventText) -> Result<(String, Box<RawValue>), serde_json::Error> {
+    let member: MemberEvent<'_> = serde_json::from_str(&event.json)?;
+    let content = serde_json::from_str::<MemberContent<'_>>(member.content.get()).ok();
+    let content = content.filter(|_| !event.is_redacted);
+    let profile = MemberProfile {
+        avatar_url: content.as_ref().and_then(|content| content.avatar_url),
+        display_name: content.as_ref().and_then(|content| content.displayname),
+    };
+    Ok((member.state_key, to_raw_value(&profile)?))
 }
 
 fn membership(name: &str) -> Result<Membership, SyncError> {

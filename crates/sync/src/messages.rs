@@ -112,7 +112,10 @@ impl Sync {
                 // The history goes on elsewhere, whether it can be had now or not.
                 end = (!page.seen.is_empty() || end.is_some()).then_some(page.next);
                 let limit = limit(request);
-                if !matches!(rooms.maybe_backfill(&room, depth, limit).await, Ok(true)) {
+                if !matches!(
+                    Box::pin(rooms.maybe_backfill(&room, depth, limit)).await,
+                    Ok(true)
+                ) {
                     break;
                 }
                 page = self.page(request, (&room, access), range).await?;

@@ -253,11 +253,6 @@ impl SectionReader<'_> {
             && !timeline.limited
             && state.is_empty()
             && summary.is_none();
-        let form = Form {
-            previous: false,
-            ..self.form()
-        };
-        let state = client_events(self.rooms, self.room, &state, form).await?;
         Ok(Section {
             summary,
             state: self.state_section(state),
@@ -266,7 +261,7 @@ impl SectionReader<'_> {
         })
     }
 
-    fn form(&self) -> Form<'_> {
+    pub(crate) fn form(&self) -> Form<'_> {
         let fields = self.request.filter.event_fields.as_ref();
         Form {
             viewer: &self.request.viewer,

@@ -12,18 +12,16 @@ use myelin_storage::timelines;
 use ruma::UserId;
 
 use crate::{
-    SyncError,
+    EventJson, SyncError,
     access::placed,
-    client_event::Seen,
+    bulk::{PART, Parts},
+    client_event::{Form, Seen, client_events},
     lazy_members::of_senders,
     room_section::{Bounds, SectionReader},
     state_delta::Step,
     summary::Summarized,
     timeline::Timeline,
 };
-
-/// How many state events are loaded at once.
-const LOADED_AT_ONCE: usize = 500;
 
 impl SectionReader<'_> {
     /// The state events that go with a timeline.
@@ -32,8 +30,7 @@ impl SectionReader<'_> {
         bounds: &Bounds,
         timeline: &Timeline,
         summarized: Option<&Summarized>,
-    ) -> Result<Vec<Seen>, SyncError> {
-        let filter = &self.request.filter.room.state;
+    ) -> Result<Vec<EventJson>, SyncError> {
         let end = &bounds.end.1;
         let first = timeline.events.first().and_then(|seen| placed(&seen.event));
         let start = match first {
@@ -63,23 +60,33 @@ impl SectionReader<'_> {
         if !self.request.use_state_after {
             events.retain(|event| !shown.contains(event));
         }
-        let mut seen = Vec::new();
-        if filter.wants_room(&self.room.key.room_id) {
-            let events: Vec<EventNr> = events.into_iter().collect();
-            for part in events.chunks(LOADED_AT_ONCE) {
-                let mut found = self.room.events(self.rooms, part.iter().copied()).await?;
-                let found = part.iter().filter_map(|nr| found.remove(nr));
-                seen.extend(
-                    found
-                        .filter(|event| filter.wants(&event.pdu))
-                        .map(Seen::from),
-                );
-            }
-        }
         if self.lazy() {
-            self.note_sent(seen.iter().chain(&timeline.events));
+            self.note_sent(&timeline.events);
         }
-        Ok(seen)
+        let events: Vec<EventNr> = events.into_iter().collect();
+        self.write_state(&events).await
+    }
+
+    async fn write_state(&self, events: &[EventNr]) -> Result<Vec<EventJson>, SyncError> {
+        let filter = &self.request.filter.room.state;
+        if !filter.wants_room(&self.room.key.room_id) {
+            return Ok(Vec::new());
+        }
+        let form = Form {
+            previous: false,
+            ..self.form()
+        };
+        let mut written = Vec::new();
+        let mut parts = Parts::of(self.rooms, self.room, events);
+        while let Some(mut part) = parts.next().await? {
+            part.retain(|event| filter.wants(&event.pdu));
+            let seen: Vec<Seen> = part.into_iter().map(Seen::from).collect();
+            if self.lazy() {
+                self.note_sent(&seen);
+            }
+            written.extend(client_events(self.rooms, self.room, &seen, form).await?);
+        }
+        Ok(written)
     }
 
     /// Leaves out the memberships that lazy loading doesn't send: all of a new room but the user's own. Of a
@@ -116,7 +123,7 @@ impl SectionReader<'_> {
         let found = self.rooms.database().read("changed members", move |tx| {
             Box::pin(async move {
                 let mut placed = HashSet::new();
-                for part in events.chunks(LOADED_AT_ONCE) {
+                for part in events.chunks(PART) {
                     placed.extend(timelines::placed_after(tx, part, since).await?);
                 }
                 Ok(placed)
@@ -173,8 +180,8 @@ impl SectionReader<'_> {
         members.into_values().collect()
     }
 
-    fn note_sent<'e>(&self, events: impl Iterator<Item = &'e Seen>) {
-        let members = events.filter_map(|seen| {
+    fn note_sent(&self, events: &[Seen]) {
+        let members = events.iter().filter_map(|seen| {
             let pdu = &seen.event.pdu;
             pdu.membership?;
             let user = <&UserId>::try_from(pdu.state_key.as_deref()?).ok()?;

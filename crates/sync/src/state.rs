@@ -10,11 +10,9 @@ use ruma::{RoomId, UserId};
 use crate::{
     EventJson, Sync, SyncError,
     access::{access, readable_state},
+    bulk::Parts,
     client_event::{Form, Seen, client_events, shown},
 };
-
-/// How many events are loaded at once.
-const LOADED_AT_ONCE: usize = 500;
 
 impl Sync {
     /// The whole state of a room, for `GET /rooms/{roomId}/state`: the current one, or for who left, the one
@@ -46,13 +44,9 @@ impl Sync {
             previous: false,
             ..Form::alone(viewer)
         };
-        for part in events.chunks(LOADED_AT_ONCE) {
-            let mut found = room.events(self.rooms(), part.iter().copied()).await?;
-            let seen: Vec<Seen> = part
-                .iter()
-                .filter_map(|nr| found.remove(nr))
-                .map(Seen::from)
-                .collect();
+        let mut parts = Parts::of(self.rooms(), room, events);
+        while let Some(part) = parts.next().await? {
+            let seen: Vec<Seen> = part.into_iter().map(Seen::from).collect();
             written.extend(client_events(self.rooms(), room, &seen, form).await?);
         }
         Ok(written)
