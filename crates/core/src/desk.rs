@@ -64,6 +64,29 @@ impl Desk {
         self.snapshots.insert(nr, state);
     }
 
+    /// The same desk with an event on it that is being judged: resolution may meet it in the state
+    /// after it. What is found missing there counts here after [`Desk::take_back`].
+    pub(crate) fn with(&self, event: Arc<Event>) -> Self {
+        let mut desk = Self {
+            by_id: self.by_id.clone(),
+            events: self.events.clone(),
+            auth_children: self.auth_children.clone(),
+            snapshots: self.snapshots.clone(),
+            missing: Mutex::default(),
+            wanted_chains: Mutex::default(),
+        };
+        desk.put_event(event);
+        desk
+    }
+
+    /// Takes over what was found missing on a desk made by [`Desk::with`].
+    pub(crate) fn take_back(&self, other: &Self) {
+        self.missing().extend(other.take_missing());
+        for event in other.take_wanted_chains() {
+            self.want_auth_chain(event);
+        }
+    }
+
     /// An event by its ID; `None` if this server does not hold it, or if that isn't known yet.
     pub fn event_by_id(&self, id: &EventId) -> Option<&Arc<Event>> {
         match self.by_id.get(id) {

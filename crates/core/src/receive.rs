@@ -558,9 +558,27 @@ fn moves(
         return Err(Pending::Local);
     }
     extremities.insert(incoming.nr);
+    if states.len() == 1 {
+        let current = resolve(room, desk, states)?;
+        return Ok(Moves {
+            extremities,
+            current,
+        });
+    }
+    // The state after the event has the event itself, and a fork makes resolution look at it.
+    let judged = Event {
+        nr: incoming.nr,
+        pdu: incoming.pdu.pdu().clone(),
+        verdict: Verdict::Accepted,
+        place: Place::Outlier,
+        redacted_by: None,
+    };
+    let with_it = desk.with(Arc::new(judged));
+    let current = resolve(room, &with_it, states);
+    desk.take_back(&with_it);
     Ok(Moves {
         extremities,
-        current: resolve(room, desk, states)?,
+        current: current?,
     })
 }
 

@@ -101,7 +101,7 @@ impl Rooms {
         let room = self.room_for(origin, room_id).await?;
         let state = self.state_before(&room, event_id).await?;
         let numbers: Vec<EventNr> = state.entries().map(|(_, entry)| entry.event()).collect();
-        let chain = self.auth_chain(&numbers).await?;
+        let chain = self.auth_chain(&room, &numbers).await?;
         let pdu_ids = self.ids(numbers).await?;
         let auth_chain_ids = self.ids(chain).await?;
         Ok(json!({ "pdu_ids": pdu_ids, "auth_chain_ids": auth_chain_ids }).to_string())
@@ -120,7 +120,7 @@ impl Rooms {
         let room = self.room_for(origin, room_id).await?;
         let state = self.state_before(&room, event_id).await?;
         let numbers: Vec<EventNr> = state.entries().map(|(_, entry)| entry.event()).collect();
-        let chain = self.auth_chain(&numbers).await?;
+        let chain = self.auth_chain(&room, &numbers).await?;
         let pdus = self.jsons(&room, numbers).await?.join(",");
         let chain = self.jsons(&room, chain).await?.join(",");
         Ok(format!(r#"{{"auth_chain":[{chain}],"pdus":[{pdus}]}}"#))
@@ -156,7 +156,7 @@ impl Rooms {
             .collect();
         let mut chain = claimed.clone();
         chain.extend(
-            self.auth_chain(&claimed.into_iter().collect::<Vec<_>>())
+            self.auth_chain(&room, &claimed.into_iter().collect::<Vec<_>>())
                 .await?,
         );
         let chain = chain.into_iter().collect();
@@ -279,13 +279,24 @@ impl Rooms {
         Ok(room.state(self, snapshot).await?)
     }
 
-    async fn auth_chain(&self, of: &[EventNr]) -> Result<Vec<EventNr>, StorageError> {
+    /// The auth chain of some state events. Where the room's ID stands for the create event, nobody
+    /// cites it, and it belongs to every chain all the same.
+    async fn auth_chain(&self, room: &Room, of: &[EventNr]) -> Result<Vec<EventNr>, StorageError> {
         let of = of.to_vec();
-        self.database()
+        let mut chain = self
+            .database()
             .read("auth chain", move |tx| {
                 Box::pin(async move { events::auth_chain(tx, &of).await })
             })
-            .await
+            .await?;
+        if room.key.version.room_id_is_create_hash()
+            && let Some(current) = room.current()
+            && let Some(create) = current.state.get_named(&room.keys(), "m.room.create", "")
+            && !chain.contains(&create.event())
+        {
+            chain.insert(0, create.event());
+        }
+        Ok(chain)
     }
 
     async fn ids(&self, numbers: Vec<EventNr>) -> Result<Vec<OwnedEventId>, StorageError> {

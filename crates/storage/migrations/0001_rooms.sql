@@ -212,8 +212,7 @@ CREATE TABLE client_transactions (
 CREATE INDEX client_transactions_by_event ON client_transactions (event_id);
 CREATE INDEX client_transactions_by_age ON client_transactions (created_ts);
 CREATE INDEX received_transactions_by_age ON received_transactions (received_ts);
-CREATE INDEX events_positions ON events (position) WHERE position IS NOT NULL;
-CREATE INDEX room_states_by_position ON room_states (position);
+CREATE INDEX events_backfilled ON events (position) WHERE position < 0;
 
 -- How far the outbox was delivered to servers that are behind. Others have everything up to the
 -- setting `outbox_delivered`.

@@ -7,6 +7,7 @@
 mod delivery;
 mod exchange;
 mod first_start;
+mod forks;
 mod meeting;
 mod nio;
 mod partial_join;
