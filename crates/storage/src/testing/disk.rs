@@ -9,6 +9,7 @@ use std::{
 };
 
 use myelin_env::Random;
+use tokio::sync::watch;
 
 /// What survives of a write that was not synced is decided by pieces of this size.
 const SECTOR: usize = 512;
@@ -27,7 +28,8 @@ pub enum Loss {
 pub(super) struct Disk {
     files: BTreeMap<PathBuf, Content>,
     loss: Loss,
-    on: bool,
+    /// Whether it has power.
+    power: watch::Sender<bool>,
     /// Counts the times the power went. Handles from before are dead.
     generation: u64,
     /// Open handles, of this generation and of earlier ones.
@@ -35,6 +37,7 @@ pub(super) struct Disk {
     dead_handles: usize,
     /// After so many writes, truncations and syncs the power goes.
     operations_left: Option<u64>,
+    operations: u64,
     syncs: u64,
 }
 
@@ -63,11 +66,12 @@ impl Disk {
         Self {
             files: BTreeMap::new(),
             loss,
-            on: true,
+            power: watch::Sender::new(true),
             generation: 0,
             handles: 0,
             dead_handles: 0,
             operations_left: None,
+            operations: 0,
             syncs: 0,
         }
     }
@@ -75,7 +79,7 @@ impl Disk {
     /// Opens or creates a file. Whoever has files open from before the power went must close them
     /// first: programs do not survive that either.
     pub(super) fn open(&mut self, path: &Path) -> io::Result<u64> {
-        if !self.on || self.dead_handles > 0 {
+        if !self.is_on() || self.dead_handles > 0 {
             return Err(io::Error::other("no power, or the dead still hold files"));
         }
         if !self.files.contains_key(path) {
@@ -107,7 +111,7 @@ impl Disk {
     }
 
     pub(super) fn is_alive(&self, generation: u64) -> bool {
-        self.on && generation == self.generation
+        self.is_on() && generation == self.generation
     }
 
     /// Fills `buffer` as far as the file reaches, and says how far.
@@ -175,7 +179,7 @@ impl Disk {
 
     /// Forgets a file. Its name is gone for good, synced or not.
     pub(super) fn delete(&mut self, path: &Path) -> Result<(), NoPower> {
-        if !self.on {
+        if !self.is_on() {
             return Err(NoPower);
         }
         self.files.remove(path);
@@ -183,10 +187,9 @@ impl Disk {
     }
 
     pub(super) fn cut(&mut self) {
-        if !self.on {
+        if !self.power.send_replace(false) {
             return;
         }
-        self.on = false;
         self.generation += 1;
         self.operations_left = None;
         self.dead_handles += self.handles;
@@ -203,7 +206,16 @@ impl Disk {
     }
 
     pub(super) fn restore(&mut self) {
-        self.on = true;
+        self.power.send_replace(true);
+    }
+
+    /// Follows whether there is power.
+    pub(super) fn watch(&self) -> watch::Receiver<bool> {
+        self.power.subscribe()
+    }
+
+    pub(super) fn operations(&self) -> u64 {
+        self.operations
     }
 
     pub(super) fn syncs(&self) -> u64 {
@@ -227,7 +239,12 @@ impl Disk {
         Ok(())
     }
 
+    fn is_on(&self) -> bool {
+        *self.power.borrow()
+    }
+
     fn count_operation(&mut self) {
+        self.operations += 1;
         match &mut self.operations_left {
             Some(0) => self.cut(),
             Some(left) => *left -= 1,

@@ -88,6 +88,25 @@ impl PowerCut {
         lock(&self.disk).restore();
     }
 
+    /// Whether there is power.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        *lock(&self.disk).watch().borrow()
+    }
+
+    /// Waits until the power is gone.
+    pub async fn lost(&self) {
+        let mut power = lock(&self.disk).watch();
+        // The disk, which is the sender, is held by `self`.
+        power.wait_for(|on| !on).await.ok();
+    }
+
+    /// How many writes, truncations and syncs there were so far: what [`PowerCut::cut_after`] counts.
+    #[must_use]
+    pub fn operations(&self) -> u64 {
+        lock(&self.disk).operations()
+    }
+
     /// How often a file was made durable so far.
     #[must_use]
     pub fn syncs(&self) -> u64 {
