@@ -31,7 +31,7 @@ impl Completeness {
     pub const PARTIAL: Self = Self(Kind::Partial);
 
     /// The completeness of a state that was derived from several: full only if all were
-    /// (dossier 2.5).
+    /// (R103).
     pub fn derived(parts: impl IntoIterator<Item = Self>) -> Self {
         if parts.into_iter().any(|part| part.0 == Kind::Partial) {
             Self::PARTIAL

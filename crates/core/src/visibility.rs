@@ -116,7 +116,7 @@ pub fn server_may_see(server: &ServerName, event: &Event, facts: &ServerFacts) -
 
 /// The same while the state before the event lacks memberships, so that nobody can tell who may see
 /// it: only our own events are served in full. Those must be, or nobody could fill a gap before an
-/// event of ours (dossier 2.7).
+/// event of ours (R108).
 pub fn server_may_see_while_partial(own_server: &ServerName, event: &Event) -> bool {
     event.pdu.sender.server_name() == own_server
 }

@@ -1,5 +1,4 @@
-//! History from other servers, when somebody reads further back than this server holds (dossier
-//! 1.7.1).
+//! History from other servers, when somebody reads further back than this server holds (R61–R67).
 
 use std::sync::Arc;
 

@@ -25,14 +25,14 @@ use crate::{
     turn::{Candidate, Turn},
 };
 
-/// How many missing events are asked for at once (dossier 1.2).
+/// How many missing events are asked for at once (R48).
 const MISSING_EVENTS: u32 = 10;
 
 /// How often more of them are asked for while a gap is open. What is left is bridged by the state at
 /// its edge.
 const MISSING_ROUNDS: usize = 10;
 
-/// How many `/event` requests run at once (dossier 1.7.4).
+/// How many `/event` requests run at once (R56).
 const PARALLEL_EVENTS: usize = 5;
 
 /// How many event IDs are looked up in one query.
@@ -185,7 +185,7 @@ impl Rooms {
     }
 
     /// Takes one event that was asked for. Parents that can't be had are replaced by the state after
-    /// them, as `server` gives it (dossier 1.7.3).
+    /// them, as `server` gives it (R55).
     async fn pull(
         &self,
         room: &Arc<Room>,

@@ -31,7 +31,7 @@ use crate::{
     turn::{Candidate, Turn},
 };
 
-/// How many servers an answer may name: our events would go to all of them (dossier 2.15).
+/// How many servers an answer may name: our events would go to all of them.
 const MOST_SERVERS: usize = 100_000;
 
 /// A join that is signed and ready to be sent.

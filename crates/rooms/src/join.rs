@@ -1,5 +1,5 @@
 //! Joining rooms: local where we are in the room, otherwise through a server that is, partial where
-//! it can (dossier 1.5, 2.14; MSC3902, MSC3706).
+//! it can (MSC3902, MSC3706).
 
 use std::{
     collections::HashMap,

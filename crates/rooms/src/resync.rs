@@ -1,5 +1,5 @@
 //! Completing a partial join: the full state before each event that was stored with a partial one,
-//! parents first, then the room's current state (dossier 2.8).
+//! parents first, then the room's current state.
 //!
 //! A resync never gives up: what failed is written down and tried again, with growing pauses, over
 //! restarts, until the room is complete (R118).

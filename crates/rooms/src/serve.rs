@@ -1,5 +1,5 @@
 //! What other servers may ask about rooms (server-server API, "Retrieving events", "Backfilling and
-//! retrieving missing events"; while a room is partial, dossier 2.7).
+//! retrieving missing events"; while a room is partial, R106–R108).
 
 use std::{collections::BTreeSet, sync::Arc};
 

@@ -28,7 +28,7 @@ const MAX_MEMBERS: usize = 2_000;
 /// the events, `end` the state after the last.
 ///
 /// While a room is partial, its states may lack them. Then the first event of the sender names its membership
-/// among its auth events (dossier 2.6), but for a create event and a user's own first join.
+/// among its auth events, but for a create event and a user's own first join.
 pub(crate) async fn of_senders(
     rooms: &Rooms,
     room: &Arc<Room>,
