@@ -316,7 +316,6 @@ impl Rooms {
                 while let Err(error) = rooms.work_through(&room).await {
                     // The events are staged, and nothing is lost by waiting.
                     tracing::error!(room = %room.key.room_id, %error, "receiving failed");
-                    eprintln!("DBG {error}");
                     rooms.env().clock.sleep(PAUSE_AFTER_FAILURE).await;
                 }
             };
