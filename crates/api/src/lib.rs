@@ -4,6 +4,7 @@
 //! Nothing here knows SQL, and nothing decides about rooms: handlers read the request, call `users`,
 //! `rooms` for changes or `sync` for reads, and write the answer.
 
+mod admission;
 mod client;
 mod conversions;
 mod error;
@@ -15,26 +16,18 @@ mod routes;
 
 use std::sync::Arc;
 
-use http::request::Parts;
 use myelin_core::room_version::RoomVersion;
 use myelin_env::Env;
 use myelin_federation::Federation;
 use myelin_rooms::Rooms;
 use myelin_sync::Sync;
 use myelin_users::Users;
-use ruma::OwnedServerName;
-use tokio::sync::Semaphore;
 
 pub use error::ApiError;
 pub use router::router;
 pub use routes::{Access, Effect, Resource, Route, routes};
 
-/// Requests that read, at the same time. More wait for their turn; those that wait for something to
-/// read, as `/sync` does, are not counted.
-const MAX_READS: usize = 512;
-
-/// Requests that change something, at the same time. Some of them, like joins, take long.
-const MAX_CHANGES: usize = 2048;
+use router::Permits;
 
 /// What the operator decides about the API.
 pub struct ApiConfig {
@@ -68,8 +61,7 @@ pub struct Api(Arc<Inner>);
 
 struct Inner {
     parts: ApiParts,
-    reads: Arc<Semaphore>,
-    changes: Arc<Semaphore>,
+    permits: Permits,
 }
 
 impl Api {
@@ -78,8 +70,7 @@ impl Api {
     pub fn new(parts: ApiParts) -> Self {
         Self(Arc::new(Inner {
             parts,
-            reads: Arc::new(Semaphore::new(MAX_READS)),
-            changes: Arc::new(Semaphore::new(MAX_CHANGES)),
+            permits: Permits::default(),
         }))
     }
 
@@ -107,28 +98,7 @@ impl Api {
         &self.0.parts.federation
     }
 
-    fn reads(&self) -> &Arc<Semaphore> {
-        &self.0.reads
-    }
-
-    fn changes(&self) -> &Arc<Semaphore> {
-        &self.0.changes
-    }
-
-    /// Which server sent a request. It is alive then, whatever was thought of it before.
-    async fn authenticate_server(
-        &self,
-        parts: &Parts,
-        body: &[u8],
-    ) -> Result<OwnedServerName, ApiError> {
-        let federation = self.federation();
-        let origin = federation
-            .authenticate(&parts.method, &parts.uri, &parts.headers, body)
-            .await?;
-        if federation.mark_alive(&origin).await? {
-            tracing::info!(%origin, "a server that failed is back");
-            self.rooms().server_is_alive(&origin);
-        }
-        Ok(origin)
+    fn permits(&self) -> &Permits {
+        &self.0.permits
     }
 }

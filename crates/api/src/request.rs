@@ -1,4 +1,4 @@
-//! What handlers take from a request: parameters, JSON bodies, and who is asking.
+//! What handlers take from a request: parameters and JSON bodies; and JSON answers.
 
 use std::time::Duration;
 
@@ -9,8 +9,6 @@ use axum::{
 };
 use bytes::Bytes;
 use http::{HeaderValue, header, request::Parts};
-use myelin_users::Requester;
-use ruma::OwnedServerName;
 use serde::{
     Serialize,
     de::{DeserializeOwned, IgnoredAny},
@@ -24,7 +22,7 @@ use crate::{Api, ApiError};
 const MAX_CLIENT_BODY: usize = 4 * 1024 * 1024;
 
 /// The most another server may send at once: 50 PDUs and 100 EDUs of 64 KiB each, with room to spare.
-const MAX_FEDERATION_BODY: usize = 16 * 1024 * 1024;
+pub(crate) const MAX_FEDERATION_BODY: usize = 16 * 1024 * 1024;
 
 /// A body has to arrive within this time.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -94,65 +92,6 @@ impl<T: DeserializeOwned> FromRequest<Api> for OptionalJson<T> {
     }
 }
 
-/// The user whose access token the request carries.
-pub(crate) struct User(pub(crate) Requester);
-
-impl FromRequestParts<Api> for User {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
-        let token = access_token(parts).ok_or_else(ApiError::missing_token)?;
-        let requester = api.users().authenticate(&token).await?;
-        let requester = requester.ok_or_else(ApiError::unknown_token)?;
-        tracing::Span::current().record("user", requester.user_id.as_str());
-        Ok(Self(requester))
-    }
-}
-
-/// The token in the `Authorization` header, or in the query as older clients send it.
-fn access_token(parts: &Parts) -> Option<String> {
-    if let Some(value) = parts.headers.get(header::AUTHORIZATION) {
-        let (scheme, token) = value.to_str().ok()?.trim().split_once(' ')?;
-        let token = token.trim();
-        return (scheme.eq_ignore_ascii_case("Bearer") && !token.is_empty())
-            .then(|| token.to_owned());
-    }
-    let query = parts.uri.query()?;
-    let token = query
-        .split('&')
-        .find_map(|pair| pair.strip_prefix("access_token="))?;
-    let token = percent_encoding::percent_decode_str(token)
-        .decode_utf8()
-        .ok()?;
-    (!token.is_empty()).then(|| token.into_owned())
-}
-
-/// A request of another server, which has proved its name over everything in it.
-pub(crate) struct Signed {
-    pub(crate) origin: OwnedServerName,
-    pub(crate) body: Bytes,
-}
-
-impl FromRequest<Api> for Signed {
-    type Rejection = ApiError;
-
-    async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
-        let (parts, body) = request.into_parts();
-        if !parts.headers.contains_key(header::AUTHORIZATION) {
-            return Err(ApiError::unauthorized(
-                "The Authorization header is missing",
-            ));
-        }
-        let body = read_body(body, MAX_FEDERATION_BODY, api).await?;
-        let origin = api.authenticate_server(&parts, &body).await?;
-        if !body.is_empty() {
-            expect_object(&body)?;
-        }
-        tracing::Span::current().record("origin", origin.as_str());
-        Ok(Self { origin, body })
-    }
-}
-
 /// An answer that is JSON already.
 pub(crate) fn json_response(body: impl Into<Body>) -> Response {
     let mut response = Response::new(body.into());
@@ -163,7 +102,8 @@ pub(crate) fn json_response(body: impl Into<Body>) -> Response {
     response
 }
 
-async fn read_body(body: Body, limit: usize, api: &Api) -> Result<Bytes, ApiError> {
+/// Reads a body of at most `limit` bytes.
+pub(crate) async fn read_body(body: Body, limit: usize, api: &Api) -> Result<Bytes, ApiError> {
     let read = api.env().clock.timeout(BODY_TIMEOUT, to_bytes(body, limit));
     match read.await {
         Ok(Ok(body)) => Ok(body),
@@ -192,7 +132,7 @@ fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
 }
 
 /// All bodies are objects. Without this, a list of values would pass for an object's fields.
-fn expect_object(body: &[u8]) -> Result<(), ApiError> {
+pub(crate) fn expect_object(body: &[u8]) -> Result<(), ApiError> {
     if body.trim_ascii_start().starts_with(b"{") {
         return Ok(());
     }

@@ -20,7 +20,8 @@ use tracing::{Instrument as _, field::Empty};
 
 use crate::{
     Api, ApiError,
-    routes::{Effect, Resource, Route, routes},
+    admission::admit,
+    routes::{Access, Effect, Resource, Route, routes},
 };
 
 /// Browsers may remember for a day that they are allowed to ask.
@@ -42,7 +43,9 @@ pub fn router(api: &Api, client: bool, federation: bool) -> Router {
             api: api.clone(),
             method: route.method.clone(),
             path: route.path,
+            access: route.access,
             effect: route.effect,
+            permits: api.permits().of(route.resource, route.effect),
         };
         let legacy = route.legacy_path();
         let Route { path, handler, .. } = route;
@@ -60,23 +63,63 @@ pub fn router(api: &Api, client: bool, federation: bool) -> Router {
     router.with_state(api.clone())
 }
 
+/// How many requests are answered at the same time; more wait for their turn. Other servers can't
+/// take the turns of clients, nor what reads those of what changes something.
+pub(crate) struct Permits {
+    client_reads: Arc<Semaphore>,
+    client_changes: Arc<Semaphore>,
+    server_reads: Arc<Semaphore>,
+    server_changes: Arc<Semaphore>,
+}
+
+impl Default for Permits {
+    fn default() -> Self {
+        let permits = |count| Arc::new(Semaphore::new(count));
+        Self {
+            client_reads: permits(512),
+            // Some of them, like joins, take long.
+            client_changes: permits(2048),
+            server_reads: permits(128),
+            server_changes: permits(256),
+        }
+    }
+}
+
+impl Permits {
+    /// Those for a route; requests that wait for something to read are not counted.
+    fn of(&self, resource: Resource, effect: Effect) -> Option<Arc<Semaphore>> {
+        let permits = match (resource, effect) {
+            (_, Effect::Wait) => return None,
+            (Resource::Federation, Effect::Read) => &self.server_reads,
+            (Resource::Federation, Effect::Change) => &self.server_changes,
+            (_, Effect::Read) => &self.client_reads,
+            (_, Effect::Change) => &self.client_changes,
+        };
+        Some(Arc::clone(permits))
+    }
+}
+
 /// What is known of a route when one of its requests comes.
 #[derive(Clone)]
 struct Observed {
     api: Api,
     method: Method,
     path: &'static str,
+    access: Access,
     effect: Effect,
+    permits: Option<Arc<Semaphore>>,
 }
 
-/// Counts and times a request, bounds how many run, and sees to it that what changes something runs
+/// Counts and times a request, lets it pass if whoever asks may, bounds how many run, and sees to it that what changes something runs
 /// to its end: a handler's future is dropped when its client goes away, a task of `env` is not.
 async fn observe(State(route): State<Observed>, request: Request, next: Next) -> Response {
     let Observed {
         api,
         method,
         path,
+        access,
         effect,
+        permits,
     } = route;
     let span = tracing::info_span!(
         "request", %method, path,
@@ -85,12 +128,15 @@ async fn observe(State(route): State<Observed>, request: Request, next: Next) ->
     let clock = &api.env().clock;
     let begun = clock.instant();
     let _in_progress = InProgress::begin(&method, path);
-    let permits = match effect {
-        Effect::Wait => None,
-        Effect::Read => Some(api.reads()),
-        Effect::Change => Some(api.changes()),
-    };
-    let answer = carry_out(api.env(), effect, permits.cloned(), next.run(request));
+    let asked = api.clone();
+    // Boxed: it is moved through several futures from here on.
+    let answer = Box::pin(async move {
+        match admit(&asked, access, request).await {
+            Ok(request) => next.run(request).await,
+            Err(refused) => refused.into_response(),
+        }
+    });
+    let answer = carry_out(api.env(), effect, permits, answer);
     let response = answer.instrument(span.clone()).await.into_response();
     let status = response.status().as_u16();
     span.record("status", status);

@@ -6,11 +6,11 @@ use myelin_sync::{
 };
 use ruma::{OwnedEventId, OwnedRoomId};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 use crate::{
     Api, ApiError,
-    request::{Json, Path, Query, User},
+    admission::User,
+    request::{Json, Path, Query},
 };
 
 pub(crate) async fn event(
@@ -83,12 +83,17 @@ pub(crate) struct MembersParameters {
     not_membership: Option<String>,
 }
 
+#[derive(Serialize)]
+pub(crate) struct Members {
+    chunk: Vec<EventJson>,
+}
+
 pub(crate) async fn members(
     State(api): State<Api>,
     User(viewer): User,
     Path(room_id): Path<OwnedRoomId>,
     Query(parameters): Query<MembersParameters>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Members>, ApiError> {
     let request = MembersRequest {
         room_id,
         at: parameters.at,
@@ -96,7 +101,7 @@ pub(crate) async fn members(
         not_membership: parameters.not_membership,
     };
     let chunk = api.sync().members(&viewer, &request).await?;
-    Ok(Json(json!({ "chunk": chunk })))
+    Ok(Json(Members { chunk }))
 }
 
 pub(crate) async fn joined_members(

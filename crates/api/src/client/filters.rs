@@ -6,7 +6,8 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     Api, ApiError,
-    request::{Json, Path, User},
+    admission::User,
+    request::{Json, Path},
 };
 
 pub(crate) async fn store_filter(

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::{
     Api, ApiError,
-    request::{Json, OptionalJson, User},
+    admission::User,
+    request::{Json, OptionalJson},
 };
 
 pub(crate) async fn flows() -> Json<Value> {

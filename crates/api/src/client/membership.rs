@@ -10,7 +10,8 @@ use serde_json::{Map, Value, json};
 use super::profiles::profile_fields;
 use crate::{
     Api, ApiError,
-    request::{Json, OptionalJson, Path, Query, User},
+    admission::User,
+    request::{Json, OptionalJson, Path, Query},
 };
 
 /// The only part of a request to join, leave and the like that this server uses.

@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     Api, ApiError,
-    request::{Json, Path, User},
+    admission::User,
+    request::{Json, Path},
 };
 
 pub(crate) async fn profile(

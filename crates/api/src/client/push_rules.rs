@@ -4,10 +4,7 @@ use axum::extract::State;
 use ruma::push::Ruleset;
 use serde_json::{Value, json};
 
-use crate::{
-    Api,
-    request::{Json, User},
-};
+use crate::{Api, admission::User, request::Json};
 
 pub(crate) async fn all(State(api): State<Api>, User(requester): User) -> Json<Value> {
     Json(json!({ "global": api.users().push_rules(&requester.user_id) }))

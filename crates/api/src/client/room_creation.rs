@@ -9,7 +9,8 @@ use serde_json::{Map, Value, json, value::RawValue};
 use super::membership::own_profile;
 use crate::{
     Api, ApiError,
-    request::{Json, OptionalJson, User},
+    admission::User,
+    request::{Json, OptionalJson},
 };
 
 #[derive(Deserialize)]

@@ -10,7 +10,8 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     Api, ApiError,
-    request::{Json, OptionalJson, Path, User},
+    admission::User,
+    request::{Json, OptionalJson, Path},
 };
 
 /// What a redaction names in its content, from room version 11 on.

@@ -10,7 +10,8 @@ use serde_json::{json, value::to_raw_value};
 
 use crate::{
     Api, ApiError,
-    request::{Json, Query, User},
+    admission::User,
+    request::{Json, Query},
 };
 
 #[derive(Deserialize)]

@@ -5,10 +5,7 @@ use axum::extract::State;
 use myelin_core::room_version::RoomVersion;
 use serde_json::{Value, json};
 
-use crate::{
-    Api, ApiError,
-    request::{Json, User},
-};
+use crate::{Api, ApiError, admission::User, request::Json};
 
 /// The versions whose meaning of the endpoints in the route table is this server's too. None of
 /// them is covered whole: the rest answers `M_UNRECOGNIZED`, as the specification wants.

@@ -7,7 +7,8 @@ use serde::Deserialize;
 
 use crate::{
     Api, ApiError,
-    request::{Path, Query, Signed, json_response},
+    admission::Signed,
+    request::{Path, Query, json_response},
 };
 
 pub(crate) async fn event(

@@ -8,8 +8,9 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     Api, ApiError,
+    admission::Signed,
     client::profiles::profile_fields,
-    request::{Json, Path, Query, Signed},
+    request::{Json, Path, Query},
 };
 
 #[derive(Deserialize)]

@@ -5,7 +5,8 @@ use serde_json::value::RawValue;
 
 use crate::{
     Api, ApiError,
-    request::{Json, Path, Signed},
+    admission::Signed,
+    request::{Json, Path},
 };
 
 pub(crate) async fn send(

@@ -113,8 +113,15 @@ pub(super) fn create_user(
 pub(super) fn show_keys(place: &Place) -> Result<(), Failure> {
     let config = read_config(place)?;
     let path = config.signing_key_file();
-    let keys =
-        std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let keys = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            format!(
+                "{}: there is no key yet, the first start makes it",
+                path.display()
+            )
+        }
+        _ => format!("{}: {error}", path.display()),
+    })?;
     let keys = SigningKeys::parse(&config.server_name, &keys)?;
     let mut text = format!(
         "{} signs with the keys in {}\n",

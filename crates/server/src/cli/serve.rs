@@ -39,10 +39,17 @@ pub(super) fn serve(place: &Place) -> Result<(), Failure> {
 
 /// The configuration that a command is to use.
 pub(super) fn read_config(place: &Place) -> Result<Config, Failure> {
-    let path = place
-        .config
-        .clone()
-        .unwrap_or_else(|| PathBuf::from(DEFAULT_PLACE));
+    let path = match &place.config {
+        Some(path) => path.clone(),
+        None if Path::new(DEFAULT_PLACE).exists() => PathBuf::from(DEFAULT_PLACE),
+        None => {
+            return Err(format!(
+                "there is no {DEFAULT_PLACE}: name a configuration with --config, or let \
+                 `myelin serve` write one"
+            )
+            .into());
+        }
+    };
     Ok(config::load(&path)?)
 }
 
