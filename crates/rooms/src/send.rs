@@ -94,8 +94,12 @@ impl Rooms {
                 sends.drain(..length).collect()
             };
             if run.is_empty() {
-                // Somebody took it along and was stopped before it was committed.
-                return Err(RoomError::Internal("the server is stopping".into()));
+                // Somebody took it along: they answer once others are awake, after the turn was passed
+                // on. If they were stopped before the commit, nobody answers.
+                drop(turn);
+                return answered
+                    .await
+                    .unwrap_or_else(|_| Err(RoomError::Internal("the server is stopping".into())));
             }
             send_run(turn, run).await;
         }
