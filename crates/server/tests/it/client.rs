@@ -93,6 +93,27 @@ impl Client {
         (answer.status().as_u16(), json)
     }
 
+    /// The same user at a server that has moved to another port.
+    pub(crate) fn at(&self, address: SocketAddr) -> Self {
+        Self {
+            address,
+            ..self.clone()
+        }
+    }
+
+    /// Sends a request to a server that may go away meanwhile; answers nothing if it does.
+    pub(crate) async fn try_call(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> Option<(u16, Value)> {
+        let request = self.request(method, path, body);
+        let answer = http::send(self.address, request).await.ok()?;
+        let body = serde_json::from_slice(answer.body()).ok()?;
+        Some((answer.status().as_u16(), body))
+    }
+
     async fn succeed(&self, method: &str, path: &str, body: Option<Value>) -> Value {
         let (status, answer) = self.call(method, path, body).await;
         assert_eq!(status, 200, "{} {method} {path}: {answer}", self.user_id);

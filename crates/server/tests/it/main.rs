@@ -11,11 +11,13 @@
 
 mod ca;
 mod client;
+mod crash;
 mod homeserver;
 mod http;
 mod interop;
 mod myelin;
 mod program;
 mod proxy;
+mod resident;
 mod synapse;
 mod witness;

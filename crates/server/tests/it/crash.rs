@@ -1,0 +1,9 @@
+//! Power cuts: what was not synced to the disk is gone, whatever the server was doing.
+//!
+//! A whole server runs in the test, with its database on a disk that loses its power after a given
+//! number of writes and syncs. What it did until then it did to real clients and over real
+//! connections; what it acknowledged to them must still be true when it starts again.
+
+mod join;
+mod machine;
+mod sends;

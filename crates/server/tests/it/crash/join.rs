@@ -1,0 +1,237 @@
+//! Power cuts during a partial join of a room with 1,000 members, and its resync.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use myelin_core::room_version::RoomVersion;
+use myelin_env::Random;
+use serde_json::{Value, json};
+
+use super::machine::{Life, Machine, loss};
+use crate::ca::Ca;
+use crate::client::{Client, encode};
+use crate::resident::Resident;
+
+/// How many members the room has.
+const MEMBERS: usize = 1_000;
+
+/// How many power cuts each test makes.
+const MOMENTS: u64 = 25;
+
+/// How many messages the new member writes while the members are loaded.
+const MESSAGES: usize = 5;
+
+/// What is left to be done. Nothing, in the end.
+const WORK_LEFT: &[&str] = &[
+    "SELECT COUNT(*) FROM join_records",
+    "SELECT COUNT(*) FROM partial_rooms",
+    "SELECT COUNT(*) FROM staged_pdus",
+    "SELECT COUNT(*) FROM delivery_cursors",
+];
+
+/// What the user's client was told before the power went.
+#[derive(Default)]
+struct Told {
+    joined: Option<String>,
+    sent: Vec<String>,
+    members: Option<BTreeSet<String>>,
+}
+
+/// How many operations of the disk it took until the join was answered, and until all was done.
+#[derive(Clone, Copy, Debug)]
+struct Course {
+    join: u64,
+    all: u64,
+}
+
+/// A user of a machine's server who wants to join the resident's room.
+struct Newcomer<'a> {
+    machine: &'a Machine,
+    resident: &'a Resident,
+    client: Client,
+    told: Mutex<Told>,
+}
+
+impl Newcomer<'_> {
+    fn join_path(&self) -> String {
+        format!("/_matrix/client/v3/join/{}", encode(&self.resident.alias()))
+    }
+
+    /// Joins, writes, and waits for the whole room; ends when the power is gone. Answers how many
+    /// operations the join took.
+    async fn take_part(&self) -> u64 {
+        let path = self.join_path();
+        let answer = self.request("POST", &path, Some(json!({}))).await;
+        let join = self.machine.power.operations();
+        let Some(answer) = answer else { return join };
+        let room = answer["room_id"].as_str().unwrap().to_owned();
+        self.told.lock().unwrap().joined = Some(room.clone());
+        for number in 0..MESSAGES {
+            let path = format!(
+                "/_matrix/client/v3/rooms/{}/send/m.room.message/{number}",
+                encode(&room)
+            );
+            let message = json!({ "msgtype": "m.text", "body": format!("message {number}") });
+            let Some(answer) = self.request("PUT", &path, Some(message)).await else {
+                return join;
+            };
+            let event = answer["event_id"].as_str().unwrap().to_owned();
+            self.told.lock().unwrap().sent.push(event);
+        }
+        self.told.lock().unwrap().members = self.members().await;
+        join
+    }
+
+    /// The answer to a request; nothing if the power is gone. Otherwise all have to succeed.
+    async fn request(&self, method: &str, path: &str, body: Option<Value>) -> Option<Value> {
+        match self.client.try_call(method, path, body).await {
+            Some((200, answer)) => Some(answer),
+            other => {
+                assert!(!self.machine.power.is_on(), "{method} {path}: {other:?}");
+                None
+            }
+        }
+    }
+
+    /// Waits until all members are known; nothing if the power is gone.
+    async fn members(&self) -> Option<BTreeSet<String>> {
+        let room = encode(self.resident.room_id().as_str());
+        let path = format!("/_matrix/client/v3/rooms/{room}/joined_members");
+        let answer = self.request("GET", &path, None).await?;
+        Some(
+            answer["joined"]
+                .as_object()
+                .unwrap()
+                .keys()
+                .cloned()
+                .collect(),
+        )
+    }
+}
+
+/// Lets a user join, and cuts the power after so many operations, or when all is done.
+async fn join_until_the_power_goes(
+    machine: &Machine,
+    resident: &Resident,
+    operations: Option<u64>,
+) -> (Client, Told, Course) {
+    let life = machine.start().await;
+    let client = Client::register(life.address(), "newcomer").await;
+    let before = machine.power.operations();
+    if let Some(operations) = operations {
+        machine.power.cut_after(operations);
+    }
+    let newcomer = Newcomer {
+        machine,
+        resident,
+        client,
+        told: Mutex::default(),
+    };
+    let taking_part = async {
+        let join = newcomer.take_part().await;
+        let all = machine.power.operations();
+        machine.power.cut();
+        Course {
+            join: join - before,
+            all: all - before,
+        }
+    };
+    let (course, ()) = tokio::join!(taking_part, end_with_the_power(machine, life));
+    let Newcomer { client, told, .. } = newcomer;
+    (client, told.into_inner().unwrap(), course)
+}
+
+async fn end_with_the_power(machine: &Machine, life: Life) {
+    machine.power.lost().await;
+    life.end().await;
+}
+
+/// Starts the server again, and soon cuts the power again.
+async fn start_in_vain(machine: &Machine, operations: u64) {
+    machine.power.restore();
+    machine.power.cut_after(operations);
+    // The power may go before the server has started.
+    if let Ok(life) = machine.try_start().await {
+        // There may be less to do than that.
+        let pause = tokio::time::sleep(Duration::from_secs(2));
+        tokio::select! {
+            () = machine.power.lost() => {}
+            () = pause => machine.power.cut(),
+        }
+        life.end().await;
+    }
+    machine.power.cut();
+}
+
+/// Fails unless what the user was told is true, and everything gets done.
+async fn assert_recovers(machine: &Machine, resident: &Resident, client: Client, told: Told) {
+    machine.power.restore();
+    let life = machine.start().await;
+    let client = client.at(life.address());
+    if let Some(room) = &told.joined {
+        let rooms = client.get("/_matrix/client/v3/joined_rooms").await;
+        assert_eq!(rooms["joined_rooms"], json!([room]), "the join is lost");
+    }
+    for event in &told.sent {
+        client.event(resident.room_id().as_str(), event).await;
+    }
+    // Repaired by now, or tried again.
+    let room = client.join(&resident.alias()).await;
+    let mut everybody = resident.members();
+    everybody.insert(client.user_id.clone());
+    let newcomer = Newcomer {
+        machine,
+        resident,
+        client,
+        told: Mutex::default(),
+    };
+    let members = newcomer.members().await.unwrap();
+    assert_eq!(members, everybody);
+    let last = newcomer.client.say(&room, "the room goes on").await;
+    let mut sent = told.sent;
+    sent.push(last);
+    resident.until_received(&sent).await;
+    life.stop().await;
+    machine.assert_at_rest(WORK_LEFT).await;
+}
+
+async fn join_at_random_moments(version: RoomVersion) {
+    let ca = Ca::new();
+    let resident = Resident::start(&ca, version, MEMBERS).await;
+    let random = Random::seeded(version.as_str().parse().unwrap());
+    let mut course = None;
+    for moment in 0..MOMENTS {
+        // Its own name: to the resident, no such server ever joined.
+        let name = format!("moment-{moment}.test");
+        let machine = Machine::new(&name, &ca, Some(resident.name()), loss(moment));
+        // The join takes much less than the resync, and is as interesting.
+        let operations = course.map(|Course { join, all }| match moment % 2 {
+            0 => random.below(join),
+            _ => random.below(all),
+        });
+        let (client, told, took) = join_until_the_power_goes(&machine, &resident, operations).await;
+        eprintln!(
+            "moment {moment}: cut after {operations:?} of {:?}, joined: {}, sent: {}, done: {}",
+            course,
+            told.joined.is_some(),
+            told.sent.len(),
+            told.members.is_some(),
+        );
+        let whole = *course.get_or_insert(took);
+        if moment % 3 == 0 {
+            start_in_vain(&machine, random.below(whole.all / 2)).await;
+        }
+        assert_recovers(&machine, &resident, client, told).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_survives_a_power_cut_at_any_moment_in_room_version_10() {
+    join_at_random_moments(RoomVersion::V10).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_survives_a_power_cut_at_any_moment_in_room_version_12() {
+    join_at_random_moments(RoomVersion::V12).await;
+}

@@ -1,0 +1,157 @@
+//! The machine that a server runs on: it can lose its power, and be started again.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use myelin_env::{Env, Random};
+use myelin_server::config::{
+    Config, DatabaseConfig, FederationSection, ListenerConfig, RateLimitsSection,
+    RegistrationSection,
+};
+use myelin_server::{Running, Server, StartError};
+use myelin_storage::testing::{Loss, PowerCut};
+use myelin_storage::{Database, params};
+use ruma::OwnedServerName;
+use tempfile::TempDir;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::ca::Ca;
+use crate::homeserver::SHARED_SECRET;
+
+/// A machine with a disk.
+pub(super) struct Machine {
+    pub(super) power: PowerCut,
+    config: Config,
+    /// Removed at the end.
+    directory: TempDir,
+}
+
+/// A server from its start to its end.
+pub(super) struct Life {
+    running: Running,
+    runtime: Runtime,
+}
+
+/// What becomes of unsynced writes, alternately: all are lost, or some sectors of them.
+pub(super) fn loss(moment: u64) -> Loss {
+    if moment.is_multiple_of(2) {
+        Loss::Everything
+    } else {
+        Loss::Sectors(Random::seeded(moment))
+    }
+}
+
+impl Machine {
+    /// A machine on which a server of that name was never started. It trusts the authority, and asks
+    /// the notary, if there is one, for keys.
+    pub(super) fn new(name: &str, ca: &Ca, notary: Option<OwnedServerName>, loss: Loss) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let ca_file = directory.path().join("ca.pem");
+        ca.write(&ca_file);
+        let power = PowerCut::new(loss);
+        let database = directory.path().join("myelin.db");
+        let config = Config {
+            server_name: OwnedServerName::try_from(name).unwrap(),
+            data_dir: directory.path().to_owned(),
+            database: DatabaseConfig {
+                url: Some(format!("sqlite:{}?vfs={}", database.display(), power.vfs())),
+            },
+            listeners: vec![ListenerConfig {
+                address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+                ..ListenerConfig::default()
+            }],
+            federation: FederationSection {
+                extra_ca_certificates: vec![ca_file],
+                allow_private_addresses: true,
+                trusted_key_servers: notary.into_iter().collect(),
+            },
+            registration: RegistrationSection {
+                enabled: true,
+                shared_secret: Some(SHARED_SECRET.to_owned()),
+            },
+            rate_limits: RateLimitsSection { enabled: false },
+            ..Config::default()
+        };
+        Self {
+            power,
+            config,
+            directory,
+        }
+    }
+
+    /// Starts the server on what is on the disk.
+    pub(super) async fn start(&self) -> Life {
+        match self.try_start().await {
+            Ok(life) => life,
+            Err(why) => panic!("{} does not start: {why}", self.config.server_name),
+        }
+    }
+
+    /// The same, where the power may go meanwhile.
+    pub(super) async fn try_start(&self) -> Result<Life, StartError> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let start = Box::pin(Server::start(self.config.clone(), Env::real()));
+        match runtime.spawn(start).await.unwrap() {
+            Ok(running) => Ok(Life { running, runtime }),
+            Err(why) => {
+                end(runtime).await;
+                Err(why)
+            }
+        }
+    }
+
+    /// Looks at the database while no server runs: it must be whole, and the statements must count
+    /// nothing.
+    pub(super) async fn assert_at_rest(&self, none: &'static [&'static str]) {
+        let url = self.power.url(self.directory.path().join("myelin.db"));
+        let database = Database::open(&url, &Env::real()).await.unwrap();
+        let integrity = database.read("integrity", |tx| {
+            Box::pin(async move {
+                let rows = tx.query("PRAGMA integrity_check", params![]).await?;
+                Ok(rows[0].text(0)?.to_owned())
+            })
+        });
+        assert_eq!(integrity.await.unwrap(), "ok");
+        for statement in none {
+            let count = database.read("count rows", move |tx| {
+                Box::pin(async move { tx.query(statement, params![]).await?[0].int(0) })
+            });
+            assert_eq!(count.await.unwrap(), 0, "{statement}");
+        }
+        database.close().await;
+        // The disk's content is in memory until the power goes.
+        self.power.cut();
+    }
+}
+
+impl Life {
+    /// Where clients reach the server.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.running.addresses()[0]
+    }
+
+    /// Ends the server where it stands.
+    pub(super) async fn end(self) {
+        let Self { running, runtime } = self;
+        drop(running);
+        end(runtime).await;
+    }
+
+    /// Lets the server finish.
+    pub(super) async fn stop(self) {
+        let Self { running, runtime } = self;
+        let stopping = Box::pin(running.stop());
+        runtime.spawn(stopping).await.unwrap();
+        end(runtime).await;
+    }
+}
+
+/// Drops all of a server's tasks, and with them its connections to the database.
+async fn end(runtime: Runtime) {
+    tokio::task::spawn_blocking(move || drop(runtime))
+        .await
+        .unwrap();
+}

@@ -1,0 +1,129 @@
+//! A resident server that lives in the test: it has a generated room, and lets servers join it.
+//!
+//! It speaks TLS on loopback under several names, so that the room's members are on several servers.
+//! To every server that joins, the room looks as if nobody else had ever joined it, so one resident
+//! serves many runs of a test.
+
+mod answers;
+mod history;
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
+
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use myelin_core::keys::KeyPair;
+use myelin_core::room_version::RoomVersion;
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, ServerSigningKeyVersion};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+use self::history::History;
+use crate::ca::Ca;
+use crate::client::PATIENCE;
+
+/// How many names the resident has.
+const NAMES: usize = 4;
+
+/// The resident, under all its names.
+pub(crate) struct Resident {
+    /// For each name the key that signs in it.
+    keys: Vec<KeyPair>,
+    /// The room before anybody joined.
+    room: History,
+    /// The room as each joining server made it.
+    joined: Mutex<HashMap<String, History>>,
+    /// The events that came in transactions.
+    received: watch::Sender<BTreeSet<OwnedEventId>>,
+}
+
+impl Resident {
+    /// Generates a room of so many members and begins to serve it.
+    pub(crate) async fn start(ca: &Ca, version: RoomVersion, members: usize) -> Arc<Self> {
+        let mut listeners = Vec::new();
+        let mut keys = Vec::new();
+        for number in 0..NAMES {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let name = listener.local_addr().unwrap().to_string();
+            let name = OwnedServerName::try_from(name).unwrap();
+            let key_version = <&ServerSigningKeyVersion>::try_from("a").unwrap();
+            keys.push(KeyPair::new(name, key_version, [number as u8 + 1; 32]));
+            listeners.push(listener);
+        }
+        let resident = Arc::new(Self {
+            room: History::generate(version, members, &keys),
+            keys,
+            joined: Mutex::default(),
+            received: watch::Sender::default(),
+        });
+        let tls = ca.identity(Ipv4Addr::LOCALHOST).acceptor();
+        for (number, listener) in listeners.into_iter().enumerate() {
+            tokio::spawn(serve(resident.clone(), number, listener, tls.clone()));
+        }
+        resident
+    }
+
+    /// The name whose alias leads to the room.
+    pub(crate) fn name(&self) -> OwnedServerName {
+        self.keys[0].server_name().to_owned()
+    }
+
+    /// An alias of the room.
+    pub(crate) fn alias(&self) -> String {
+        format!("#town:{}", self.name())
+    }
+
+    pub(crate) fn room_id(&self) -> &OwnedRoomId {
+        self.room.room_id()
+    }
+
+    /// Who is in the room before anybody joins.
+    pub(crate) fn members(&self) -> BTreeSet<String> {
+        self.room.joined_users()
+    }
+
+    /// Waits until the resident was sent all of these events.
+    pub(crate) async fn until_received(&self, events: &[String]) {
+        let mut received = self.received.subscribe();
+        let missing = |received: &BTreeSet<OwnedEventId>| -> Vec<String> {
+            let known = |event: &&String| !received.iter().any(|id| id == event.as_str());
+            events.iter().filter(known).cloned().collect()
+        };
+        let all = received.wait_for(|received| missing(received).is_empty());
+        let waited = tokio::time::timeout(PATIENCE, all).await.is_ok();
+        let missing = missing(&self.received.borrow());
+        assert!(waited, "the resident was not sent {missing:?}");
+    }
+
+    /// Changes, or looks at, the room as a joining server knows it.
+    fn room_of<T>(&self, server: &str, look: impl FnOnce(&mut History) -> T) -> T {
+        let mut joined = self.joined.lock().unwrap();
+        let room = joined
+            .entry(server.to_owned())
+            .or_insert_with(|| self.room.clone());
+        look(room)
+    }
+}
+
+/// Serves one of the names.
+async fn serve(resident: Arc<Resident>, number: usize, listener: TcpListener, tls: TlsAcceptor) {
+    let router = answers::router(resident, number);
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            continue;
+        };
+        let (tls, service) = (tls.clone(), TowerToHyperService::new(router.clone()));
+        tokio::spawn(async move {
+            let Ok(stream) = tls.accept(stream).await else {
+                return;
+            };
+            // A server that goes away in the middle of a request is what these tests are about.
+            hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await
+                .ok();
+        });
+    }
+}

@@ -1,0 +1,220 @@
+//! A room's events in one line, made and signed as their servers would have.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use myelin_core::auth;
+use myelin_core::build::EventDraft;
+use myelin_core::keys::KeyPair;
+use myelin_core::pdu::Pdu;
+use myelin_core::room_version::RoomVersion;
+use myelin_core::state::Membership;
+use myelin_env::Env;
+use ruma::events::TimelineEventType;
+use ruma::{
+    EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId,
+    RoomId, UInt, UserId,
+};
+use serde_json::value::to_raw_value;
+use serde_json::{Value, json};
+
+/// A state: events by type and state key.
+pub(super) type State = BTreeMap<(String, String), Arc<Pdu>>;
+
+/// Each event is the only child of the one before it.
+#[derive(Clone)]
+pub(super) struct History {
+    pub(super) version: RoomVersion,
+    events: Vec<Arc<Pdu>>,
+    places: HashMap<OwnedEventId, usize>,
+    state: State,
+}
+
+impl History {
+    /// A public room with a name and an alias, whose members joined one after the other. The members
+    /// are spread over the servers whose keys are given; the creator is on the first.
+    pub(super) fn generate(version: RoomVersion, members: usize, keys: &[KeyPair]) -> Self {
+        let mut history = Self {
+            version,
+            events: Vec::new(),
+            places: HashMap::new(),
+            state: State::new(),
+        };
+        let creator = user(0, &keys[0]);
+        let mut create = json!({ "room_version": version.as_str() });
+        let mut levels = json!({ "users": {}, "users_default": 0 });
+        if version.has_creator_in_content() {
+            create["creator"] = creator.as_str().into();
+        }
+        if !version.room_id_is_create_hash() {
+            levels["users"][creator.as_str()] = 100.into();
+        }
+        let alias = format!("#town:{}", keys[0].server_name());
+        let join = json!({ "membership": "join", "displayname": "the founder" });
+        for (event_type, state_key, content) in [
+            ("m.room.create", "", create),
+            ("m.room.member", creator.as_str(), join),
+            ("m.room.power_levels", "", levels),
+            ("m.room.join_rules", "", json!({ "join_rule": "public" })),
+            (
+                "m.room.history_visibility",
+                "",
+                json!({ "history_visibility": "shared" }),
+            ),
+            ("m.room.canonical_alias", "", json!({ "alias": alias })),
+            ("m.room.name", "", json!({ "name": "Town" })),
+        ] {
+            history.write(&keys[0], &creator, (event_type, state_key), &content);
+        }
+        for number in 1..members {
+            let key = &keys[number % keys.len()];
+            let member = user(number, key);
+            let content =
+                json!({ "membership": "join", "displayname": format!("citizen {number}") });
+            history.write(key, &member, ("m.room.member", member.as_str()), &content);
+        }
+        history
+    }
+
+    fn write(&mut self, key: &KeyPair, sender: &UserId, name: (&str, &str), content: &Value) {
+        let draft = self.draft(sender, name, content);
+        let made = draft.finish(self.version, key).unwrap();
+        self.push(made.into_pdu());
+    }
+
+    /// A state event that could come next.
+    pub(super) fn draft(
+        &self,
+        sender: &UserId,
+        (event_type, state_key): (&str, &str),
+        content: &Value,
+    ) -> EventDraft {
+        let content = to_raw_value(content).unwrap();
+        let kind = TimelineEventType::from(event_type);
+        let cited =
+            auth::auth_keys_for(self.version, &kind, sender, Some(state_key), &content).unwrap();
+        let cited = cited
+            .into_iter()
+            .filter_map(|key| self.state.get(&(key.event_type, key.state_key)));
+        let is_create = self.events.is_empty();
+        let named_by_hash = self.version.room_id_is_create_hash();
+        EventDraft {
+            room_id: (!is_create || !named_by_hash).then(|| self.room_id_for(sender)),
+            sender: sender.to_owned(),
+            event_type: event_type.to_owned(),
+            state_key: Some(state_key.to_owned()),
+            content,
+            prev_events: self
+                .last()
+                .map(|last| last.event_id.clone())
+                .into_iter()
+                .collect(),
+            auth_events: cited.map(|event| event.event_id.clone()).collect(),
+            depth: self.events.len() as i64 + 1,
+            origin_server_ts: now(),
+            redacts: None,
+        }
+    }
+
+    fn room_id_for(&self, creator: &UserId) -> OwnedRoomId {
+        match self.events.first() {
+            Some(create) => create.room_id.clone(),
+            None => RoomId::parse(format!("!town:{}", creator.server_name())).unwrap(),
+        }
+    }
+
+    /// Adds the next event.
+    pub(super) fn push(&mut self, event: Arc<Pdu>) {
+        self.places
+            .insert(event.event_id.clone(), self.events.len());
+        apply(&mut self.state, &event);
+        self.events.push(event);
+    }
+
+    pub(super) fn room_id(&self) -> &OwnedRoomId {
+        &self.events[0].room_id
+    }
+
+    pub(super) fn last(&self) -> Option<&Arc<Pdu>> {
+        self.events.last()
+    }
+
+    pub(super) fn event(&self, id: &EventId) -> Option<&Arc<Pdu>> {
+        Some(&self.events[*self.places.get(id)?])
+    }
+
+    /// The state after all events.
+    pub(super) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The state before an event.
+    pub(super) fn state_before(&self, id: &EventId) -> Option<State> {
+        let mut state = State::new();
+        for event in &self.events[..*self.places.get(id)?] {
+            apply(&mut state, event);
+        }
+        Some(state)
+    }
+
+    /// The events from the given ones back to the first, newest first.
+    pub(super) fn back_from<'h>(
+        &'h self,
+        from: &[OwnedEventId],
+    ) -> impl Iterator<Item = &'h Arc<Pdu>> {
+        let places = from.iter().filter_map(|id| self.places.get(id));
+        let end = places.max().map_or(0, |place| place + 1);
+        self.events[..end].iter().rev()
+    }
+
+    /// What the given events cite, and what that cites.
+    pub(super) fn auth_chain<'h>(
+        &'h self,
+        events: impl Iterator<Item = &'h Arc<Pdu>>,
+    ) -> Vec<Arc<Pdu>> {
+        let mut chain = BTreeMap::new();
+        let mut next: Vec<&OwnedEventId> = events.flat_map(|event| &event.auth_events).collect();
+        while let Some(id) = next.pop() {
+            let Some(place) = self.places.get(id) else {
+                continue;
+            };
+            let event = &self.events[*place];
+            if chain.insert(*place, event.clone()).is_none() {
+                next.extend(&event.auth_events);
+            }
+        }
+        chain.into_values().collect()
+    }
+
+    pub(super) fn joined_users(&self) -> BTreeSet<String> {
+        let joined = self
+            .state
+            .iter()
+            .filter(|(_, event)| event.membership == Some(Membership::Join));
+        joined.map(|((_, user), _)| user.clone()).collect()
+    }
+
+    /// The servers of all joined users.
+    pub(super) fn servers(&self) -> BTreeSet<OwnedServerName> {
+        let users = self.joined_users().into_iter();
+        users
+            .map(|user| UserId::parse(user).unwrap().server_name().to_owned())
+            .collect()
+    }
+}
+
+fn apply(state: &mut State, event: &Arc<Pdu>) {
+    if let Some(state_key) = &event.state_key {
+        let name = (event.event_type.to_string(), state_key.clone());
+        state.insert(name, event.clone());
+    }
+}
+
+fn user(number: usize, key: &KeyPair) -> OwnedUserId {
+    UserId::parse(format!("@citizen{number}:{}", key.server_name())).unwrap()
+}
+
+/// The time by the machine's clock.
+pub(super) fn now() -> MilliSecondsSinceUnixEpoch {
+    MilliSecondsSinceUnixEpoch(UInt::new_saturating(Env::real().clock.now_ms()))
+}
