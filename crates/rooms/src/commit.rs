@@ -39,6 +39,7 @@ pub(crate) struct Batch {
     outbox: Vec<OutboxRow>,
     transactions: Vec<(OwnedUserId, ClientTransaction, OwnedEventId)>,
     judged: Vec<i64>,
+    founding: Option<Founding>,
     replaced: Vec<Replaced>,
     join: Option<JoinOutcome>,
     now_full: bool,
@@ -53,6 +54,26 @@ pub(crate) struct Replaced {
     pub(crate) before: SnapshotNr,
     pub(crate) verdict: Verdict,
     pub(crate) reason: Option<String>,
+}
+
+/// A room that is made here.
+#[derive(Debug)]
+pub(crate) struct Founding {
+    pub(crate) creator: OwnedUserId,
+    /// An alias that is free.
+    pub(crate) alias: Option<String>,
+}
+
+impl Founding {
+    async fn put(&self, tx: &mut Tx, room: &Room) -> Result<(), StorageError> {
+        rooms::put(tx, &room.key).await?;
+        if let Some(alias) = &self.alias
+            && !rooms::put_alias(tx, alias, &room.key.room_id, &self.creator).await?
+        {
+            return Err(StorageError::Constraint(format!("{alias} is taken")));
+        }
+        Ok(())
+    }
 }
 
 /// A remote join that succeeded.
@@ -155,6 +176,11 @@ impl Batch {
         self.now_full = true;
     }
 
+    /// The room is made with this batch.
+    pub(crate) fn found(&mut self, founding: Founding) {
+        self.founding = Some(founding);
+    }
+
     pub(crate) fn joined(&mut self, join: JoinOutcome) {
         self.join = Some(join);
     }
@@ -199,16 +225,14 @@ impl Batch {
             && !self.now_full
     }
 
-    /// Writes the batch, if `before` is still the room's revision. On failure nothing is written, and
-    /// the snapshots that were to be stored are named.
+    /// Writes the batch, if `before` is still the room's revision. On failure nothing is written.
     pub(crate) async fn write(
         mut self,
         rooms: &Rooms,
         room: &Arc<Room>,
         before: &Graph,
         after: &Graph,
-    ) -> Result<Written, (StorageError, Vec<SnapshotNr>)> {
-        let snapshots: Vec<SnapshotNr> = self.snapshots.iter().map(|new| new.nr).collect();
+    ) -> Result<Written, StorageError> {
         let allocations = std::mem::take(&mut self.allocations);
         if self.is_empty() {
             return Ok(Written {
@@ -231,19 +255,14 @@ impl Batch {
             after: after.clone(),
             now_ms: rooms.env().clock.now_ms(),
         };
-        let done = rooms
+        rooms
             .database()
             .write("commit events", priority, move |tx| {
                 Box::pin(async move { write.run(tx).await })
             })
-            .await;
-        match done {
-            Ok(()) => {
-                room.keys_saved(&keys);
-                Ok(Written { batch, allocations })
-            }
-            Err(error) => Err((error, snapshots)),
-        }
+            .await?;
+        room.keys_saved(&keys);
+        Ok(Written { batch, allocations })
     }
 }
 
@@ -260,6 +279,9 @@ struct Write {
 impl Write {
     async fn run(&self, tx: &mut Tx) -> Result<(), StorageError> {
         let room = self.room.key.room;
+        if let Some(founding) = &self.batch.founding {
+            founding.put(tx, &self.room).await?;
+        }
         for (number, name) in &self.keys {
             rooms::put_state_key(tx, room, *number, name).await?;
         }

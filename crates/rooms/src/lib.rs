@@ -33,7 +33,7 @@ mod waking;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicU64},
 };
 
 use myelin_core::{keys::KeyPair, number::RoomNr, room_version::RoomVersion, state::HashKey};
@@ -78,6 +78,8 @@ struct Inner {
     /// Rooms in use. One that nobody uses any more can be read again from the database.
     in_use: Mutex<InUse>,
     outgoing: outgoing::Outgoing,
+    /// The time in the last create event that was made here.
+    last_founding_ms: AtomicU64,
     joins: join::Joins,
     workers: receive::Workers,
     transactions: receive::Transactions,
@@ -127,6 +129,7 @@ impl Rooms {
             waking: Waking::default(),
             in_use: Mutex::default(),
             outgoing: outgoing::Outgoing::default(),
+            last_founding_ms: AtomicU64::new(0),
             joins: join::Joins::default(),
             workers: receive::Workers::default(),
             transactions: receive::Transactions::default(),

@@ -280,7 +280,8 @@ impl Rooms {
                 if cursor < sender.wanted {
                     continue;
                 }
-                sender.behind
+                // From here on what it lacks counts as not delivered, cursor or no cursor.
+                std::mem::replace(&mut sender.behind, false)
             };
             if behind && let Err(error) = self.caught_up(server).await {
                 tracing::error!(%server, %error, "a cursor can't be removed");
@@ -337,6 +338,13 @@ impl Rooms {
     ) -> Result<Prepared, StorageError> {
         let mut pdus = Vec::new();
         let mut upto = cursor;
+        // Before the rows are read: what is wanted from now on may not be among them.
+        let wanted = self
+            .outgoing()
+            .lock()
+            .get(server)
+            .map_or(cursor, |sender| sender.wanted)
+            .min(self.events_stream().readable());
         let rows = self.outbox_after(cursor).await?;
         let at_end = rows.len() < READ_TOGETHER;
         for row in rows {
@@ -353,13 +361,8 @@ impl Rooms {
             upto = row.position;
         }
         if at_end {
-            // Nothing lies between here and what can be read.
-            let wanted = self
-                .outgoing()
-                .lock()
-                .get(server)
-                .map(|sender| sender.wanted);
-            upto = upto.max(wanted.unwrap_or(upto).min(self.events_stream().readable()));
+            // Nothing lies between here and there.
+            upto = upto.max(wanted);
         }
         Ok(self.prepared(pdus, upto))
     }

@@ -139,10 +139,18 @@ impl Rooms {
         let response = json!({ "pdus": results }).to_string();
         let raw = RawValue::from_string(response.clone())
             .map_err(|error| ReceiveError::BadJson(error.to_string()))?;
-        self.stage(origin.to_owned(), txn_id.to_owned(), &arrivals, response)
-            .await?;
+        // Before they are staged: a worker that runs may judge them at once.
         for arrival in &arrivals {
             arrival.room.inbound.lock().backlog += 1;
+        }
+        let staged = self
+            .stage(origin.to_owned(), txn_id.to_owned(), &arrivals, response)
+            .await;
+        if let Err(error) = staged {
+            for arrival in &arrivals {
+                self.lessen_backlog(&arrival.room, 1);
+            }
+            return Err(error.into());
         }
         for arrival in arrivals {
             self.work(&arrival.room);
@@ -405,21 +413,27 @@ impl Rooms {
         drop(waiting);
         let (rooms, room) = (self.clone(), room.clone());
         drop(self.env().tasks.spawn("settle parked events", async move {
-            loop {
-                let next = {
-                    let mut waiting = room.inbound.lock();
-                    let next = waiting.parked.pop_front();
-                    waiting.settling = next.is_some();
-                    next
-                };
-                let Some(staged) = next else { return };
-                while let Err(error) = rooms.settle(&room, &staged).await {
-                    tracing::error!(event = %staged.event_id, %error, "settling failed");
-                    rooms.env().clock.sleep(PAUSE_AFTER_FAILURE).await;
-                }
-                rooms.lessen_backlog(&room, 1);
-            }
+            let stopping = rooms.env().tasks.stopping();
+            Box::pin(stopping.run_until_cancelled(rooms.settle_parked(&room))).await;
         }));
+    }
+
+    /// Settles what is parked, one event after the other: a gap is asked for once (R49).
+    async fn settle_parked(&self, room: &Arc<Room>) {
+        loop {
+            let next = {
+                let mut waiting = room.inbound.lock();
+                let next = waiting.parked.pop_front();
+                waiting.settling = next.is_some();
+                next
+            };
+            let Some(staged) = next else { return };
+            while let Err(error) = self.settle(room, &staged).await {
+                tracing::error!(event = %staged.event_id, %error, "settling failed");
+                self.env().clock.sleep(PAUSE_AFTER_FAILURE).await;
+            }
+            self.lessen_backlog(room, 1);
+        }
     }
 
     /// Gets what a parked event lacks, each thing once, and decides it. What can't be had makes the
@@ -474,10 +488,7 @@ impl Rooms {
                 self.fetch_auth_events(room, &staged.origin, &pdu.event_id)
                     .await
             }
-            _ => {
-                let _one_at_a_time = room.fetching.lock().await;
-                self.fetch_missing(room, &staged.origin, pdu).await
-            }
+            _ => self.fetch_missing(room, &staged.origin, pdu).await,
         };
         if let Err(error) = fetched {
             tracing::info!(event = %pdu.event_id, origin = %staged.origin, %error, "fetch failed");

@@ -12,10 +12,12 @@ use ruma::events::TimelineEventType;
 use crate::turn::Turn;
 
 impl Turn<'_> {
-    /// Lets a redaction that was accepted take effect, and those that waited for this event.
+    /// Lets a redaction that was accepted take effect, and those that waited for this event. An
+    /// outlier is redacted too: it stays so when it gets its place.
     pub(crate) async fn note_redactions(&mut self, event: &Arc<Event>) -> Result<(), StorageError> {
         self.apply_waiting(event).await?;
-        if event.verdict != Verdict::Accepted
+        if !event.in_timeline()
+            || event.verdict != Verdict::Accepted
             || event.pdu.event_type != TimelineEventType::RoomRedaction
         {
             return Ok(());
@@ -39,12 +41,13 @@ impl Turn<'_> {
         if !self.was_referred_to(event.nr) {
             return Ok(());
         }
+        let room = self.room.key.room;
         let id = event.pdu.event_id.clone();
         let waiting = self
             .rooms
             .database()
             .read("pending redactions", move |tx| {
-                Box::pin(async move { events::pending_redactions(tx, &id).await })
+                Box::pin(async move { events::pending_redactions(tx, room, &id).await })
             })
             .await?;
         let redactions = self.room.events(self.rooms, waiting).await?;

@@ -50,8 +50,6 @@ pub struct Room {
     pub(crate) inbound: crate::inbound::Inbound,
     /// Local sends that wait for the turn.
     pub(crate) sends: Mutex<VecDeque<crate::new_event::Waiting>>,
-    /// Held during a request for missing events: one at a time (R49).
-    pub(crate) fetching: tokio::sync::Mutex<()>,
     /// Held during a backfill: one at a time (R61).
     pub(crate) backfilling: tokio::sync::Mutex<()>,
 }
@@ -190,7 +188,6 @@ impl Room {
             servers_at_join: RwLock::default(),
             inbound: crate::inbound::Inbound::default(),
             sends: Mutex::default(),
-            fetching: tokio::sync::Mutex::default(),
             backfilling: tokio::sync::Mutex::default(),
         };
         if let Some(partial) = partial {
@@ -330,8 +327,10 @@ impl Room {
     ) -> Result<HashMap<EventNr, Arc<Event>>, StorageError> {
         let mut found = HashMap::new();
         let mut missing = Vec::new();
+        let changes;
         {
             let cache = self.events.lock();
+            changes = cache.changes;
             for nr in numbers {
                 match cache.by_number.get(&nr) {
                     Some(event) => drop(found.insert(nr, event.clone())),
@@ -350,7 +349,7 @@ impl Room {
             })
             .await?;
         for event in loaded {
-            self.cache_event(&event);
+            self.cache_loaded(&event, changes);
             found.insert(event.nr, event);
         }
         Ok(found)
@@ -364,8 +363,10 @@ impl Room {
     ) -> Result<HashMap<OwnedEventId, Known>, StorageError> {
         let mut found = HashMap::new();
         let mut missing = Vec::new();
+        let changes;
         {
             let cache = self.events.lock();
+            changes = cache.changes;
             for id in ids {
                 let cached = cache.by_id.get(&id).and_then(|nr| cache.by_number.get(nr));
                 match cached {
@@ -389,7 +390,7 @@ impl Room {
                 if event.pdu.room_id != self.key.room_id {
                     continue;
                 }
-                self.cache_event(event);
+                self.cache_loaded(event, changes);
             }
             found.insert(id, known);
         }
@@ -412,25 +413,23 @@ impl Room {
         }))
     }
 
+    /// Keeps an event as it was committed.
     pub(crate) fn cache_event(&self, event: &Arc<Event>) {
+        self.events.lock().put(event);
+    }
+
+    /// Keeps an event as it was read, unless a commit may have changed it since.
+    fn cache_loaded(&self, event: &Arc<Event>, changes: u64) {
         let mut cache = self.events.lock();
-        cache.by_id.insert(event.pdu.event_id.clone(), event.nr);
-        if cache.by_number.insert(event.nr, event.clone()).is_none() {
-            cache.oldest_first.push_back(event.nr);
-        }
-        while cache.oldest_first.len() > CACHED_EVENTS {
-            let Some(oldest) = cache.oldest_first.pop_front() else {
-                break;
-            };
-            if let Some(event) = cache.by_number.remove(&oldest) {
-                cache.by_id.remove(&event.pdu.event_id);
-            }
+        if cache.changes == changes && !cache.by_number.contains_key(&event.nr) {
+            cache.put(event);
         }
     }
 
     /// Forgets an event in memory because its row has changed.
     pub(crate) fn forget_event(&self, nr: EventNr) {
         let mut cache = self.events.lock();
+        cache.changes += 1;
         if let Some(event) = cache.by_number.remove(&nr) {
             cache.by_id.remove(&event.pdu.event_id);
             cache.oldest_first.retain(|cached| *cached != nr);
@@ -472,6 +471,25 @@ struct CachedEvents {
     by_number: HashMap<EventNr, Arc<Event>>,
     by_id: HashMap<OwnedEventId, EventNr>,
     oldest_first: VecDeque<EventNr>,
+    /// Counts the times that rows changed: what was read before such a time may be stale.
+    changes: u64,
+}
+
+impl CachedEvents {
+    fn put(&mut self, event: &Arc<Event>) {
+        self.by_id.insert(event.pdu.event_id.clone(), event.nr);
+        if self.by_number.insert(event.nr, event.clone()).is_none() {
+            self.oldest_first.push_back(event.nr);
+        }
+        while self.oldest_first.len() > CACHED_EVENTS {
+            let Some(oldest) = self.oldest_first.pop_front() else {
+                break;
+            };
+            if let Some(event) = self.by_number.remove(&oldest) {
+                self.by_id.remove(&event.pdu.event_id);
+            }
+        }
+    }
 }
 
 impl EventCache {

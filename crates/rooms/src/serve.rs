@@ -407,8 +407,24 @@ impl Rooms {
         origin: &ServerName,
         event: &Arc<Event>,
     ) -> Result<String, StorageError> {
-        let Some(before) = event.before() else {
+        if event.redacted_by.is_none() && self.may_see(room, origin, event).await? {
             return Ok(event.pdu.json.to_string());
+        }
+        let redacted = pdu::redact(room.key.version, &event.pdu)
+            .map_err(|error| StorageError::Corrupt(error.to_string()))?;
+        Ok(redacted.json.to_string())
+    }
+
+    /// Whether another server may see all of an event, by the history visibility at it. At an outlier
+    /// none is known.
+    async fn may_see(
+        &self,
+        room: &Arc<Room>,
+        origin: &ServerName,
+        event: &Event,
+    ) -> Result<bool, StorageError> {
+        let Some(before) = event.before() else {
+            return Ok(true);
         };
         let state = room.state(self, before.snapshot()).await?;
         let visibility_event = {
@@ -425,13 +441,7 @@ impl Rooms {
             has_joined: state.has_server(origin.as_str()),
             has_invited,
         };
-        let whole = event.redacted_by.is_none() && server_may_see(origin, event, &facts);
-        if whole {
-            return Ok(event.pdu.json.to_string());
-        }
-        let redacted = pdu::redact(room.key.version, &event.pdu)
-            .map_err(|error| StorageError::Corrupt(error.to_string()))?;
-        Ok(redacted.json.to_string())
+        Ok(server_may_see(origin, event, &facts))
     }
 }
 

@@ -25,6 +25,7 @@ use crate::{
     Rooms,
     commit::Batch,
     room::{CurrentState, Graph, Room},
+    state_cache::Unstored,
 };
 
 /// How often a decision may ask for more. A resolution that walks a long chain of power levels asks
@@ -44,6 +45,7 @@ pub(crate) struct Turn<'r> {
     numbers: HashMap<OwnedEventId, EventNr>,
     /// Events that others referred to before they were held.
     referred_to: HashSet<EventNr>,
+    unstored: Unstored,
 }
 
 /// An event to be decided.
@@ -70,6 +72,7 @@ impl<'r> Turn<'r> {
             batch: Batch::default(),
             numbers: HashMap::new(),
             referred_to: HashSet::new(),
+            unstored: Unstored::new(room),
         }
     }
 
@@ -325,9 +328,7 @@ impl<'r> Turn<'r> {
             self.move_on(moves.extremities, &moves.current, &event)
                 .await?;
         }
-        if event.in_timeline() {
-            self.note_redactions(&event).await?;
-        }
+        self.note_redactions(&event).await?;
         Ok(event)
     }
 
@@ -420,6 +421,7 @@ impl<'r> Turn<'r> {
             .await?;
         if let Some(new) = new {
             self.graph.last_snapshot = Some(nr);
+            self.unstored.add(nr);
             self.batch.put_snapshot(new);
         }
         self.desk.put_snapshot(nr, known.state.clone());
@@ -438,21 +440,14 @@ impl<'r> Turn<'r> {
         if !batch.is_empty() {
             self.graph.revision = self.committed.revision + 1;
         }
-        let done = batch
+        let written = batch
             .write(self.rooms, self.room, &self.committed, &self.graph)
-            .await;
-        match done {
-            Ok(written) => {
-                *self.committed = self.graph;
-                self.room.publish(self.committed.current.clone());
-                drop(self.committed);
-                written.announce(self.rooms, self.room).await;
-                Ok(())
-            }
-            Err((error, snapshots)) => {
-                self.room.states.forget(snapshots);
-                Err(error)
-            }
-        }
+            .await?;
+        self.unstored.are_stored();
+        *self.committed = self.graph;
+        self.room.publish(self.committed.current.clone());
+        drop(self.committed);
+        written.announce(self.rooms, self.room).await;
+        Ok(())
     }
 }

@@ -77,10 +77,9 @@ statements! {
     DELETE_BACKWARD_EXTREMITY = "DELETE FROM backward_extremities WHERE room = $1 AND event = $2";
     /// A redaction of an event that isn't held.
     PUT_PENDING_REDACTION = "INSERT INTO pending_redactions (redacts, redaction) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-    /// The redactions that wait for an event.
-    PENDING_REDACTIONS = "SELECT redaction FROM pending_redactions WHERE redacts = $1 ORDER BY redaction";
-    /// Forgets the redactions that waited for an event.
-    DELETE_PENDING_REDACTIONS = "DELETE FROM pending_redactions WHERE redacts = $1";
+    /// The redactions in a room that wait for an event. Anybody may redact any ID in a room of theirs.
+    PENDING_REDACTIONS = "SELECT p.redaction FROM pending_redactions p JOIN events e ON e.event = p.redaction
+        WHERE p.redacts = $1 AND e.room = $2 ORDER BY p.redaction";
     /// Partial events of a room by position, the resync's work list.
     PARTIAL_EVENTS = "SELECT event FROM events WHERE room = $1 AND partial ORDER BY position LIMIT $2";
     /// How many events of a room have partial state.
@@ -322,18 +321,17 @@ pub async fn put_pending_redaction(
     Ok(())
 }
 
-/// The redactions that came before their event.
-pub async fn pending_redactions(tx: &mut Tx, id: &EventId) -> Result<Vec<EventNr>, StorageError> {
+/// The redactions in a room that came before their event.
+pub async fn pending_redactions(
+    tx: &mut Tx,
+    room: RoomNr,
+    id: &EventId,
+) -> Result<Vec<EventNr>, StorageError> {
     let id = event_id::to_stored(id);
-    numbers(tx.query(PENDING_REDACTIONS, params![&id[..]]).await?)
-}
-
-/// Forgets the redactions that waited for an event.
-pub async fn delete_pending_redactions(tx: &mut Tx, id: &EventId) -> Result<(), StorageError> {
-    let id = event_id::to_stored(id);
-    tx.execute(DELETE_PENDING_REDACTIONS, params![&id[..]])
-        .await?;
-    Ok(())
+    numbers(
+        tx.query(PENDING_REDACTIONS, params![&id[..], room.0])
+            .await?,
+    )
 }
 
 /// For each of some events, those that cite it among their auth events.
