@@ -6,6 +6,7 @@
 
 mod answers;
 mod history;
+mod speech;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv4Addr;
@@ -35,6 +36,8 @@ pub(crate) struct Resident {
     room: History,
     /// The room as each joining server made it.
     joined: Mutex<HashMap<String, History>>,
+    /// The servers that have joined.
+    joins: watch::Sender<BTreeSet<String>>,
     /// The events that came in transactions.
     received: watch::Sender<BTreeSet<OwnedEventId>>,
 }
@@ -56,6 +59,7 @@ impl Resident {
             room: History::generate(version, members, &keys),
             keys,
             joined: Mutex::default(),
+            joins: watch::Sender::default(),
             received: watch::Sender::default(),
         });
         let tls = ca.identity(Ipv4Addr::LOCALHOST).acceptor();
@@ -82,6 +86,18 @@ impl Resident {
     /// Who is in the room before anybody joins.
     pub(crate) fn members(&self) -> BTreeSet<String> {
         self.room.joined_users()
+    }
+
+    /// Waits until a server has sent a join.
+    pub(crate) async fn until_joined(&self, server: &str) {
+        let mut joins = self.joins.subscribe();
+        // Its sender is `self`.
+        joins.wait_for(|joins| joins.contains(server)).await.ok();
+    }
+
+    /// Whether a server has sent a join.
+    pub(crate) fn has_joined(&self, server: &str) -> bool {
+        self.joins.borrow().contains(server)
     }
 
     /// Waits until the resident was sent all of these events.

@@ -1,6 +1,7 @@
 //! Power cuts during a partial join of a room with 1,000 members, and its resync.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -22,6 +23,9 @@ const MOMENTS: u64 = 25;
 /// How many messages the new member writes while the members are loaded.
 const MESSAGES: usize = 5;
 
+/// How many messages others write meanwhile.
+const REMOTE_MESSAGES: usize = 10;
+
 /// What is left to be done. Nothing, in the end.
 const WORK_LEFT: &[&str] = &[
     "SELECT COUNT(*) FROM join_records",
@@ -30,11 +34,13 @@ const WORK_LEFT: &[&str] = &[
     "SELECT COUNT(*) FROM delivery_cursors",
 ];
 
-/// What the user's client was told before the power went.
+/// What the user's client and the resident were told before the power went.
 #[derive(Default)]
 struct Told {
     joined: Option<String>,
     sent: Vec<String>,
+    /// What others wrote and the server took.
+    taken: Vec<String>,
     members: Option<BTreeSet<String>>,
 }
 
@@ -83,6 +89,25 @@ impl Newcomer<'_> {
         join
     }
 
+    /// Lets others write into the room once it was joined, until the power is gone.
+    async fn listen(&self, address: SocketAddr) {
+        let server = self.machine.name();
+        tokio::select! {
+            () = self.resident.until_joined(server) => {}
+            () = self.machine.power.lost() => return,
+        }
+        for number in 0..REMOTE_MESSAGES {
+            let text = format!("remote {number}");
+            match self.resident.say(server, address, &text).await {
+                Some(event) => self.told.lock().unwrap().taken.push(event),
+                None => {
+                    assert!(!self.machine.power.is_on(), "{text} was not taken");
+                    return;
+                }
+            }
+        }
+    }
+
     /// The answer to a request; nothing if the power is gone. Otherwise all have to succeed.
     async fn request(&self, method: &str, path: &str, body: Option<Value>) -> Option<Value> {
         match self.client.try_call(method, path, body).await {
@@ -128,8 +153,9 @@ async fn join_until_the_power_goes(
         client,
         told: Mutex::default(),
     };
+    let address = life.address();
     let taking_part = async {
-        let join = newcomer.take_part().await;
+        let (join, ()) = tokio::join!(newcomer.take_part(), newcomer.listen(address));
         let all = machine.power.operations();
         machine.power.cut();
         Course {
@@ -176,7 +202,14 @@ async fn assert_recovers(machine: &Machine, resident: &Resident, client: Client,
     for event in &told.sent {
         client.event(resident.room_id().as_str(), event).await;
     }
-    // Repaired by now, or tried again.
+    if resident.has_joined(machine.name()) {
+        // Others believe that the user is in the room, so the server must see to it.
+        let user = client.user_id.clone();
+        let mut watch = client.watch();
+        watch
+            .until_member(resident.room_id().as_str(), &user, "join")
+            .await;
+    }
     let room = client.join(&resident.alias()).await;
     let mut everybody = resident.members();
     everybody.insert(client.user_id.clone());
@@ -191,9 +224,25 @@ async fn assert_recovers(machine: &Machine, resident: &Resident, client: Client,
     let last = newcomer.client.say(&room, "the room goes on").await;
     let mut sent = told.sent;
     sent.push(last);
+    assert_once(&newcomer.client, &room, &[&sent[..], &told.taken].concat()).await;
     resident.until_received(&sent).await;
     life.stop().await;
     machine.assert_at_rest(WORK_LEFT).await;
+}
+
+/// Fails unless each of these events is in the room's history once.
+async fn assert_once(client: &Client, room: &str, events: &[String]) {
+    let times = |history: &[Value], event: &String| {
+        history
+            .iter()
+            .filter(|held| held["event_id"] == **event)
+            .count()
+    };
+    let all_there = |history: &[Value]| events.iter().all(|event| times(history, event) > 0);
+    let history = client.history(room, all_there).await;
+    for event in events {
+        assert_eq!(times(&history, event), 1, "{event} in the history");
+    }
 }
 
 async fn join_at_random_moments(version: RoomVersion) {
@@ -212,10 +261,11 @@ async fn join_at_random_moments(version: RoomVersion) {
         });
         let (client, told, took) = join_until_the_power_goes(&machine, &resident, operations).await;
         eprintln!(
-            "moment {moment}: cut after {operations:?} of {:?}, joined: {}, sent: {}, done: {}",
+            "moment {moment}: cut after {operations:?} of {:?}, joined: {}, sent: {}, taken: {}, done: {}",
             course,
             told.joined.is_some(),
             told.sent.len(),
+            told.taken.len(),
             told.members.is_some(),
         );
         let whole = *course.get_or_insert(took);

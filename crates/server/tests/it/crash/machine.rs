@@ -78,6 +78,11 @@ impl Machine {
         }
     }
 
+    /// The server's name.
+    pub(super) fn name(&self) -> &str {
+        self.config.server_name.as_str()
+    }
+
     /// Starts the server on what is on the disk.
     pub(super) async fn start(&self) -> Life {
         match self.try_start().await {

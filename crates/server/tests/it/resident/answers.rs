@@ -169,7 +169,7 @@ async fn make_join(
             return Err(not_found(room));
         }
         let content = json!({ "membership": "join" });
-        let draft = history.draft(&user, ("m.room.member", user.as_str()), &content);
+        let draft = history.draft(&user, "m.room.member", Some(user.as_str()), &content);
         let event = json!({
             "room_id": draft.room_id,
             "sender": draft.sender,
@@ -204,7 +204,7 @@ async fn send_join(
     body: String,
 ) -> Answer<Joined> {
     let omit = parameter(&pairs, "omit_members") == "true";
-    name.room(&headers, |history| {
+    let answer = name.room(&headers, |history| {
         let join = Unverified::parse(history.version, &body, Some(history.room_id()));
         let join = Arc::new(join.map_err(bad)?.pdu().clone());
         if join.event_id != event_id {
@@ -229,7 +229,11 @@ async fn send_join(
             history.push(join);
         }
         Ok(Json(answer))
-    })
+    })?;
+    name.resident
+        .joins
+        .send_modify(|joins| joins.extend([origin(&headers)]));
+    Ok(answer)
 }
 
 /// The state before an event, and its auth chain.

@@ -77,22 +77,23 @@ impl History {
     }
 
     fn write(&mut self, key: &KeyPair, sender: &UserId, name: (&str, &str), content: &Value) {
-        let draft = self.draft(sender, name, content);
+        let (event_type, state_key) = name;
+        let draft = self.draft(sender, event_type, Some(state_key), content);
         let made = draft.finish(self.version, key).unwrap();
         self.push(made.into_pdu());
     }
 
-    /// A state event that could come next.
+    /// An event that could come next.
     pub(super) fn draft(
         &self,
         sender: &UserId,
-        (event_type, state_key): (&str, &str),
+        event_type: &str,
+        state_key: Option<&str>,
         content: &Value,
     ) -> EventDraft {
         let content = to_raw_value(content).unwrap();
         let kind = TimelineEventType::from(event_type);
-        let cited =
-            auth::auth_keys_for(self.version, &kind, sender, Some(state_key), &content).unwrap();
+        let cited = auth::auth_keys_for(self.version, &kind, sender, state_key, &content).unwrap();
         let cited = cited
             .into_iter()
             .filter_map(|key| self.state.get(&(key.event_type, key.state_key)));
@@ -102,7 +103,7 @@ impl History {
             room_id: (!is_create || !named_by_hash).then(|| self.room_id_for(sender)),
             sender: sender.to_owned(),
             event_type: event_type.to_owned(),
-            state_key: Some(state_key.to_owned()),
+            state_key: state_key.map(str::to_owned),
             content,
             prev_events: self
                 .last()
@@ -121,6 +122,21 @@ impl History {
             Some(create) => create.room_id.clone(),
             None => RoomId::parse(format!("!town:{}", creator.server_name())).unwrap(),
         }
+    }
+
+    /// Adds a message of the first member on the key's server.
+    pub(super) fn say(&mut self, key: &KeyPair, text: &str) -> Arc<Pdu> {
+        let joined = self
+            .joined_users()
+            .into_iter()
+            .map(|user| UserId::parse(user).unwrap());
+        let mut here = joined.filter(|user| user.server_name() == key.server_name());
+        let sender = here.next().unwrap();
+        let content = json!({ "msgtype": "m.text", "body": text });
+        let draft = self.draft(&sender, "m.room.message", None, &content);
+        let message = draft.finish(self.version, key).unwrap().into_pdu();
+        self.push(message.clone());
+        message
     }
 
     /// Adds the next event.
