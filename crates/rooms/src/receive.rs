@@ -414,7 +414,9 @@ impl Rooms {
         let (rooms, room) = (self.clone(), room.clone());
         drop(self.env().tasks.spawn("settle parked events", async move {
             let stopping = rooms.env().tasks.stopping();
-            Box::pin(stopping.run_until_cancelled(rooms.settle_parked(&room))).await;
+            stopping
+                .run_until_cancelled(rooms.settle_parked(&room))
+                .await;
         }));
     }
 
@@ -428,7 +430,7 @@ impl Rooms {
                 next
             };
             let Some(staged) = next else { return };
-            while let Err(error) = self.settle(room, &staged).await {
+            while let Err(error) = Box::pin(self.settle(room, &staged)).await {
                 tracing::error!(event = %staged.event_id, %error, "settling failed");
                 self.env().clock.sleep(PAUSE_AFTER_FAILURE).await;
             }

@@ -1,0 +1,125 @@
+//! Rooms that refer to each other's events, and IDs that turn up where they don't belong.
+
+use std::{collections::BTreeSet, slice::from_ref};
+
+use myelin_core::event::Verdict;
+use myelin_storage::testing::on_each_engine;
+
+use crate::{
+    house::{House, alice},
+    story::{bob, carol, mallory, message, topic},
+};
+
+#[tokio::test]
+async fn parents_and_auth_events_of_another_room_stop_nothing() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (mut story, tip) = house.shared_room().await;
+        let (other, elsewhere) = house.shared_room().await;
+        // The story takes the other room's last event for its own.
+        let mut lies = story.clone();
+        lies.believe(&other);
+        let parent = lies.write(&[&elsewhere, &tip], message(mallory(), "a foreign parent"));
+        let cited: Vec<_> = story.after(&tip).clone().into_values().take(1).collect();
+        let words = message(mallory(), "a foreign auth event");
+        let auth = lies.write(&[&tip], words.citing(cited.iter().chain([&elsewhere])));
+        house
+            .push_all(&lies, mallory(), &[parent.clone(), auth.clone()])
+            .await;
+        assert_eq!(house.verdict(&lies, &parent).await, None);
+        assert_eq!(house.verdict(&lies, &auth).await, None);
+        assert_eq!(house.tip(&story.room_id).await, tip);
+        // Both rooms go on, also for those who were in the liar's company.
+        for story in [&mut story, &mut other.clone()] {
+            let tip = house.tip(&story.room_id).await;
+            let next = house.says(story, &[&tip], topic(bob(), "on")).await;
+            assert_eq!(house.tip(&story.room_id).await, next);
+            house.say(&story.room_id, alice(), "and on").await;
+        }
+        let house = house.restart().await;
+        assert_eq!(house.staged(&story.room_id).await, 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_id_that_another_room_referred_to_first_is_no_trouble() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (mut story, tip) = house.shared_room().await;
+        let (mut other, elsewhere) = house.shared_room().await;
+        let real = story.write(&[&tip], topic(bob(), "real"));
+        // A redaction is stored although nobody has what it redacts.
+        let claim = crate::story::redaction(mallory(), &real);
+        let claim = house.says(&mut other, &[&elsewhere], claim).await;
+        assert_eq!(house.verdict(&other, &claim).await, Some(Verdict::Accepted));
+        for round in 0..2 {
+            house.push_all(&story, bob(), from_ref(&real)).await;
+            assert_eq!(
+                house.verdict(&story, &real).await,
+                Some(Verdict::Accepted),
+                "{round}"
+            );
+            assert_eq!(house.verdict(&other, &real).await, None);
+            assert_eq!(house.tip(&story.room_id).await, real);
+        }
+        let child = house
+            .says(&mut story, &[&real], message(carol(), "child"))
+            .await;
+        assert_eq!(house.tip(&story.room_id).await, child);
+        assert_eq!(house.tip(&other.room_id).await, claim);
+        let house = house.restart().await;
+        assert_eq!(house.current(&story.room_id).await, *story.after(&child));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_event_that_cites_itself_or_the_future_is_refused() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (mut story, tip) = house.shared_room().await;
+        let future = story.write(&[&tip], topic(bob(), "future"));
+        let cited: Vec<_> = story.after(&tip).clone().into_values().take(2).collect();
+        let words = message(mallory(), "now").citing(cited.iter().chain([&future]));
+        let event = house.says(&mut story, &[&tip], words).await;
+        assert_eq!(house.verdict(&story, &event).await, None);
+        assert_eq!(house.tip(&story.room_id).await, tip);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_depth_at_the_end_of_all_depths_does_not_stop_the_room() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (mut story, tip) = house.shared_room().await;
+        let words = message(mallory(), "deep").at_depth((1 << 53) - 1);
+        let deep = house.says(&mut story, &[&tip], words).await;
+        assert_eq!(house.verdict(&story, &deep).await, Some(Verdict::Accepted));
+        let ours = house.say(&story.room_id, alice(), "ours").await;
+        assert_eq!(
+            house.extremities(&story.room_id).await,
+            BTreeSet::from([ours])
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_event_without_parents_changes_nothing() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (mut story, tip) = house.shared_room().await;
+        let before = house.current(&story.room_id).await;
+        let levels = before[&("m.room.power_levels".to_owned(), String::new())].clone();
+        let create = before[&("m.room.create".to_owned(), String::new())].clone();
+        let member = before[&("m.room.member".to_owned(), bob().to_string())].clone();
+        let words = topic(bob(), "from nowhere").citing([&create, &levels, &member]);
+        let event = house.says(&mut story, &[], words.at_depth(9)).await;
+        assert_ne!(house.verdict(&story, &event).await, Some(Verdict::Accepted));
+        assert_eq!(house.current(&story.room_id).await, before);
+        assert_eq!(house.tip(&story.room_id).await, tip);
+    })
+    .await;
+}

@@ -1,0 +1,16 @@
+//! Rooms from the outside: what other servers push and ask, what users of this server do, and what
+//! is there after a restart.
+
+mod creating;
+mod forks;
+mod gaps;
+mod hostile;
+mod house;
+mod local;
+mod outgoing;
+mod receiving;
+mod redactions;
+mod serving;
+mod snapshots;
+mod story;
+mod verdicts;

@@ -1,0 +1,141 @@
+//! Whom events of this server are for, while none of them can be reached.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    slice::from_ref,
+};
+
+use myelin_core::{number::StreamPosition, state::Membership};
+use myelin_storage::{
+    outbox::{self, OutboxRow},
+    testing::on_each_engine,
+};
+use ruma::{OwnedEventId, RoomId};
+
+use crate::{
+    house::{House, alice, dora},
+    story::{bob, mallory, membership, message},
+};
+
+async fn rows(house: &House) -> Vec<OutboxRow> {
+    house
+        .read(|tx| Box::pin(outbox::after(tx, StreamPosition(0), 1_000)))
+        .await
+}
+
+/// Waits until nobody needs anything of the outbox.
+async fn drained(house: &House) {
+    while !rows(house).await.is_empty() {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// The receivers of each event in the outbox.
+async fn receivers(house: &House, room_id: &RoomId) -> BTreeMap<OwnedEventId, BTreeSet<String>> {
+    let room = house.room(room_id).await;
+    let mut receivers = BTreeMap::new();
+    for row in rows(house).await {
+        let held = room.events(&house.rooms, [row.event]).await.unwrap();
+        let state = room.state(&house.rooms, row.snapshot).await.unwrap();
+        let servers = state.servers().map(|(name, _)| name.to_string());
+        let all = servers
+            .chain(row.further)
+            .filter(|name| name != "x.example");
+        let id = held[&row.event].pdu.event_id.clone();
+        receivers.insert(id, all.collect());
+    }
+    receivers
+}
+
+fn servers(numbers: &[u8]) -> BTreeSet<String> {
+    numbers.iter().map(|n| format!("127.0.0.1:{n}")).collect()
+}
+
+/// Waits until every server that is not there has been tried.
+async fn cursors(house: &House, of: usize) -> Vec<(String, StreamPosition)> {
+    loop {
+        let cursors = house.read(|tx| Box::pin(outbox::cursors(tx))).await;
+        if cursors.len() >= of {
+            return cursors;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn events_of_this_server_go_to_the_servers_in_the_room_before_them() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (mut story, tip) = house.shared_room().await;
+        let room_id = story.room_id.clone();
+        // Nobody else was there when the room was made, and others send their own events.
+        drained(&house).await;
+        let said = house.say(&room_id, alice(), "hello").await;
+        let kick =
+            house
+                .rooms
+                .set_membership(alice(), &room_id, mallory(), Membership::Leave, None);
+        let kick = kick.await.unwrap();
+        let after = house.say(&room_id, alice(), "mallory is gone").await;
+        house.join(&room_id, dora()).await;
+        let found = receivers(&house, &room_id).await;
+        assert_eq!(found[&said], servers(&[1, 2, 3]));
+        assert_eq!(found[&kick], servers(&[1, 2, 3]));
+        assert_eq!(found[&after], servers(&[1, 2]));
+        // Who is only the target is told as well.
+        let ban = house
+            .rooms
+            .set_membership(alice(), &room_id, mallory(), Membership::Ban, None);
+        let ban = ban.await.unwrap();
+        house.tell(&mut story).await;
+        let theirs = story.write(&[&tip], message(bob(), "hi"));
+        house.push_all(&story, bob(), from_ref(&theirs)).await;
+        let found = receivers(&house, &room_id).await;
+        assert_eq!(found[&ban], servers(&[1, 2, 3]));
+        assert!(!found.contains_key(&theirs));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_room_without_other_servers_leaves_nothing_in_the_outbox() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let room_id = house.create("11").await;
+        for n in 0..20 {
+            house.say(&room_id, alice(), &n.to_string()).await;
+        }
+        drained(&house).await;
+        assert!(cursors(&house, 0).await.is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_servers_miss_while_they_are_away_is_kept_over_a_restart() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (mut story, _) = house.shared_room().await;
+        let room_id = story.room_id.clone();
+        let first = house.say(&room_id, alice(), "are you there?").await;
+        let before = cursors(&house, 3).await;
+        let names: BTreeSet<String> = before.iter().map(|(name, _)| name.clone()).collect();
+        assert_eq!(names, servers(&[1, 2, 3]));
+        // Nobody waits for them.
+        let second = house.say(&room_id, alice(), "anybody?").await;
+        house.tell(&mut story).await;
+        let gone = membership(mallory(), mallory(), "leave");
+        house.says(&mut story, &[&second], gone).await;
+        let third = house.say(&room_id, alice(), "well").await;
+        let house = house.restart().await;
+        assert_eq!(cursors(&house, 3).await, before);
+        let found = receivers(&house, &room_id).await;
+        assert_eq!(found.len(), 3);
+        assert_eq!(found[&first], servers(&[1, 2, 3]));
+        assert_eq!(found[&second], servers(&[1, 2, 3]));
+        assert_eq!(found[&third], servers(&[1, 2]));
+        let oldest = rows(&house).await[0].position;
+        assert!(before.iter().all(|(_, cursor)| *cursor < oldest));
+    })
+    .await;
+}

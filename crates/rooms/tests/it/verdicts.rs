@@ -1,0 +1,218 @@
+//! Rejected and soft-failed events: what they change and what they don't.
+
+use std::{collections::BTreeSet, slice::from_ref};
+
+use myelin_core::event::Verdict;
+use myelin_storage::testing::on_each_engine;
+use ruma::OwnedEventId;
+use serde_json::json;
+
+use crate::{
+    house::{House, alice},
+    story::{Entries, Story, bob, carol, mallory, membership, message, state, topic},
+};
+
+fn entry(state: &Entries, event_type: &str) -> OwnedEventId {
+    state[&(event_type.to_owned(), String::new())].clone()
+}
+
+#[tokio::test]
+async fn every_timeline_event_has_its_state_and_a_rejected_one_changes_nothing() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (mut story, tip) = house.shared_room().await;
+        let accepted = story.write(&[&tip], topic(bob(), "by bob"));
+        // Carol has no power over topics.
+        let rejected = story.write(&[&accepted], topic(carol(), "by carol"));
+        story.is_rejected(&rejected);
+        let next = story.write(&[&rejected], message(carol(), "as you wish"));
+        let ids = [accepted, rejected.clone(), next.clone()];
+        let answer = house
+            .push(&story, carol(), &ids.iter().collect::<Vec<_>>())
+            .await;
+        assert_eq!(answer[rejected.as_str()], json!({}));
+        house.settled(&story.room_id).await;
+        let expected = [Verdict::Accepted, Verdict::Rejected, Verdict::Accepted];
+        for (id, expected) in ids.iter().zip(expected) {
+            assert_eq!(house.verdict(&story, id).await, Some(expected));
+            let before = story.before(&story.pdu(id).prev_events);
+            assert_eq!(house.state_before(&story.room_id, id).await, before);
+        }
+        assert_eq!(house.current(&story.room_id).await, *story.after(&next));
+        // The event after the rejected one covers what lies behind it.
+        assert_eq!(house.tip(&story.room_id).await, next);
+        let shown = house.timeline(&story.room_id).await;
+        assert!(!shown.contains(&rejected));
+        assert!(shown.ends_with(&[next]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_rejected_event_is_no_extremity() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (mut story, tip) = house.shared_room().await;
+        let rejected = house.says(&mut story, &[&tip], topic(carol(), "no")).await;
+        assert_eq!(
+            house.verdict(&story, &rejected).await,
+            Some(Verdict::Rejected)
+        );
+        assert_eq!(house.tip(&story.room_id).await, tip);
+        let ours = house.say(&story.room_id, alice(), "hello").await;
+        let ours = house.event(&story.room_id, &ours).await.unwrap();
+        assert_eq!(ours.pdu.prev_events, [tip]);
+    })
+    .await;
+}
+
+/// Takes bob's power.
+async fn demote_bob(house: &House, story: &mut Story) -> OwnedEventId {
+    let content = json!({"users": {alice().as_str(): 100}});
+    let sent = house.send(
+        &story.room_id,
+        alice(),
+        "m.room.power_levels",
+        Some(""),
+        content,
+    );
+    let id = sent.await.unwrap();
+    house.tell(story).await;
+    id
+}
+
+#[tokio::test]
+async fn an_event_that_only_its_claimed_auth_events_permit_is_rejected() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (mut story, tip) = house.shared_room().await;
+        let before = story.before(from_ref(&tip));
+        let levels = entry(&before, "m.room.power_levels");
+        let demoted = demote_bob(&house, &mut story).await;
+        let joined = before[&("m.room.member".to_owned(), bob().to_string())].clone();
+        let words =
+            topic(bob(), "as if").citing([&entry(&before, "m.room.create"), &levels, &joined]);
+        let event = house.says(&mut story, &[&demoted], words).await;
+        assert_eq!(house.verdict(&story, &event).await, Some(Verdict::Rejected));
+        // Other events than ours would have been are no reason, if both permit it (R20).
+        let words =
+            message(bob(), "well").citing([&entry(&before, "m.room.create"), &levels, &joined]);
+        let event = house.says(&mut story, &[&demoted], words).await;
+        assert_eq!(house.verdict(&story, &event).await, Some(Verdict::Accepted));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_message_from_beside_a_ban_is_soft_failed() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (mut story, tip) = house.shared_room().await;
+        let ban = house
+            .says(&mut story, &[&tip], membership(bob(), mallory(), "ban"))
+            .await;
+        assert_eq!(house.verdict(&story, &ban).await, Some(Verdict::Accepted));
+        let beside = house
+            .says(&mut story, &[&tip], message(mallory(), "spam"))
+            .await;
+        assert_eq!(
+            house.verdict(&story, &beside).await,
+            Some(Verdict::SoftFailed)
+        );
+        // An honest server's event on the same branch is fine.
+        let honest = house
+            .says(&mut story, &[&tip], message(carol(), "hello"))
+            .await;
+        assert_eq!(
+            house.verdict(&story, &honest).await,
+            Some(Verdict::Accepted)
+        );
+        let shown = house.timeline(&story.room_id).await;
+        assert!(!shown.contains(&beside));
+        let expected = BTreeSet::from([ban.clone(), honest.clone()]);
+        assert_eq!(house.extremities(&story.room_id).await, expected);
+        assert_eq!(
+            house.current(&story.room_id).await,
+            story.before(&[ban, honest])
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_soft_failed_event_that_is_referred_to_becomes_state() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (mut story, tip) = house.shared_room().await;
+        let left = house
+            .says(&mut story, &[&tip], membership(bob(), bob(), "leave"))
+            .await;
+        // Written before he left, and late.
+        let topic = house
+            .says(&mut story, &[&tip], topic(bob(), "before I go").long_ago())
+            .await;
+        assert_eq!(
+            house.verdict(&story, &topic).await,
+            Some(Verdict::SoftFailed)
+        );
+        let key = ("m.room.topic".to_owned(), String::new());
+        assert!(!house.current(&story.room_id).await.contains_key(&key));
+        let merge = house
+            .says(&mut story, &[&left, &topic], message(carol(), "both"))
+            .await;
+        assert_eq!(house.verdict(&story, &merge).await, Some(Verdict::Accepted));
+        assert_eq!(house.tip(&story.room_id).await, merge);
+        let current = house.current(&story.room_id).await;
+        assert_eq!(current, *story.after(&merge));
+        assert_eq!(current.get(&key), Some(&topic));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_event_after_only_a_soft_failed_one_joins_its_branch_to_the_room() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (mut story, tip) = house.shared_room().await;
+        let ban = house
+            .says(&mut story, &[&tip], membership(bob(), mallory(), "ban"))
+            .await;
+        let beside = house
+            .says(&mut story, &[&tip], message(mallory(), "spam"))
+            .await;
+        let after = house
+            .says(&mut story, &[&beside], message(carol(), "who was that?"))
+            .await;
+        assert_eq!(house.verdict(&story, &after).await, Some(Verdict::Accepted));
+        let expected = BTreeSet::from([ban.clone(), after.clone()]);
+        assert_eq!(house.extremities(&story.room_id).await, expected);
+        let ours = house.say(&story.room_id, alice(), "a spammer").await;
+        let ours = house.event(&story.room_id, &ours).await.unwrap();
+        let parents: BTreeSet<_> = ours.pdu.prev_events.iter().cloned().collect();
+        assert_eq!(parents, expected);
+        assert_eq!(
+            house.current(&story.room_id).await,
+            story.before(&[ban, after])
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_parent_that_comes_after_its_child_is_no_extremity() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (mut story, tip) = house.shared_room().await;
+        let content = json!({"alias": "#x:127.0.0.1:1"});
+        let words = state(bob(), "m.room.canonical_alias", "", content);
+        let first = house.says(&mut story, &[&tip], words).await;
+        let second = house
+            .says(&mut story, &[&first], message(bob(), "second"))
+            .await;
+        let third = house
+            .says(&mut story, &[&tip, &second], message(carol(), "third"))
+            .await;
+        assert_eq!(house.tip(&story.room_id).await, third);
+    })
+    .await;
+}
