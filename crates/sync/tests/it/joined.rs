@@ -1,6 +1,6 @@
 //! `/sync` of rooms where the user is.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use myelin_storage::testing::on_each_engine;
 use serde_json::{Value, json};
@@ -272,6 +272,90 @@ async fn who_joins_sees_no_history_that_was_for_members() {
         let all = house.first_sync(alice()).await;
         let timeline = said(&joined(&all, &room)["timeline"]["events"]);
         assert!(timeline.contains(&"secret".to_owned()), "{timeline:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_was_away_for_long_gets_the_news_of_the_right_rooms() {
+    on_each_engine(|fresh| async {
+        let house = House::open(fresh).await;
+        let (room, quiet, foreign) = (house.room().await, house.room().await, house.room().await);
+        for room in [&room, &quiet] {
+            house.join(room, bob()).await;
+        }
+        let first = house.first_sync(bob()).await;
+        // As if much had happened in other rooms.
+        drop(house.rooms.events_stream().allocate(10_000));
+        house.say(&room, alice(), "news").await;
+        house.say(&foreign, alice(), "not his").await;
+        let second = house.next_sync(bob(), &first).await;
+        assert_eq!(second["rooms"]["join"].as_object().unwrap().len(), 1);
+        assert_eq!(
+            said(&joined(&second, &room)["timeline"]["events"]),
+            ["news"]
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_sees_every_event_once_and_in_order_while_others_write() {
+    on_each_engine(|fresh| async {
+        let house = House::open(fresh).await;
+        let rooms = [house.room().await, house.room().await, house.room().await];
+        for room in &rooms {
+            house.join(room, bob()).await;
+        }
+        let first = house.first_sync(bob()).await;
+        let mut writers = Vec::new();
+        for (room, writer) in rooms.iter().flat_map(|room| [(room, "a"), (room, "b")]) {
+            let (house, room) = (house.clone(), room.clone());
+            let tasks = house.fresh.env.tasks.clone();
+            writers.push(tasks.spawn("a writer", async move {
+                for number in 0..20 {
+                    house
+                        .say(&room, alice(), &format!("{writer}{number:02}"))
+                        .await;
+                }
+            }));
+        }
+        let read = async {
+            let mut last = first;
+            let mut seen = vec![Vec::new(); rooms.len()];
+            while seen.iter().map(Vec::len).sum::<usize>() < 120 {
+                let all = json!({"room": {"timeline": {"limit": 100}}});
+                let request = filtered(since(request(bob()), &last), &all);
+                let timeout = Duration::from_secs(30);
+                last = house.synced(&SyncRequest { timeout, ..request }).await;
+                for (room, seen) in rooms.iter().zip(&mut seen) {
+                    let section = joined(&last, room);
+                    if section.is_object() {
+                        assert_eq!(section["timeline"]["limited"], false);
+                        seen.extend(said(&section["timeline"]["events"]));
+                    }
+                }
+            }
+            seen
+        };
+        let write = async {
+            for writer in writers {
+                writer.await.unwrap();
+            }
+        };
+        let (seen, ()) = tokio::join!(read, write);
+        for seen in seen {
+            for writer in ["a", "b"] {
+                let of: Vec<&String> = seen
+                    .iter()
+                    .filter(|body| body.starts_with(writer))
+                    .collect();
+                let expected: Vec<String> = (0..20)
+                    .map(|number| format!("{writer}{number:02}"))
+                    .collect();
+                assert_eq!(of, expected.iter().collect::<Vec<_>>());
+            }
+        }
     })
     .await;
 }
