@@ -191,6 +191,10 @@ impl Rooms {
         let rooms = self.clone();
         drop(self.env().tasks.spawn("join a room", async move {
             let result = rooms.carry_out_join(&record).await;
+            if let Some(room) = rooms.room_in_use(&record.room_id) {
+                room.inbound.set_joining(false);
+                rooms.work(&room);
+            }
             if let Err(error) = &result {
                 tracing::info!(room = %record.room_id, user = %record.user_id, %error, "join failed");
             }
@@ -283,6 +287,13 @@ impl Rooms {
         for record in records {
             if record.started_ms >= oldest {
                 tracing::info!(room = %record.room_id, user = %record.user_id, "repairing a join");
+                // What others sent after the join that was lost has to wait for the new one: judged
+                // before it, it would be judged in a room without a state.
+                if let Some(room) = self.room(&record.room_id).await?
+                    && !room.has_server(self.server_name())
+                {
+                    room.inbound.set_joining(true);
+                }
                 drop(self.begin_join(record));
             } else {
                 self.database()
