@@ -2,15 +2,13 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use myelin_core::{
     number::SnapshotNr,
     state::{State, StateHash},
 };
-
-use crate::room::Room;
 
 /// How many states of a room are kept in memory. They share what they have in common, so each
 /// further one costs little; states from different chains are rare.
@@ -58,44 +56,12 @@ impl StateCache {
         }
     }
 
-    fn forget(&self, snapshots: &[SnapshotNr]) {
+    pub(crate) fn forget(&self, snapshots: &[SnapshotNr]) {
         let mut cached = self.lock();
         for nr in snapshots {
             cached.forget(*nr);
         }
         cached.oldest_first.retain(|nr| !snapshots.contains(nr));
-    }
-}
-
-/// States that are in memory and are to be stored. When this is dropped without that, they are
-/// forgotten, or later events would refer to something that is stored nowhere.
-pub(crate) struct Unstored {
-    room: Arc<Room>,
-    snapshots: Vec<SnapshotNr>,
-}
-
-impl Unstored {
-    pub(crate) fn new(room: &Arc<Room>) -> Self {
-        Self {
-            room: room.clone(),
-            snapshots: Vec::new(),
-        }
-    }
-
-    pub(crate) fn add(&mut self, nr: SnapshotNr) {
-        self.snapshots.push(nr);
-    }
-
-    pub(crate) fn are_stored(&mut self) {
-        self.snapshots.clear();
-    }
-}
-
-impl Drop for Unstored {
-    fn drop(&mut self) {
-        if !self.snapshots.is_empty() {
-            self.room.states.forget(&self.snapshots);
-        }
     }
 }
 

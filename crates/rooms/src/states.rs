@@ -39,6 +39,38 @@ impl NewSnapshot {
     }
 }
 
+/// States that are in memory and are to be stored. When this is dropped without that, they are
+/// forgotten, or later events would refer to something that is stored nowhere.
+pub(crate) struct Unstored {
+    room: Arc<Room>,
+    snapshots: Vec<SnapshotNr>,
+}
+
+impl Unstored {
+    pub(crate) fn new(room: &Arc<Room>) -> Self {
+        Self {
+            room: room.clone(),
+            snapshots: Vec::new(),
+        }
+    }
+
+    pub(crate) fn add(&mut self, nr: SnapshotNr) {
+        self.snapshots.push(nr);
+    }
+
+    pub(crate) fn are_stored(&mut self) {
+        self.snapshots.clear();
+    }
+}
+
+impl Drop for Unstored {
+    fn drop(&mut self) {
+        if !self.snapshots.is_empty() {
+            self.room.states.forget(&self.snapshots);
+        }
+    }
+}
+
 /// A chain as it was read: the newest link first, down to a state in memory or a base.
 struct Chain {
     deltas: Vec<Vec<u8>>,

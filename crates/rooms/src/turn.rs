@@ -25,7 +25,7 @@ use crate::{
     Rooms,
     commit::Batch,
     room::{CurrentState, Graph, Room},
-    state_cache::Unstored,
+    states::Unstored,
 };
 
 /// How often a decision may ask for more. A resolution that walks a long chain of power levels asks
