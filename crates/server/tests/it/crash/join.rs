@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::machine::{Life, Machine, loss};
 use crate::ca::Ca;
-use crate::client::{Client, encode};
+use crate::client::{Client, LAZY, encode};
 use crate::resident::Resident;
 
 /// How many members the room has.
@@ -25,6 +25,10 @@ const MESSAGES: usize = 5;
 
 /// How many messages others write meanwhile.
 const REMOTE_MESSAGES: usize = 10;
+
+/// How long and how often one waits for news of a room that comes to rest.
+const NEWS_TIMEOUT: Duration = Duration::from_secs(10);
+const MOST_NEWS: usize = 100;
 
 /// What is left to be done. Nothing, in the end.
 const WORK_LEFT: &[&str] = &[
@@ -225,24 +229,55 @@ async fn assert_recovers(machine: &Machine, resident: &Resident, client: Client,
     let mut sent = told.sent;
     sent.push(last);
     assert_once(&newcomer.client, &room, &[&sent[..], &told.taken].concat()).await;
+    assert_no_old_news(&newcomer.client, resident).await;
     resident.until_received(&sent).await;
     life.stop().await;
     machine.assert_at_rest(WORK_LEFT).await;
 }
 
-/// Fails unless each of these events is in the room's history once.
+/// Fails if members that were there before the join are shown as if they had come after it.
+async fn assert_no_old_news(client: &Client, resident: &Resident) {
+    let shown = client.sync(LAZY, None, Duration::ZERO).await;
+    let room = &shown["rooms"]["join"][resident.room_id().as_str()];
+    let members = resident.members();
+    for event in room["timeline"]["events"].as_array().unwrap() {
+        let member = event["state_key"].as_str().unwrap_or_default();
+        assert!(!members.contains(member), "{event} is no news");
+    }
+}
+
+/// Waits until each of these events is in the room's history, and fails unless it is there once.
 async fn assert_once(client: &Client, room: &str, events: &[String]) {
     let times = |history: &[Value], event: &String| {
-        history
-            .iter()
-            .filter(|held| held["event_id"] == **event)
-            .count()
+        let same = history.iter().filter(|held| held["event_id"] == **event);
+        same.count()
     };
-    let all_there = |history: &[Value]| events.iter().all(|event| times(history, event) > 0);
-    let history = client.history(room, all_there).await;
-    for event in events {
-        assert_eq!(times(&history, event), 1, "{event} in the history");
+    let missing = |history: &[Value]| -> Vec<String> {
+        let missing = events.iter().filter(|event| times(history, event) == 0);
+        missing.cloned().collect()
+    };
+    let mut since: Option<String> = None;
+    for _ in 0..MOST_NEWS {
+        let history = client
+            .history(room, |history| missing(history).is_empty())
+            .await;
+        let missing = missing(&history);
+        if missing.is_empty() {
+            for event in events {
+                assert_eq!(times(&history, event), 1, "{event} in the history");
+            }
+            return;
+        }
+        // What others wrote was taken, and is judged later: that would be news.
+        let news = client.sync(LAZY, since.as_deref(), NEWS_TIMEOUT).await;
+        assert_ne!(
+            since.as_deref(),
+            news["next_batch"].as_str(),
+            "{missing:?} are lost"
+        );
+        since = news["next_batch"].as_str().map(str::to_owned);
     }
+    panic!("the room does not come to rest");
 }
 
 async fn join_at_random_moments(version: RoomVersion) {
