@@ -18,7 +18,7 @@ use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, UInt, UserId, events::TimelineEventType,
 };
 use serde_json::value::RawValue;
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use crate::{
     RoomError, Rooms,
@@ -85,8 +85,11 @@ impl Rooms {
         }
         loop {
             let turn = Turn::take(self, room).await;
-            if let Ok(result) = answered.try_recv() {
-                return result;
+            match answered.try_recv() {
+                Ok(result) => return result,
+                Err(TryRecvError::Empty) => {}
+                // Somebody took it along and was stopped before the commit.
+                Err(TryRecvError::Closed) => return Err(stopping()),
             }
             let run: Vec<Waiting> = {
                 let mut sends = room.sends.lock().unwrap_or_else(PoisonError::into_inner);
@@ -95,15 +98,17 @@ impl Rooms {
             };
             if run.is_empty() {
                 // Somebody took it along: they answer once others are awake, after the turn was passed
-                // on. If they were stopped before the commit, nobody answers.
+                // on.
                 drop(turn);
-                return answered
-                    .await
-                    .unwrap_or_else(|_| Err(RoomError::Internal("the server is stopping".into())));
+                return answered.await.unwrap_or_else(|_| Err(stopping()));
             }
             send_run(turn, run).await;
         }
     }
+}
+
+fn stopping() -> RoomError {
+    RoomError::Internal("the server is stopping".into())
 }
 
 /// Sends a run of events in one transaction, and answers their authors after it.
