@@ -387,9 +387,6 @@ impl Room {
             .await?;
         for (id, known) in loaded {
             if let Known::Held(event) = &known {
-                if event.pdu.room_id != self.key.room_id {
-                    continue;
-                }
                 self.cache_loaded(event, changes);
             }
             found.insert(id, known);

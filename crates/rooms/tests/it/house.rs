@@ -16,7 +16,7 @@ use myelin_core::{
     room_version::RoomVersion,
     state::State,
 };
-use myelin_env::Env;
+use myelin_env::{Clock, Env};
 use myelin_federation::{Federation, FederationConfig, SigningKeys};
 use myelin_rooms::{
     CreateRoom, NewEvent, Preset, ReceiveError, Room, RoomError, Rooms, RoomsConfig,
@@ -211,9 +211,7 @@ impl House {
 
     /// Waits until every event that was acknowledged is judged.
     pub(crate) async fn settled(&self, room_id: &RoomId) {
-        while self.staged(room_id).await > 0 {
-            tokio::task::yield_now().await;
-        }
+        until(async || self.staged(room_id).await == 0).await;
         self.caught_up().await;
     }
 
@@ -371,6 +369,21 @@ impl House {
             .join(user, room_id.into(), Vec::new(), Map::new());
         joined.await.unwrap();
     }
+}
+
+/// Waits until a question is answered with yes.
+///
+/// # Panics
+/// If it isn't for a minute.
+pub(crate) async fn until(question: impl AsyncFn() -> bool) {
+    let asking = async {
+        while !question().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    let clock = Clock::real();
+    let answered = clock.timeout(Duration::from_secs(60), asking).await;
+    answered.expect("it happens within a minute");
 }
 
 /// The body of a transaction.

@@ -13,7 +13,7 @@ use myelin_storage::{
 use ruma::{OwnedEventId, RoomId};
 
 use crate::{
-    house::{House, alice, dora},
+    house::{House, alice, dora, until},
     story::{bob, mallory, membership, message},
 };
 
@@ -25,9 +25,7 @@ async fn rows(house: &House) -> Vec<OutboxRow> {
 
 /// Waits until nobody needs anything of the outbox.
 async fn drained(house: &House) {
-    while !rows(house).await.is_empty() {
-        tokio::task::yield_now().await;
-    }
+    until(async || rows(house).await.is_empty()).await;
 }
 
 /// The receivers of each event in the outbox.
@@ -53,13 +51,9 @@ fn servers(numbers: &[u8]) -> BTreeSet<String> {
 
 /// Waits until every server that is not there has been tried.
 async fn cursors(house: &House, of: usize) -> Vec<(String, StreamPosition)> {
-    loop {
-        let cursors = house.read(|tx| Box::pin(outbox::cursors(tx))).await;
-        if cursors.len() >= of {
-            return cursors;
-        }
-        tokio::task::yield_now().await;
-    }
+    let read = async || house.read(|tx| Box::pin(outbox::cursors(tx))).await;
+    until(async || read().await.len() >= of).await;
+    read().await
 }
 
 #[tokio::test]
