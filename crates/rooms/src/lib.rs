@@ -9,6 +9,7 @@ mod backfill;
 mod commit;
 mod create;
 mod error;
+mod event_cache;
 mod fetch;
 mod handshake;
 mod inbound;

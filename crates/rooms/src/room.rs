@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use myelin_core::{
@@ -22,10 +22,7 @@ use myelin_storage::{
 use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, ServerName};
 use tokio::sync::watch;
 
-use crate::{Rooms, state_cache::StateCache};
-
-/// How many events of a room are kept in memory.
-const CACHED_EVENTS: usize = 2_000;
+use crate::{Rooms, event_cache::EventCache, state_cache::StateCache};
 
 /// A room that this server knows. There is one for each while it is in use; whoever changes the room
 /// holds its turn.
@@ -327,17 +324,16 @@ impl Room {
     ) -> Result<HashMap<EventNr, Arc<Event>>, StorageError> {
         let mut found = HashMap::new();
         let mut missing = Vec::new();
-        let changes;
-        {
+        let changes = {
             let cache = self.events.lock();
-            changes = cache.changes;
             for nr in numbers {
-                match cache.by_number.get(&nr) {
+                match cache.get(nr) {
                     Some(event) => drop(found.insert(nr, event.clone())),
                     None => missing.push(nr),
                 }
             }
-        }
+            cache.changes()
+        };
         if missing.is_empty() {
             return Ok(found);
         }
@@ -349,7 +345,7 @@ impl Room {
             })
             .await?;
         for event in loaded {
-            self.cache_loaded(&event, changes);
+            self.events.lock().put_read(&event, changes);
             found.insert(event.nr, event);
         }
         Ok(found)
@@ -363,18 +359,16 @@ impl Room {
     ) -> Result<HashMap<OwnedEventId, Known>, StorageError> {
         let mut found = HashMap::new();
         let mut missing = Vec::new();
-        let changes;
-        {
+        let changes = {
             let cache = self.events.lock();
-            changes = cache.changes;
             for id in ids {
-                let cached = cache.by_id.get(&id).and_then(|nr| cache.by_number.get(nr));
-                match cached {
+                match cache.by_id(&id) {
                     Some(event) => drop(found.insert(id, Known::Held(event.clone()))),
                     None => missing.push(id),
                 }
             }
-        }
+            cache.changes()
+        };
         if missing.is_empty() {
             return Ok(found);
         }
@@ -387,7 +381,7 @@ impl Room {
             .await?;
         for (id, known) in loaded {
             if let Known::Held(event) = &known {
-                self.cache_loaded(event, changes);
+                self.events.lock().put_read(event, changes);
             }
             found.insert(id, known);
         }
@@ -415,22 +409,9 @@ impl Room {
         self.events.lock().put(event);
     }
 
-    /// Keeps an event as it was read, unless a commit may have changed it since.
-    fn cache_loaded(&self, event: &Arc<Event>, changes: u64) {
-        let mut cache = self.events.lock();
-        if cache.changes == changes && !cache.by_number.contains_key(&event.nr) {
-            cache.put(event);
-        }
-    }
-
     /// Forgets an event in memory because its row has changed.
     pub(crate) fn forget_event(&self, nr: EventNr) {
-        let mut cache = self.events.lock();
-        cache.changes += 1;
-        if let Some(event) = cache.by_number.remove(&nr) {
-            cache.by_id.remove(&event.pdu.event_id);
-            cache.oldest_first.retain(|cached| *cached != nr);
-        }
+        self.events.lock().forget(nr);
     }
 
     /// The current state as of a position, for readers of the past.
@@ -456,41 +437,5 @@ impl Room {
                 Some(CurrentState { reference, state })
             }
         })
-    }
-}
-
-/// The events of a room that are in memory.
-#[derive(Debug, Default)]
-struct EventCache(Mutex<CachedEvents>);
-
-#[derive(Debug, Default)]
-struct CachedEvents {
-    by_number: HashMap<EventNr, Arc<Event>>,
-    by_id: HashMap<OwnedEventId, EventNr>,
-    oldest_first: VecDeque<EventNr>,
-    /// Counts the times that rows changed: what was read before such a time may be stale.
-    changes: u64,
-}
-
-impl CachedEvents {
-    fn put(&mut self, event: &Arc<Event>) {
-        self.by_id.insert(event.pdu.event_id.clone(), event.nr);
-        if self.by_number.insert(event.nr, event.clone()).is_none() {
-            self.oldest_first.push_back(event.nr);
-        }
-        while self.oldest_first.len() > CACHED_EVENTS {
-            let Some(oldest) = self.oldest_first.pop_front() else {
-                break;
-            };
-            if let Some(event) = self.by_number.remove(&oldest) {
-                self.by_id.remove(&event.pdu.event_id);
-            }
-        }
-    }
-}
-
-impl EventCache {
-    fn lock(&self) -> MutexGuard<'_, CachedEvents> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

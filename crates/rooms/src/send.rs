@@ -111,23 +111,39 @@ fn stopping() -> RoomError {
     RoomError::Internal("the server is stopping".into())
 }
 
-/// Sends a run of events in one transaction, and answers their authors after it.
+/// Sends a run of events in one transaction, and answers their authors after it. Who doesn't listen
+/// any more has given up the request.
 async fn send_run(mut turn: Turn<'_>, run: Vec<Waiting>) {
     let mut sent = Vec::with_capacity(run.len());
-    for Waiting { event, answer } in run {
+    let mut run = run.into_iter();
+    let mut failed = None;
+    for Waiting { event, answer } in run.by_ref() {
         match turn.send(event).await {
             Ok(event_id) => sent.push((answer, event_id)),
-            // Nobody listens any more: the request was given up.
+            Err(RoomError::Storage(error)) => {
+                drop(answer.send(Err(error.clone().into())));
+                failed = Some(error);
+                break;
+            }
             Err(error) => drop(answer.send(Err(error))),
         }
     }
-    let committed = turn.commit().await;
+    let committed = match failed {
+        None => turn.commit().await,
+        // The event may have been taken by half.
+        Some(error) => Err(error),
+    };
     for (answer, event_id) in sent {
         let result = committed
             .clone()
             .map(|()| event_id)
             .map_err(RoomError::Storage);
         drop(answer.send(result));
+    }
+    if let Err(error) = committed {
+        for Waiting { answer, .. } in run {
+            drop(answer.send(Err(error.clone().into())));
+        }
     }
 }
 
