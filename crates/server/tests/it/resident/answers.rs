@@ -236,11 +236,14 @@ async fn send_join(
     Ok(answer)
 }
 
-/// The state before an event, and its auth chain.
+/// A state, and its auth chain.
+type StateAndChain = (Vec<Arc<Pdu>>, Vec<Arc<Pdu>>);
+
+/// The state before an event.
 fn state_at(
     history: &History,
     pairs: &[(String, String)],
-) -> Result<(Vec<Arc<Pdu>>, Vec<Arc<Pdu>>), (StatusCode, Json<Value>)> {
+) -> Result<StateAndChain, (StatusCode, Json<Value>)> {
     let id = EventId::parse(parameter(pairs, "event_id")).map_err(bad)?;
     let state = history.state_before(&id).ok_or_else(|| not_found(&id))?;
     let chain = history.auth_chain(state.values());
