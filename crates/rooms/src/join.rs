@@ -261,10 +261,9 @@ impl Rooms {
             .map_err(|error| RoomError::BadJson(error.to_string()))?;
         let handshake =
             Handshake::new(self, &record.room_id, &record.user_id, template, content).await?;
+        // What arrives waits for the end of the whole join, whichever candidate it succeeds with.
         handshake.room.inbound.set_joining(true);
         let result = handshake.send(server).await;
-        handshake.room.inbound.set_joining(false);
-        self.work(&handshake.room);
         if handshake.room.is_partial() {
             self.resync(&handshake.room);
         }
