@@ -1,14 +1,6 @@
 //! Callers that go away.
 
-use std::{
-    future::poll_fn,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::Poll,
-};
+use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
 use myelin_storage::{Database, Priority, StorageError, params, testing::on_each_engine};
 use tokio::sync::Notify;
@@ -106,26 +98,6 @@ async fn a_read_dropped_half_way_gives_its_connection_back() {
             .await
             .unwrap();
         assert_eq!(stored(&fresh.database).await, [1]);
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_write_whose_caller_left_before_its_turn_never_runs() {
-    on_each_engine(|fresh| async move {
-        let ran = Arc::new(AtomicBool::new(false));
-        let runs = Arc::clone(&ran);
-        let write = fresh.database.write::<_, StorageError, _>(
-            "abandoned",
-            Priority::Interactive,
-            move |_| {
-                runs.store(true, Ordering::SeqCst);
-                Box::pin(async move { Ok(()) })
-            },
-        );
-        assert_eq!(cancelled_after(write, 0).await, None);
-        fresh.database.close().await;
-        assert!(!ran.load(Ordering::SeqCst));
     })
     .await;
 }
