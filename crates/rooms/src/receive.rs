@@ -146,13 +146,17 @@ impl Rooms {
         let staged = self
             .stage(origin.to_owned(), txn_id.to_owned(), &arrivals, response)
             .await;
-        if let Err(error) = staged {
-            for arrival in &arrivals {
-                self.lessen_backlog(&arrival.room, 1);
+        let first = match staged {
+            Ok(first) => first,
+            Err(error) => {
+                for arrival in &arrivals {
+                    self.lessen_backlog(&arrival.room, 1);
+                }
+                return Err(error.into());
             }
-            return Err(error.into());
-        }
+        };
         for arrival in arrivals {
+            arrival.room.inbound.rewind_before(first);
             self.work(&arrival.room);
         }
         Ok(raw)
@@ -336,6 +340,9 @@ impl Rooms {
             let cursor = {
                 let mut waiting = room.inbound.lock();
                 waiting.more = false;
+                if let Some(back) = waiting.rewind.take() {
+                    waiting.cursor = waiting.cursor.min(back);
+                }
                 waiting.cursor
             };
             let nr = room.key.room;
