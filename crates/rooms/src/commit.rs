@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use myelin_core::{
     completeness::StateRef,
-    event::{Event, Verdict},
+    event::{Event, Place, Verdict},
     number::{EventNr, RoomNr, SnapshotNr, StreamPosition},
     state::Membership,
 };
@@ -44,7 +44,8 @@ pub(crate) struct Batch {
     join: Option<JoinOutcome>,
     now_full: bool,
     bulk: bool,
-    allocations: Vec<Allocation>,
+    /// How many positions of the stream it takes.
+    positions: usize,
 }
 
 /// A new state and verdict of an event whose state was partial.
@@ -190,11 +191,38 @@ impl Batch {
         self.bulk = true;
     }
 
-    pub(crate) fn allocate(&mut self, stream: &Stream) -> StreamPosition {
-        let allocation = stream.allocate(1);
-        let position = allocation.positions().next().unwrap_or(StreamPosition(0));
-        self.allocations.push(allocation);
-        position
+    /// The next position, counted from the beginning of this batch. The stream's own are given out
+    /// when the batch is written ([`Batch::place`]): until they are finished they hold up the readers of
+    /// all rooms.
+    pub(crate) fn next_position(&mut self) -> StreamPosition {
+        self.positions += 1;
+        StreamPosition(self.positions as i64)
+    }
+
+    /// Turns positions within the batch into those of the stream. History has a place of its own.
+    fn place(&mut self, stream: &Stream) -> Allocation {
+        let allocation = stream.allocate(self.positions);
+        let before = allocation.before();
+        let place = |position: &mut StreamPosition| {
+            if position.0 > 0 {
+                position.0 += before.0;
+            }
+        };
+        for new in &mut self.events {
+            if let Place::Timeline { position, .. } = &mut new.event.place {
+                place(position);
+            }
+        }
+        for (position, _) in &mut self.current {
+            place(position);
+        }
+        for (_, position) in &mut self.local_memberships {
+            place(position);
+        }
+        for row in &mut self.outbox {
+            place(&mut row.position);
+        }
+        allocation
     }
 
     /// Whether an event of this batch was accepted and names `nr` as its parent.
@@ -233,13 +261,7 @@ impl Batch {
         before: &Graph,
         after: &Graph,
     ) -> Result<Written, StorageError> {
-        let allocations = std::mem::take(&mut self.allocations);
-        if self.is_empty() {
-            return Ok(Written {
-                batch: Arc::new(self),
-                allocations,
-            });
-        }
+        let allocation = self.place(rooms.events_stream());
         let keys = room.unsaved_keys();
         let batch = Arc::new(self);
         let priority = if batch.bulk {
@@ -262,7 +284,7 @@ impl Batch {
             })
             .await?;
         room.keys_saved(&keys);
-        Ok(Written { batch, allocations })
+        Ok(Written { batch, allocation })
     }
 }
 
@@ -377,13 +399,13 @@ impl Write {
 /// A batch that is durable.
 pub(crate) struct Written {
     batch: Arc<Batch>,
-    allocations: Vec<Allocation>,
+    allocation: Allocation,
 }
 
 impl Written {
     /// Brings memory up to date and wakes whom it concerns.
     pub(crate) async fn announce(self, rooms: &Rooms, room: &Arc<Room>) {
-        let Self { batch, allocations } = self;
+        let Self { batch, allocation } = self;
         // A bulk of events would push those in use out of memory.
         for new in batch.events.iter().filter(|_| !batch.bulk) {
             room.cache_event(&Arc::new(new.event.clone()));
@@ -410,9 +432,9 @@ impl Written {
             room.set_local_user(user, listens);
             listeners.insert(user.to_owned());
         }
-        let newest = allocations.iter().flat_map(Allocation::positions).max();
+        let newest = allocation.positions().last();
         let to_send = !batch.outbox.is_empty();
-        drop(allocations);
+        drop(allocation);
         let Some(position) = newest else { return };
         // Someone else's earlier position may still be open; nobody can read past it.
         let mut readable = rooms.events_stream().listen();
@@ -429,5 +451,33 @@ impl Written {
         if to_send {
             rooms.outgoing().wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Batch, StateRef, StreamPosition};
+    use myelin_core::{completeness::Completeness, number::SnapshotNr};
+    use myelin_storage::stream::Stream;
+
+    #[test]
+    fn a_batch_holds_up_no_reader_before_it_is_written() {
+        let stream = Stream::new(StreamPosition(10));
+        let state = StateRef::new(SnapshotNr(1), Completeness::FULL);
+        let mut batch = Batch::default();
+        for _ in 0..2 {
+            let position = batch.next_position();
+            batch.put_current(position, state);
+        }
+        // Another room is faster.
+        drop(stream.allocate(1));
+        assert_eq!(stream.readable(), StreamPosition(11));
+        let allocation = batch.place(&stream);
+        let positions: Vec<_> = batch.current.iter().map(|(at, _)| *at).collect();
+        assert_eq!(positions, [StreamPosition(12), StreamPosition(13)]);
+        drop(stream.allocate(1));
+        assert_eq!(stream.readable(), StreamPosition(11));
+        drop(allocation);
+        assert_eq!(stream.readable(), StreamPosition(14));
     }
 }

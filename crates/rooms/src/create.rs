@@ -86,8 +86,8 @@ impl Rooms {
             version,
         };
         let alias = self.new_alias(&wish).await?;
-        let room = Arc::new(Room::new(self, key, KeyTable::default(), None));
-        let mut turn = Turn::take(self, &room).await;
+        let room = Arc::new(Room::new(self, key, KeyTable::default()));
+        let mut turn = Turn::take(self, &room).await?;
         turn.put_create_event(create).await?;
         for event in first_events(version, creator, &wish, alias.as_deref()) {
             turn.send(event).await?;

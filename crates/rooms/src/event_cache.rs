@@ -75,6 +75,14 @@ impl Cached {
             self.oldest_first.retain(|cached| *cached != nr);
         }
     }
+
+    /// Forgets everything: any row may have changed.
+    pub(crate) fn forget_all(&mut self) {
+        *self = Self {
+            changes: self.changes + 1,
+            ..Self::default()
+        };
+    }
 }
 
 #[cfg(test)]

@@ -47,8 +47,8 @@ impl Rooms {
         event: &ValidPdu,
     ) -> Result<(), RoomError> {
         let (extremities, min_depth) = {
-            let graph = room.turn.lock().await;
-            (graph.extremities.clone(), graph.min_depth)
+            let turn = Turn::take(self, room).await?;
+            (turn.graph.extremities.clone(), turn.graph.min_depth)
         };
         let held = room.events(self, extremities).await?;
         let mut earliest: Vec<OwnedEventId> = held
@@ -196,7 +196,7 @@ impl Rooms {
         let mut after_missing = BTreeMap::new();
         let mut asked_for_auth = false;
         loop {
-            let mut turn = Turn::take(self, room).await;
+            let mut turn = Turn::take(self, room).await?;
             let placement = Placement::Pulled {
                 backfilled,
                 after_missing: after_missing.clone(),

@@ -220,7 +220,7 @@ impl<'a> Handshake<'a> {
                 "the answer has no valid create event".into(),
             ));
         }
-        let mut turn = Turn::take(self.rooms, &self.room).await;
+        let mut turn = Turn::take(self.rooms, &self.room).await?;
         if !in_room {
             // Nothing of an earlier stay is built upon (R92).
             turn.graph.extremities.clear();
@@ -309,7 +309,7 @@ impl Rooms {
             })
             .await
             .map_err(RoomError::Storage)?;
-        let room = Room::new(self, key, KeyTable::default(), None);
+        let room = Room::new(self, key, KeyTable::default());
         Ok(self.use_room(Arc::new(room)))
     }
 }

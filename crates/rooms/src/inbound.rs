@@ -1,45 +1,99 @@
 //! The pushed events of one room that wait to be judged.
 
 use std::{
-    collections::VecDeque,
-    sync::{Mutex, PoisonError},
+    collections::{BTreeSet, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use myelin_storage::staged::Staged;
 
-/// The pushed events of a room that wait.
+/// The pushed events of a room that wait. Those that are staged and not in hand are the worker's: it
+/// looks for all of them each time, since transactions of two servers can be committed in another
+/// order than they were numbered in.
 #[derive(Debug, Default)]
 pub(crate) struct Inbound(Mutex<Waiting>);
 
 /// What waits, and who works on it.
 #[derive(Debug, Default)]
-pub(crate) struct Waiting {
-    /// Staged events up to this one were decided or parked.
-    pub(crate) cursor: i64,
-    /// Rows that were committed after later ones begin behind this: the cursor goes back there.
-    pub(crate) rewind: Option<i64>,
-    pub(crate) working: bool,
+struct Waiting {
+    working: bool,
     /// More was staged since the worker last looked.
-    pub(crate) more: bool,
-    pub(crate) parked: VecDeque<Staged>,
-    pub(crate) settling: bool,
-    pub(crate) backlog: usize,
+    more: bool,
+    /// What waits for other servers, in order.
+    parked: VecDeque<Staged>,
+    /// The numbers of what is parked or being settled: staged, but no matter of the worker.
+    in_hand: BTreeSet<i64>,
+    settling: bool,
+    backlog: usize,
     /// A join is under way: what arrives waits for it (R42).
-    pub(crate) joining: bool,
+    joining: bool,
 }
 
 impl Inbound {
-    pub(crate) fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the worker look again from `first` on. Transactions of two servers can be committed in
-    /// another order than they were numbered in, and none may be passed over.
-    pub(crate) fn rewind_before(&self, first: Option<i64>) {
-        let Some(first) = first else { return };
+    /// There may be more to do. Whether a worker has to be started for it.
+    pub(crate) fn begin_work(&self) -> bool {
         let mut waiting = self.lock();
-        let back = waiting.rewind.map_or(first - 1, |back| back.min(first - 1));
-        waiting.rewind = Some(back);
+        waiting.more = true;
+        !waiting.joining && !std::mem::replace(&mut waiting.working, true)
+    }
+
+    /// What the worker, which is about to look for staged events, has to pass over.
+    pub(crate) fn look(&self) -> Vec<i64> {
+        let mut waiting = self.lock();
+        waiting.more = false;
+        waiting.in_hand.iter().copied().collect()
+    }
+
+    /// The worker found nothing. Whether it is done, because nothing came since it looked.
+    pub(crate) fn end_work(&self) -> bool {
+        let mut waiting = self.lock();
+        waiting.working = waiting.more;
+        !waiting.working
+    }
+
+    /// Puts events aside until other servers were asked for what they lack. Whether a task has to be
+    /// started that settles them.
+    pub(crate) fn park(&self, events: Vec<Staged>) -> bool {
+        let mut waiting = self.lock();
+        waiting
+            .in_hand
+            .extend(events.iter().map(|event| event.staged));
+        waiting.parked.extend(events);
+        !waiting.parked.is_empty() && !std::mem::replace(&mut waiting.settling, true)
+    }
+
+    /// The next event to be settled; it stays in hand. `None`: the settling is over.
+    pub(crate) fn next_parked(&self) -> Option<Staged> {
+        let mut waiting = self.lock();
+        let next = waiting.parked.pop_front();
+        waiting.settling = next.is_some();
+        next
+    }
+
+    /// An event was settled: it isn't staged any more.
+    pub(crate) fn settled(&self, staged: i64) {
+        self.lock().in_hand.remove(&staged);
+    }
+
+    /// How many acknowledged events are to be judged, about.
+    pub(crate) fn backlog(&self) -> usize {
+        self.lock().backlog
+    }
+
+    /// That many more are about to be staged.
+    pub(crate) fn add_to_backlog(&self, count: usize) {
+        self.lock().backlog += count;
+    }
+
+    /// That many were judged, or not staged after all.
+    pub(crate) fn take_from_backlog(&self, count: usize) {
+        let mut waiting = self.lock();
+        // What was staged before a restart isn't counted.
+        waiting.backlog = waiting.backlog.saturating_sub(count);
     }
 
     pub(crate) fn set_joining(&self, joining: bool) {
@@ -48,5 +102,67 @@ impl Inbound {
 
     pub(crate) fn is_joining(&self) -> bool {
         self.lock().joining
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Inbound, Staged};
+    use ruma::{event_id, server_name};
+
+    fn staged(number: i64) -> Staged {
+        Staged {
+            staged: number,
+            origin: server_name!("y.example").to_owned(),
+            event_id: event_id!("$e").to_owned(),
+            json: String::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_parked_or_being_settled_is_passed_over_by_the_worker() {
+        let inbound = Inbound::default();
+        assert!(inbound.begin_work());
+        assert!(inbound.look().is_empty());
+        assert!(inbound.park(vec![staged(5), staged(7)]));
+        // Somebody settles them already.
+        assert!(!inbound.park(vec![staged(6)]));
+        assert_eq!(inbound.look(), [5, 6, 7]);
+        assert_eq!(inbound.next_parked().map(|event| event.staged), Some(5));
+        assert_eq!(inbound.look(), [5, 6, 7]);
+        inbound.settled(5);
+        assert_eq!(inbound.look(), [6, 7]);
+    }
+
+    #[test]
+    fn a_worker_looks_again_for_what_came_while_it_looked() {
+        let inbound = Inbound::default();
+        assert!(inbound.begin_work());
+        inbound.look();
+        assert!(!inbound.begin_work());
+        assert!(!inbound.end_work());
+        inbound.look();
+        assert!(inbound.end_work());
+        assert!(inbound.begin_work());
+    }
+
+    #[test]
+    fn settling_begins_anew_after_its_end() {
+        let inbound = Inbound::default();
+        assert!(!inbound.park(Vec::new()));
+        assert!(inbound.park(vec![staged(1)]));
+        assert!(inbound.next_parked().is_some());
+        inbound.settled(1);
+        assert!(inbound.next_parked().is_none());
+        assert!(inbound.park(vec![staged(2)]));
+    }
+
+    #[test]
+    fn a_join_keeps_the_worker_from_starting() {
+        let inbound = Inbound::default();
+        inbound.set_joining(true);
+        assert!(!inbound.begin_work());
+        inbound.set_joining(false);
+        assert!(inbound.begin_work());
     }
 }

@@ -162,7 +162,7 @@ impl<'a> Outliers<'a> {
 
     async fn store(&mut self, piece: Vec<(PduList, ValidPdu)>) -> Result<(), RoomError> {
         self.intern(&piece);
-        let mut turn = Turn::take(self.rooms, self.room).await;
+        let mut turn = Turn::take(self.rooms, self.room).await?;
         turn.batch.set_bulk();
         turn.look_up_all(piece.iter().map(|(_, pdu)| pdu), false)
             .await?;

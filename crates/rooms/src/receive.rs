@@ -18,7 +18,7 @@ use myelin_core::{
     validate::ValidPdu,
 };
 use myelin_storage::{
-    StorageError,
+    Priority, StorageError,
     staged::{self, Staged},
 };
 use ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName};
@@ -141,22 +141,18 @@ impl Rooms {
             .map_err(|error| ReceiveError::BadJson(error.to_string()))?;
         // Before they are staged: a worker that runs may judge them at once.
         for arrival in &arrivals {
-            arrival.room.inbound.lock().backlog += 1;
+            arrival.room.inbound.add_to_backlog(1);
         }
         let staged = self
             .stage(origin.to_owned(), txn_id.to_owned(), &arrivals, response)
             .await;
-        let first = match staged {
-            Ok(first) => first,
-            Err(error) => {
-                for arrival in &arrivals {
-                    self.lessen_backlog(&arrival.room, 1);
-                }
-                return Err(error.into());
+        if let Err(error) = staged {
+            for arrival in &arrivals {
+                self.lessen_backlog(&arrival.room, 1);
             }
-        };
+            return Err(error.into());
+        }
         for arrival in arrivals {
-            arrival.room.inbound.rewind_before(first);
             self.work(&arrival.room);
         }
         Ok(raw)
@@ -285,7 +281,7 @@ impl Rooms {
         let held = async {
             loop {
                 let shorter = self.0.workers.shorter.notified();
-                if room.inbound.lock().backlog < BACKLOG || room.inbound.is_joining() {
+                if room.inbound.backlog() < BACKLOG || room.inbound.is_joining() {
                     return;
                 }
                 shorter.await;
@@ -295,12 +291,16 @@ impl Rooms {
         let _ = self.env().clock.timeout(LONGEST_HOLD, held).await;
     }
 
-    /// Goes on with the events that were staged when the server stopped.
+    /// Goes on with the events that were staged when the server stopped. Those that could not be judged
+    /// are tried once more: this may be a version that can.
     pub(crate) async fn resume_staged(&self) -> Result<(), StorageError> {
         let waiting = self
             .database()
-            .read("staged rooms", |tx| {
-                Box::pin(async move { staged::rooms(tx).await })
+            .write("staged rooms", Priority::Interactive, |tx| {
+                Box::pin(async move {
+                    staged::take_up(tx).await?;
+                    staged::rooms(tx).await
+                })
             })
             .await?;
         for nr in waiting {
@@ -313,13 +313,8 @@ impl Rooms {
 
     /// Starts the room's worker, unless it runs.
     pub(crate) fn work(&self, room: &Arc<Room>) {
-        {
-            let mut waiting = room.inbound.lock();
-            waiting.more = true;
-            if waiting.working || waiting.joining {
-                return;
-            }
-            waiting.working = true;
+        if !room.inbound.begin_work() {
+            return;
         }
         let (rooms, room) = (self.clone(), room.clone());
         drop(self.env().tasks.spawn("receive events", async move {
@@ -337,87 +332,97 @@ impl Rooms {
 
     async fn work_through(&self, room: &Arc<Room>) -> Result<(), StorageError> {
         loop {
-            let cursor = {
-                let mut waiting = room.inbound.lock();
-                waiting.more = false;
-                if let Some(back) = waiting.rewind.take() {
-                    waiting.cursor = waiting.cursor.min(back);
-                }
-                waiting.cursor
-            };
+            let in_hand = room.inbound.look();
             let nr = room.key.room;
             let run = self
                 .database()
                 .read("staged PDUs", move |tx| {
-                    Box::pin(async move { staged::list(tx, nr, cursor, LONGEST_RUN).await })
+                    Box::pin(async move { staged::list(tx, nr, in_hand, LONGEST_RUN).await })
                 })
                 .await?;
-            let Some(last) = run.last().map(|pdu| pdu.staged) else {
-                let mut waiting = room.inbound.lock();
-                if waiting.more {
-                    continue;
-                }
-                waiting.working = false;
+            if !run.is_empty() {
+                self.judge_run(room, run).await?;
+            } else if room.inbound.end_work() {
                 return Ok(());
-            };
-            self.judge_run(room, run).await?;
-            room.inbound.lock().cursor = last;
+            }
         }
     }
 
-    /// Decides a run of events and commits it. Those that need other servers are parked.
+    /// Judges a run of events. If one of them can't be judged, now or ever, it is set aside, and the
+    /// others are judged all the same.
     async fn judge_run(&self, room: &Arc<Room>, run: Vec<Staged>) -> Result<(), StorageError> {
-        let count = run.len();
+        match self.judge(room, &run).await {
+            Err(error) if error.is_lasting() => {}
+            judged => return judged,
+        }
+        for staged in run {
+            match self.judge(room, std::slice::from_ref(&staged)).await {
+                Err(error) if error.is_lasting() => self.set_aside(room, &staged, &error).await?,
+                judged => judged?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides a run of events and commits it. Those that need other servers are parked.
+    async fn judge(&self, room: &Arc<Room>, run: &[Staged]) -> Result<(), StorageError> {
         let pdus: Vec<_> = run
-            .into_iter()
-            .map(|staged| (room.read(&staged), staged))
-            .collect();
-        let mut turn = Turn::take(self, room).await;
-        turn.look_up_all(pdus.iter().filter_map(|(pdu, _)| pdu.as_ref().ok()), true)
+            .iter()
+            .map(|staged| Ok((room.read(staged)?, staged)))
+            .collect::<Result<_, StorageError>>()?;
+        let mut turn = Turn::take(self, room).await?;
+        turn.look_up_all(pdus.iter().map(|(pdu, _)| pdu), true)
             .await?;
         let mut parked = Vec::new();
         for (pdu, staged) in pdus {
-            let Ok(pdu) = pdu else {
-                turn.batch.judged(staged.staged);
-                continue;
+            let candidate = Candidate {
+                pdu,
+                placement: Placement::Live,
             };
-            match turn
-                .decide(Candidate {
-                    pdu,
-                    placement: Placement::Live,
-                })
-                .await?
-            {
-                Decision::NeedRemote(_) => parked.push(staged),
-                decision => turn.settle(&staged, decision).await?,
+            match turn.decide(candidate).await? {
+                Decision::NeedRemote(_) => parked.push(staged.clone()),
+                decision => turn.settle(staged, decision).await?,
             }
         }
-        let judged = count - parked.len();
+        let judged = run.len() - parked.len();
         turn.commit().await?;
         self.lessen_backlog(room, judged);
         self.park(room, parked);
         Ok(())
     }
 
+    /// Keeps an event that can't be judged out of the way of the others. Its row stays: it was
+    /// acknowledged.
+    async fn set_aside(
+        &self,
+        room: &Room,
+        staged: &Staged,
+        error: &StorageError,
+    ) -> Result<(), StorageError> {
+        tracing::error!(
+            room = %room.key.room_id, event = %staged.event_id, origin = %staged.origin, %error,
+            "a pushed event can't be judged and is set aside"
+        );
+        let (number, failure) = (staged.staged, error.to_string());
+        self.database()
+            .write("set aside", Priority::Interactive, move |tx| {
+                Box::pin(async move { staged::set_aside(tx, number, &failure).await })
+            })
+            .await?;
+        self.lessen_backlog(room, 1);
+        Ok(())
+    }
+
     fn lessen_backlog(&self, room: &Room, by: usize) {
-        let mut waiting = room.inbound.lock();
-        waiting.backlog = waiting.backlog.saturating_sub(by);
-        drop(waiting);
+        room.inbound.take_from_backlog(by);
         self.0.workers.shorter.notify_waiters();
     }
 
     /// Puts events aside until other servers were asked for what they lack. Others go on.
     fn park(&self, room: &Arc<Room>, parked: Vec<Staged>) {
-        if parked.is_empty() {
+        if !room.inbound.park(parked) {
             return;
         }
-        let mut waiting = room.inbound.lock();
-        waiting.parked.extend(parked);
-        if waiting.settling {
-            return;
-        }
-        waiting.settling = true;
-        drop(waiting);
         let (rooms, room) = (self.clone(), room.clone());
         drop(self.env().tasks.spawn("settle parked events", async move {
             let stopping = rooms.env().tasks.stopping();
@@ -429,33 +434,38 @@ impl Rooms {
 
     /// Settles what is parked, one event after the other: a gap is asked for once (R49).
     async fn settle_parked(&self, room: &Arc<Room>) {
-        loop {
-            let next = {
-                let mut waiting = room.inbound.lock();
-                let next = waiting.parked.pop_front();
-                waiting.settling = next.is_some();
-                next
-            };
-            let Some(staged) = next else { return };
-            while let Err(error) = Box::pin(self.settle(room, &staged)).await {
+        while let Some(staged) = room.inbound.next_parked() {
+            while let Err(error) = self.settle_or_set_aside(room, &staged).await {
                 tracing::error!(event = %staged.event_id, %error, "settling failed");
                 self.env().clock.sleep(PAUSE_AFTER_FAILURE).await;
             }
-            self.lessen_backlog(room, 1);
+            room.inbound.settled(staged.staged);
+        }
+    }
+
+    async fn settle_or_set_aside(
+        &self,
+        room: &Arc<Room>,
+        staged: &Staged,
+    ) -> Result<(), StorageError> {
+        match Box::pin(self.settle(room, staged)).await {
+            Err(error) if error.is_lasting() => self.set_aside(room, staged, &error).await,
+            settled => {
+                settled?;
+                self.lessen_backlog(room, 1);
+                Ok(())
+            }
         }
     }
 
     /// Gets what a parked event lacks, each thing once, and decides it. What can't be had makes the
     /// event be refused: a pushed event without its parents could choose the room's state (R50).
-    async fn settle(&self, room: &Arc<Room>, staged: &Staged) -> Result<(), RoomError> {
+    async fn settle(&self, room: &Arc<Room>, staged: &Staged) -> Result<(), StorageError> {
+        let pdu = room.read(staged)?;
         let mut asked_for_parents = false;
         let mut asked_for_auth = false;
         loop {
-            let mut turn = Turn::take(self, room).await;
-            let Ok(pdu) = room.read(staged) else {
-                turn.batch.judged(staged.staged);
-                return Ok(turn.commit().await?);
-            };
+            let mut turn = Turn::take(self, room).await?;
             let candidate = Candidate {
                 pdu: pdu.clone(),
                 placement: Placement::Live,
@@ -464,7 +474,7 @@ impl Rooms {
                 Decision::NeedRemote(need) => need,
                 decision => {
                     turn.settle(staged, decision).await?;
-                    return Ok(turn.commit().await?);
+                    return turn.commit().await;
                 }
             };
             let asked = match &need {
@@ -477,21 +487,21 @@ impl Rooms {
                     ?need, "a pushed event is refused"
                 );
                 turn.batch.judged(staged.staged);
-                return Ok(turn.commit().await?);
+                return turn.commit().await;
             }
             drop(turn);
-            self.fetch_for(room, staged, &pdu, &need).await;
+            self.fetch_for(room, staged, &pdu, &need).await?;
         }
     }
 
-    /// Asks the event's origin for what it lacks. A failure shows when the event is decided again.
+    /// Asks the event's origin for what it lacks. A refusal shows when the event is decided again.
     async fn fetch_for(
         &self,
         room: &Arc<Room>,
         staged: &Staged,
         pdu: &ValidPdu,
         need: &RemoteNeed,
-    ) {
+    ) -> Result<(), StorageError> {
         let fetched = match need {
             RemoteNeed::AuthEvents(_) => {
                 self.fetch_auth_events(room, &staged.origin, &pdu.event_id)
@@ -499,20 +509,25 @@ impl Rooms {
             }
             _ => self.fetch_missing(room, &staged.origin, pdu).await,
         };
-        if let Err(error) = fetched {
-            tracing::info!(event = %pdu.event_id, origin = %staged.origin, %error, "fetch failed");
+        match fetched {
+            Ok(()) => {}
+            Err(RoomError::Storage(error)) => return Err(error),
+            Err(error) => {
+                tracing::info!(event = %pdu.event_id, origin = %staged.origin, %error, "fetch failed");
+            }
         }
+        Ok(())
     }
 }
 
 impl Room {
     /// A staged event as it was when it was checked.
-    fn read(&self, staged: &Staged) -> Result<ValidPdu, myelin_core::pdu::MalformedPdu> {
+    fn read(&self, staged: &Staged) -> Result<ValidPdu, StorageError> {
         let id = staged.event_id.clone();
         let json = staged.json.clone();
         myelin_core::pdu::Pdu::from_stored(self.key.version, id, json)
             .map(ValidPdu::from_own_storage)
-            .inspect_err(|error| tracing::error!(%error, "a staged event can't be read"))
+            .map_err(|error| StorageError::Corrupt(format!("a staged event: {error}")))
     }
 }
 

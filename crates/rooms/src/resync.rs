@@ -233,7 +233,7 @@ impl Rooms {
         let mut after_missing: BTreeMap<OwnedEventId, KnownState> = BTreeMap::new();
         let mut asked_for_auth = false;
         loop {
-            let mut turn = Turn::take(self, room).await;
+            let mut turn = Turn::take(self, room).await?;
             let asked = turn
                 .ask(|facts, desk| receive::judge_again(facts, desk, event, &after_missing))
                 .await?;
@@ -263,7 +263,7 @@ impl Rooms {
     /// Computes the current state from full states and marks the room as complete. False if partial
     /// events came in meanwhile (R120).
     async fn finish_resync(&self, room: &Arc<Room>) -> Result<bool, RoomError> {
-        let mut turn = Turn::take(self, room).await;
+        let mut turn = Turn::take(self, room).await?;
         let nr = room.key.room;
         let left = self
             .database()
@@ -323,7 +323,7 @@ impl Turn<'_> {
         let old = self.graph.current.as_ref().map(|old| old.state.clone());
         let old = old.unwrap_or_else(|| self.room.empty_state());
         let changes = old.diff(&current.state);
-        let position = self.batch.allocate(self.rooms.events_stream());
+        let position = self.batch.next_position();
         let current = self.store_state(&current).await?;
         self.batch.put_current(position, current.reference);
         self.graph.current = Some(current);

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use myelin_core::{
@@ -14,10 +14,10 @@ use myelin_core::{
     state::{HashKey, State},
 };
 use myelin_storage::{
-    StorageError,
+    StorageError, Tx,
     events::{self, Known, RoomKey},
     joins::{self, PartialRoom},
-    rooms as room_table,
+    rooms::{self as room_table, LocalMembership, RoomRow},
 };
 use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, ServerName};
 use tokio::sync::watch;
@@ -32,8 +32,9 @@ pub struct Room {
     pub key: RoomKey,
     pub(crate) hash_key: HashKey,
     /// The room's queue: held while events are loaded, decided and committed, never across the
-    /// network.
-    pub(crate) turn: tokio::sync::Mutex<Graph>,
+    /// network. `None` as long as it isn't known what a write has changed: who comes next reads it
+    /// again.
+    pub(crate) turn: Arc<tokio::sync::Mutex<Option<Graph>>>,
     numbering: RwLock<Numbering>,
     current: RwLock<Option<CurrentState>>,
     users: RwLock<BTreeSet<OwnedUserId>>,
@@ -46,13 +47,13 @@ pub struct Room {
     /// Pushed events that wait to be judged.
     pub(crate) inbound: crate::inbound::Inbound,
     /// Local sends that wait for the turn.
-    pub(crate) sends: Mutex<VecDeque<crate::new_event::Waiting>>,
+    sends: Mutex<VecDeque<crate::new_event::Waiting>>,
     /// Held during a backfill: one at a time (R61).
     pub(crate) backfilling: tokio::sync::Mutex<()>,
 }
 
 /// What is known of the room's graph. Lives behind the turn.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Graph {
     pub(crate) revision: i64,
     pub(crate) extremities: BTreeSet<EventNr>,
@@ -97,6 +98,29 @@ impl std::ops::Deref for Keys<'_> {
     }
 }
 
+/// A room as it is stored, without its numbering.
+struct Stored {
+    row: RoomRow,
+    extremities: Vec<EventNr>,
+    partial: Option<PartialRoom>,
+    members: Vec<LocalMembership>,
+}
+
+impl Stored {
+    async fn read(tx: &mut Tx, room_id: &RoomId) -> Result<Option<Self>, StorageError> {
+        let Some(row) = room_table::by_id(tx, room_id).await? else {
+            return Ok(None);
+        };
+        let room = row.key.room;
+        Ok(Some(Self {
+            row,
+            extremities: events::forward_extremities(tx, room).await?,
+            partial: joins::partial_room(tx, room).await?,
+            members: room_table::memberships_of_room(tx, room).await?,
+        }))
+    }
+}
+
 impl Room {
     /// Reads a room. `None` if this server does not know it.
     pub(crate) async fn load(
@@ -108,19 +132,15 @@ impl Room {
             .database()
             .read("load a room", move |tx| {
                 Box::pin(async move {
-                    let Some(row) = room_table::by_id(tx, &room_id).await? else {
+                    let Some(stored) = Stored::read(tx, &room_id).await? else {
                         return Ok(None);
                     };
-                    let room = row.key.room;
-                    let keys = room_table::state_keys(tx, room).await?;
-                    let extremities = events::forward_extremities(tx, room).await?;
-                    let partial = joins::partial_room(tx, room).await?;
-                    let members = room_table::memberships_of_room(tx, room).await?;
-                    Ok(Some((row, keys, extremities, partial, members)))
+                    let keys = room_table::state_keys(tx, stored.row.key.room).await?;
+                    Ok(Some((stored, keys)))
                 })
             })
             .await?;
-        let Some((row, keys, extremities, partial, members)) = read else {
+        let Some((stored, keys)) = read else {
             return Ok(None);
         };
         let mut table = KeyTable::default();
@@ -128,51 +148,73 @@ impl Room {
             if table.intern(name).0 != number {
                 return Err(StorageError::Corrupt(format!(
                     "state keys of {}",
-                    row.key.room_id
+                    stored.row.key.room_id
                 )));
             }
         }
-        let room = Arc::new(Self::new(rooms, row.key, table, partial.as_ref()));
-        *room.users.write().unwrap_or_else(PoisonError::into_inner) = members
+        let room = Arc::new(Self::new(rooms, stored.row.key.clone(), table));
+        let graph = room.take_over(rooms, stored).await?;
+        *room.turn.lock().await = Some(graph);
+        Ok(Some(room))
+    }
+
+    /// The room's graph as it is stored, after a write of which it isn't known what became. Everything
+    /// else in memory that the write may have changed is as it is stored, too.
+    pub(crate) async fn read_again(self: &Arc<Self>, rooms: &Rooms) -> Result<Graph, StorageError> {
+        let room_id = self.key.room_id.clone();
+        let stored = rooms
+            .database()
+            .read("read a room again", move |tx| {
+                Box::pin(async move { Stored::read(tx, &room_id).await })
+            })
+            .await?;
+        self.events.lock().forget_all();
+        match stored {
+            // It was to be made with that write.
+            None => Ok(Graph::default()),
+            Some(stored) => self.take_over(rooms, stored).await,
+        }
+    }
+
+    /// Makes what is stored what is in memory.
+    async fn take_over(
+        self: &Arc<Self>,
+        rooms: &Rooms,
+        stored: Stored,
+    ) -> Result<Graph, StorageError> {
+        let current = match stored.row.current {
+            None => None,
+            Some(reference) => {
+                let state = self.state(rooms, reference.snapshot()).await?;
+                Some(CurrentState { reference, state })
+            }
+        };
+        match &stored.partial {
+            Some(partial) => self.set_partial(partial),
+            None => self.set_full(),
+        }
+        *self.users.write().unwrap_or_else(PoisonError::into_inner) = stored
+            .members
             .into_iter()
             .filter(|member| matches!(&member.membership[..], "join" | "invite" | "knock"))
             .map(|member| member.user_id)
             .collect();
-        let current = match row.current {
-            None => None,
-            Some(reference) => {
-                let state = room.state(rooms, reference.snapshot()).await?;
-                Some(CurrentState { reference, state })
-            }
-        };
-        *room.turn.lock().await = Graph {
-            revision: row.revision,
-            extremities: extremities.into_iter().collect(),
+        self.publish(current.clone());
+        Ok(Graph {
+            revision: stored.row.revision,
+            extremities: stored.extremities.into_iter().collect(),
             last_snapshot: current.as_ref().map(|current| current.reference.snapshot()),
-            current: current.clone(),
-            min_depth: row.min_depth,
-        };
-        room.publish(current);
-        Ok(Some(room))
+            current,
+            min_depth: stored.row.min_depth,
+        })
     }
 
     /// A room without anything in it.
-    pub(crate) fn new(
-        rooms: &Rooms,
-        key: RoomKey,
-        table: KeyTable,
-        partial: Option<&PartialRoom>,
-    ) -> Self {
-        let room = Self {
+    pub(crate) fn new(rooms: &Rooms, key: RoomKey, table: KeyTable) -> Self {
+        Self {
             key,
             hash_key: rooms.hash_key(),
-            turn: tokio::sync::Mutex::new(Graph {
-                revision: 0,
-                extremities: BTreeSet::new(),
-                current: None,
-                min_depth: 0,
-                last_snapshot: None,
-            }),
+            turn: Arc::new(tokio::sync::Mutex::new(Some(Graph::default()))),
             numbering: RwLock::new(Numbering {
                 table,
                 unsaved: BTreeSet::new(),
@@ -186,11 +228,12 @@ impl Room {
             inbound: crate::inbound::Inbound::default(),
             sends: Mutex::default(),
             backfilling: tokio::sync::Mutex::default(),
-        };
-        if let Some(partial) = partial {
-            room.set_partial(partial);
         }
-        room
+    }
+
+    /// Local sends that wait for the turn.
+    pub(crate) fn sends(&self) -> MutexGuard<'_, VecDeque<crate::new_event::Waiting>> {
+        self.sends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The numbering.

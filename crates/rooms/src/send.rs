@@ -1,6 +1,6 @@
 //! Events of this server's own users.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use myelin_core::{
     auth,
@@ -18,7 +18,7 @@ use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, UInt, UserId, events::TimelineEventType,
 };
 use serde_json::value::RawValue;
-use tokio::sync::oneshot::{self, error::TryRecvError};
+use tokio::sync::oneshot;
 
 use crate::{
     RoomError, Rooms,
@@ -78,31 +78,31 @@ impl Rooms {
         room: &Arc<Room>,
         event: NewEvent,
     ) -> Result<OwnedEventId, RoomError> {
-        let (answer, mut answered) = oneshot::channel();
-        {
-            let mut sends = room.sends.lock().unwrap_or_else(PoisonError::into_inner);
-            sends.push_back(Waiting { event, answer });
-        }
-        loop {
-            let turn = Turn::take(self, room).await;
-            match answered.try_recv() {
-                Ok(result) => return result,
-                Err(TryRecvError::Empty) => {}
-                // Somebody took it along and was stopped before the commit.
-                Err(TryRecvError::Closed) => return Err(stopping()),
+        let (answer, answered) = oneshot::channel();
+        room.sends().push_back(Waiting { event, answer });
+        let (rooms, room) = (self.clone(), room.clone());
+        let sending = async move { rooms.send_waiting(&room).await };
+        // A task: those who were taken along still wait when the first of them has gone away.
+        drop(self.env().tasks.spawn("send events", sending));
+        answered.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Takes the room's turn and sends what waits, if nobody has by then.
+    async fn send_waiting(&self, room: &Arc<Room>) {
+        let turn = Turn::take(self, room).await;
+        let run: Vec<Waiting> = {
+            let mut sends = room.sends();
+            let length = sends.len().min(LONGEST_RUN);
+            sends.drain(..length).collect()
+        };
+        match turn {
+            Ok(turn) if !run.is_empty() => send_run(turn, run).await,
+            Ok(_) => {}
+            Err(error) => {
+                for Waiting { answer, .. } in run {
+                    drop(answer.send(Err(error.clone().into())));
+                }
             }
-            let run: Vec<Waiting> = {
-                let mut sends = room.sends.lock().unwrap_or_else(PoisonError::into_inner);
-                let length = sends.len().min(LONGEST_RUN);
-                sends.drain(..length).collect()
-            };
-            if run.is_empty() {
-                // Somebody took it along: they answer once others are awake, after the turn was passed
-                // on.
-                drop(turn);
-                return answered.await.unwrap_or_else(|_| Err(stopping()));
-            }
-            send_run(turn, run).await;
         }
     }
 }

@@ -19,14 +19,13 @@ pub(crate) struct Arrival {
 
 impl Rooms {
     /// Writes the events of a transaction and the answer to it. After this, the answer is true.
-    /// Tells the lowest of the numbers under which they are staged.
     pub(crate) async fn stage(
         &self,
         origin: OwnedServerName,
         txn_id: String,
         arrivals: &[Arrival],
         response: String,
-    ) -> Result<Option<i64>, StorageError> {
+    ) -> Result<(), StorageError> {
         let rows: Vec<_> = arrivals
             .iter()
             .map(|arrival| {
@@ -39,7 +38,6 @@ impl Rooms {
                 (arrival.room.key.room, staged)
             })
             .collect();
-        let first = rows.iter().map(|(_, pdu)| pdu.staged).min();
         let now_ms = self.env().clock.now_ms();
         self.database()
             .write("stage PDUs", Priority::Interactive, move |tx| {
@@ -48,8 +46,7 @@ impl Rooms {
                         staged::put(tx, *room, pdu).await?;
                     }
                     let response = response.as_bytes();
-                    staged::put_transaction(tx, &origin, &txn_id, response, now_ms).await?;
-                    Ok(first)
+                    staged::put_transaction(tx, &origin, &txn_id, response, now_ms).await
                 })
             })
             .await

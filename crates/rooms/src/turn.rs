@@ -14,12 +14,13 @@ use myelin_core::{
     receive::{self, Decision, Incoming, KnownState, Placement, Plan, RoomFacts},
     validate::ValidPdu,
 };
+use myelin_env::TaskFailed;
 use myelin_storage::{
     StorageError,
     events::{self, Known},
 };
 use ruma::{EventId, OwnedEventId};
-use tokio::sync::MutexGuard;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::{
     Rooms,
@@ -32,11 +33,16 @@ use crate::{
 /// once for each.
 const MOST_ROUNDS: usize = 10_000;
 
+/// The room as it was committed last, held by whoever has the turn.
+type Committed = OwnedMutexGuard<Option<Graph>>;
+
 /// The turn. Dropping it forgets what was accepted and not committed.
 pub(crate) struct Turn<'r> {
+    /// Before the turn itself: who comes next must not find what is forgotten.
+    unstored: Unstored,
     pub(crate) rooms: &'r Rooms,
     pub(crate) room: &'r Arc<Room>,
-    committed: MutexGuard<'r, Graph>,
+    committed: Committed,
     /// The room as it is with everything that was accepted in this turn.
     pub(crate) graph: Graph,
     pub(crate) desk: Desk,
@@ -45,7 +51,6 @@ pub(crate) struct Turn<'r> {
     numbers: HashMap<OwnedEventId, EventNr>,
     /// Events that others referred to before they were held.
     referred_to: HashSet<EventNr>,
-    unstored: Unstored,
 }
 
 /// An event to be decided.
@@ -56,14 +61,26 @@ pub(crate) struct Candidate {
 
 impl<'r> Turn<'r> {
     /// Waits for the turn.
-    pub(crate) async fn take(rooms: &'r Rooms, room: &'r Arc<Room>) -> Turn<'r> {
-        let committed = room.turn.lock().await;
-        let graph = committed.clone();
+    ///
+    /// # Errors
+    /// Any storage error, if the last write failed and the room must be read again.
+    pub(crate) async fn take(
+        rooms: &'r Rooms,
+        room: &'r Arc<Room>,
+    ) -> Result<Turn<'r>, StorageError> {
+        let mut committed = room.turn.clone().lock_owned().await;
+        let graph = match &*committed {
+            Some(graph) => graph.clone(),
+            None => {
+                let graph = room.read_again(rooms).await?;
+                committed.insert(graph).clone()
+            }
+        };
         let mut desk = Desk::default();
         if let Some(current) = &graph.current {
             desk.put_snapshot(current.reference.snapshot(), current.state.clone());
         }
-        Self {
+        Ok(Self {
             rooms,
             room,
             committed,
@@ -73,7 +90,7 @@ impl<'r> Turn<'r> {
             numbers: HashMap::new(),
             referred_to: HashSet::new(),
             unstored: Unstored::new(room),
-        }
+        })
     }
 
     /// Decides about an event, loading what the decision asks for.
@@ -301,7 +318,7 @@ impl<'r> Turn<'r> {
                 let position = if timeline.backfilled {
                     self.rooms.numbers().backfilled()
                 } else {
-                    self.batch.allocate(self.rooms.events_stream())
+                    self.batch.next_position()
                 };
                 Place::Timeline { before, position }
             }
@@ -433,21 +450,57 @@ impl<'r> Turn<'r> {
     }
 
     /// Writes what was accepted in one transaction. When this returns, it is durable, and whoever
-    /// waits for news of the room is awake.
-    pub(crate) async fn commit(mut self) -> Result<(), StorageError> {
-        let batch = std::mem::take(&mut self.batch);
-        // A turn in which everything was refused writes nothing, and so is no revision.
-        if !batch.is_empty() {
-            self.graph.revision = self.committed.revision + 1;
+    /// waits for news of the room is awake. Once begun, it goes on whether or not anybody waits for it.
+    ///
+    /// # Errors
+    /// Any storage error. Then it may have been written all the same, and the next turn finds out.
+    pub(crate) async fn commit(self) -> Result<(), StorageError> {
+        let writing = Writing {
+            rooms: self.rooms.clone(),
+            room: self.room.clone(),
+            committed: self.committed,
+            graph: self.graph,
+            batch: self.batch,
+            unstored: self.unstored,
+        };
+        let tasks = &self.rooms.env().tasks;
+        match tasks.spawn("commit", writing.run()).await {
+            Ok(written) => written,
+            Err(TaskFailed::Stopped(_)) => Err(StorageError::Closed),
+            Err(error @ TaskFailed::Panicked(_)) => Err(StorageError::Bug(error.to_string())),
         }
-        let written = batch
-            .write(self.rooms, self.room, &self.committed, &self.graph)
+    }
+}
+
+/// A turn that is being written.
+struct Writing {
+    /// Before the turn itself: who comes next must not find what is forgotten.
+    unstored: Unstored,
+    rooms: Rooms,
+    room: Arc<Room>,
+    committed: Committed,
+    graph: Graph,
+    batch: Batch,
+}
+
+impl Writing {
+    async fn run(mut self) -> Result<(), StorageError> {
+        // A turn in which everything was refused writes nothing, and so is no revision.
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        // Whatever happens from here on, nobody builds upon what may have been overtaken.
+        let before = self.committed.take().unwrap_or_default();
+        self.graph.revision = before.revision + 1;
+        let written = self
+            .batch
+            .write(&self.rooms, &self.room, &before, &self.graph)
             .await?;
         self.unstored.are_stored();
-        *self.committed = self.graph;
-        self.room.publish(self.committed.current.clone());
+        self.room.publish(self.graph.current.clone());
+        *self.committed = Some(self.graph);
         drop(self.committed);
-        written.announce(self.rooms, self.room).await;
+        written.announce(&self.rooms, &self.room).await;
         Ok(())
     }
 }

@@ -33,4 +33,10 @@ impl StorageError {
     pub fn is_temporary(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Full)
     }
+
+    /// Whether the same call will fail again: what it reads or writes is at fault, or the program.
+    #[must_use]
+    pub fn is_lasting(&self) -> bool {
+        matches!(self, Self::Corrupt(_) | Self::Constraint(_) | Self::Bug(_))
+    }
 }

@@ -33,6 +33,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "timelines",
         sql: include_str!("../migrations/0004_timelines.sql"),
     },
+    Migration {
+        number: 5,
+        name: "set aside",
+        sql: include_str!("../migrations/0005_set_aside.sql"),
+    },
 ];
 
 statements! {

@@ -8,15 +8,19 @@ use crate::{StorageError, Tx, event_id};
 statements! {
     /// One more staged PDU.
     PUT_STAGED = "INSERT INTO staged_pdus (staged, room, origin, event_id, json) VALUES ($1, $2, $3, $4, $5)";
-    /// The oldest staged PDUs of a room.
-    STAGED = "SELECT staged, origin, event_id, json FROM staged_pdus WHERE room = $1 AND staged > $2
-        ORDER BY staged LIMIT $3";
+    /// The oldest staged PDUs of a room, without some and without those that were set aside.
+    STAGED = "SELECT staged, origin, event_id, json FROM staged_pdus
+        WHERE room = $1 AND failure IS NULL AND staged NOT IN int_list($2) ORDER BY staged LIMIT $3";
     /// The PDU was judged.
     DELETE_STAGED = "DELETE FROM staged_pdus WHERE staged = $1";
+    /// The PDU can't be judged.
+    SET_ASIDE = "UPDATE staged_pdus SET failure = $2 WHERE staged = $1";
+    /// What was set aside is judged again.
+    TAKE_UP = "UPDATE staged_pdus SET failure = NULL WHERE failure IS NOT NULL";
     /// Rooms with staged PDUs.
-    STAGED_ROOMS = "SELECT DISTINCT room FROM staged_pdus ORDER BY room";
+    STAGED_ROOMS = "SELECT DISTINCT room FROM staged_pdus WHERE failure IS NULL ORDER BY room";
     /// How many PDUs of a room are staged.
-    COUNT_STAGED = "SELECT COUNT(*) FROM staged_pdus WHERE room = $1";
+    COUNT_STAGED = "SELECT COUNT(*) FROM staged_pdus WHERE room = $1 AND failure IS NULL";
     /// The highest number.
     LAST_STAGED = "SELECT COALESCE(MAX(staged), 0) FROM staged_pdus";
     /// The answer to a transaction.
@@ -58,15 +62,15 @@ pub async fn put(tx: &mut Tx, room: RoomNr, pdu: &Staged) -> Result<(), StorageE
     Ok(())
 }
 
-/// The oldest staged PDUs of a room after a given one.
+/// The oldest staged PDUs of a room that wait to be judged, but for those whose numbers are `in_hand`.
 pub async fn list(
     tx: &mut Tx,
     room: RoomNr,
-    after: i64,
+    in_hand: Vec<i64>,
     limit: usize,
 ) -> Result<Vec<Staged>, StorageError> {
     let rows = tx
-        .query(STAGED, params![room.0, after, limit as i64])
+        .query(STAGED, params![room.0, in_hand, limit as i64])
         .await?;
     let corrupt = |error: &dyn std::fmt::Display| StorageError::Corrupt(error.to_string());
     rows.iter()
@@ -87,13 +91,24 @@ pub async fn delete(tx: &mut Tx, staged: i64) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// The rooms that have staged PDUs.
+/// Keeps a PDU that can't be judged out of the way, with the reason. It isn't listed any more.
+pub async fn set_aside(tx: &mut Tx, staged: i64, failure: &str) -> Result<(), StorageError> {
+    tx.execute(SET_ASIDE, params![staged, failure]).await?;
+    Ok(())
+}
+
+/// Lists what was set aside again, and tells how many PDUs that are.
+pub async fn take_up(tx: &mut Tx) -> Result<u64, StorageError> {
+    tx.execute(TAKE_UP, params![]).await
+}
+
+/// The rooms that have staged PDUs which wait to be judged.
 pub async fn rooms(tx: &mut Tx) -> Result<Vec<RoomNr>, StorageError> {
     let rows = tx.query(STAGED_ROOMS, params![]).await?;
     rows.iter().map(|row| Ok(RoomNr(row.int(0)?))).collect()
 }
 
-/// How many PDUs of a room are staged.
+/// How many PDUs of a room wait to be judged.
 pub async fn count(tx: &mut Tx, room: RoomNr) -> Result<u64, StorageError> {
     let row = tx.query_opt(COUNT_STAGED, params![room.0]).await?;
     Ok(row.map(|row| row.int(0)).transpose()?.unwrap_or(0) as u64)

@@ -86,6 +86,11 @@ impl Stream {
 }
 
 impl Allocation {
+    /// The position before the first.
+    pub fn before(&self) -> StreamPosition {
+        StreamPosition(self.first - 1)
+    }
+
     /// The positions, ascending.
     pub fn positions(&self) -> impl Iterator<Item = StreamPosition> + use<> {
         (self.first..self.first + self.count).map(StreamPosition)

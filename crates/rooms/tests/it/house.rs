@@ -375,7 +375,7 @@ impl House {
 ///
 /// # Panics
 /// If it isn't for a minute.
-pub(crate) async fn until(question: impl AsyncFn() -> bool) {
+pub(crate) async fn until(mut question: impl AsyncFnMut() -> bool) {
     let asking = async {
         while !question().await {
             tokio::task::yield_now().await;

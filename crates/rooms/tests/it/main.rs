@@ -12,5 +12,6 @@ mod receiving;
 mod redactions;
 mod serving;
 mod snapshots;
+mod staging;
 mod story;
 mod verdicts;
