@@ -40,7 +40,13 @@ pub(crate) fn client_config(extra: &[PathBuf]) -> Result<ClientConfig, SetupErro
     if roots.is_empty() {
         tracing::warn!("no root certificates at all: no other server can be reached");
     }
-    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let provider = aws_lc_rs::default_provider();
+    // The first random byte costs 30 ms of gathering entropy: now, not in somebody's first join.
+    provider
+        .secure_random
+        .fill(&mut [0])
+        .map_err(|_| rustls::Error::FailedToGetRandomBytes)?;
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();

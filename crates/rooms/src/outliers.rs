@@ -27,8 +27,8 @@ use crate::{
 /// How many PDUs are validated together.
 const VALIDATED_TOGETHER: usize = 1_000;
 
-/// How many are written in one transaction: a few milliseconds of the writer's time.
-const WRITTEN_TOGETHER: usize = 250;
+/// How many are written in one transaction: some ten milliseconds of the writer's time.
+const WRITTEN_TOGETHER: usize = 500;
 
 /// How many such lots are verified before they are stored.
 const VERIFIED_AHEAD: usize = 2;

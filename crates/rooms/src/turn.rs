@@ -166,14 +166,14 @@ impl<'r> Turn<'r> {
         ))
     }
 
-    /// Looks up event IDs, so that their numbers are known and they are on the desk.
+    /// Looks up event IDs, each once, so that their numbers are known and they are on the desk.
     async fn find(
         &mut self,
         ids: impl IntoIterator<Item = OwnedEventId>,
     ) -> Result<(), StorageError> {
         let unknown: BTreeSet<_> = ids
             .into_iter()
-            .filter(|id| !self.numbers.contains_key(id))
+            .filter(|id| !self.numbers.contains_key(id) && !self.desk.lacks(id))
             .collect();
         if unknown.is_empty() {
             return Ok(());

@@ -44,8 +44,9 @@ statements! {
     SET_REDACTED = "UPDATE events SET redacted_by = $2 WHERE event = $1";
     /// A parent.
     PUT_PREV_EDGE = "INSERT INTO prev_edges (prev, event) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-    /// An auth event.
-    PUT_AUTH_EDGE = "INSERT INTO auth_edges (auth_event, event) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    /// The auth events of an event.
+    PUT_AUTH_EDGES = "INSERT INTO auth_edges (auth_event, event) SELECT value, $2 FROM int_list($1) WHERE TRUE
+        ON CONFLICT DO NOTHING";
     /// The events that cite some events among their auth events.
     AUTH_CHILDREN = "SELECT auth_event, event FROM auth_edges WHERE auth_event IN int_list($1)";
     /// Everything that some events reach through their auth events.
@@ -259,10 +260,13 @@ pub async fn put(tx: &mut Tx, room: RoomNr, new: &NewEvent) -> Result<(), Storag
     )
     .await?;
     // A chain leads through state events only; a bot's messages would bury its membership.
-    let chained = event.pdu.state_key.is_some();
-    for auth_event in new.auth_events.iter().filter(|_| chained) {
-        tx.execute(PUT_AUTH_EDGE, params![auth_event.0, event.nr.0])
-            .await?;
+    if event.pdu.state_key.is_some() {
+        let auth_events = new.auth_events.iter().map(|nr| nr.0).collect();
+        tx.execute(
+            PUT_AUTH_EDGES,
+            params![Param::IntList(auth_events), event.nr.0],
+        )
+        .await?;
     }
     if position.is_some() {
         for prev in &new.prev_events {
