@@ -181,6 +181,23 @@ impl From<ServeError> for ApiError {
                 message,
             ),
             ServeError::BadJson(_) => Self::bad_json(message),
+            ServeError::InvalidParam(_) => Self::invalid_param(message),
+            ServeError::IncompatibleVersion(version) => {
+                let errcode = "M_INCOMPATIBLE_ROOM_VERSION";
+                Self::new(StatusCode::BAD_REQUEST, errcode, message).with("room_version", version)
+            }
+            ServeError::UnableToAuthorise => {
+                let errcode = "M_UNABLE_TO_AUTHORISE_JOIN";
+                Self::new(StatusCode::BAD_REQUEST, errcode, message)
+            }
+            ServeError::UnableToGrant => {
+                Self::new(StatusCode::BAD_REQUEST, "M_UNABLE_TO_GRANT_JOIN", message)
+            }
+            ServeError::Behind(_) => Self::unavailable(message),
+            ServeError::Internal(why) => {
+                tracing::error!(why, "a server could not be answered");
+                Self::internal()
+            }
             ServeError::Storage(error) => error.into(),
         }
     }

@@ -1,6 +1,7 @@
 //! The server-server API, a file per section.
 
 pub(crate) mod events;
+pub(crate) mod membership;
 pub(crate) mod queries;
 pub(crate) mod server;
 pub(crate) mod transactions;

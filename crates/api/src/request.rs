@@ -8,7 +8,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
+use futures_util::stream;
 use http::{HeaderValue, header, request::Parts};
+use myelin_rooms::PduAnswer;
+use myelin_storage::StorageError;
 use serde::{
     Serialize,
     de::{DeserializeOwned, IgnoredAny},
@@ -100,6 +103,16 @@ pub(crate) fn json_response(body: impl Into<Body>) -> Response {
         HeaderValue::from_static("application/json"),
     );
     response
+}
+
+/// An answer that is read while it is sent. If that fails, the connection breaks off: a part of it is
+/// no answer.
+pub(crate) fn pdu_response(answer: PduAnswer) -> Response {
+    let pieces = stream::try_unfold(answer, |mut answer| async move {
+        let piece = answer.next().await?;
+        Ok::<_, StorageError>(piece.map(|piece| (piece, answer)))
+    });
+    json_response(Body::from_stream(pieces))
 }
 
 /// Reads a body of at most `limit` bytes.

@@ -193,6 +193,20 @@ table! {
         Server Read GET "/_matrix/federation/v1/state/{room_id}" => federation::events::state;
         Server Read GET "/_matrix/federation/v1/state_ids/{room_id}" => federation::events::state_ids;
     }
+    "Server-server API: Joining rooms" Federation {
+        Server Read GET "/_matrix/federation/v1/make_join/{room_id}/{user_id}" => federation::membership::make_join;
+        Server Change PUT "/_matrix/federation/v2/send_join/{room_id}/{event_id}" => federation::membership::send_join;
+        Server Change PUT "/_matrix/federation/v1/send_join/{room_id}/{event_id}" => federation::membership::send_join_v1;
+    }
+    "Server-server API: Knocking upon a room" Federation {
+        Server Read GET "/_matrix/federation/v1/make_knock/{room_id}/{user_id}" => federation::membership::make_knock;
+        Server Change PUT "/_matrix/federation/v1/send_knock/{room_id}/{event_id}" => federation::membership::send_knock;
+    }
+    "Server-server API: Leaving rooms" Federation {
+        Server Read GET "/_matrix/federation/v1/make_leave/{room_id}/{user_id}" => federation::membership::make_leave;
+        Server Change PUT "/_matrix/federation/v2/send_leave/{room_id}/{event_id}" => federation::membership::send_leave;
+        Server Change PUT "/_matrix/federation/v1/send_leave/{room_id}/{event_id}" => federation::membership::send_leave_v1;
+    }
     "Server-server API: Querying for information" Federation {
         Server Read GET "/_matrix/federation/v1/query/profile" => federation::queries::profile;
         Server Read GET "/_matrix/federation/v1/query/directory" => federation::queries::directory;

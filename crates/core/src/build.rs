@@ -104,6 +104,36 @@ pub fn sign_template(
     seal(version, event, key)
 }
 
+/// Adds this server's signature to an event of another server, beside those that it has: to a join that
+/// one of our users authorises, and to an invite of one of our users. Returns the event without
+/// `unsigned`; what it says is for the caller to check.
+///
+/// # Errors
+/// If the event is not canonical JSON.
+pub fn countersign<'a>(
+    version: RoomVersion,
+    json: &'a str,
+    key: &'a KeyPair,
+) -> Result<String, BuildError> {
+    let mut event = Object::parse(json).map_err(BuildError::Content)?;
+    event.remove("unsigned");
+    let (_, signed_json) = identify(version, &event);
+    let mut signatures = object_or_empty(event.remove("signatures"));
+    let mut own = object_or_empty(signatures.remove(key.server_name().as_str()));
+    let signature = Value::text(key.sign_bytes(signed_json.as_bytes()));
+    own.insert(key.key_id().as_str(), signature);
+    signatures.insert(key.server_name().as_str(), Value::Object(own));
+    event.insert("signatures", Value::Object(signatures));
+    Ok(canonical_json::write(&event))
+}
+
+fn object_or_empty(value: Option<Value<'_>>) -> Object<'_> {
+    match value {
+        Some(Value::Object(object)) => object,
+        _ => Object::default(),
+    }
+}
+
 fn ids(ids: &[OwnedEventId]) -> Value<'_> {
     Value::Array(ids.iter().map(|id| Value::text(id.as_str())).collect())
 }

@@ -15,6 +15,9 @@ use crate::{
     number::{EventNr, KeyNr},
 };
 
+/// How many users a nameless room is named after.
+const MOST_HEROES: usize = 5;
+
 /// The `membership` of an `m.room.member` event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -306,6 +309,26 @@ impl State {
     /// How many users have each membership.
     pub fn counts(&self) -> MemberCounts {
         self.counts
+    }
+
+    /// The users after whom a nameless room is named: the first but `own` that are joined or invited;
+    /// failing that, of those who left (client-server API, "RoomSummary"). Keys are numbered in the order
+    /// in which users came to the room, so this stops after a few entries.
+    pub fn heroes(&self, own: Option<KeyNr>) -> Vec<(KeyNr, EventNr)> {
+        let of = |wanted: &'static [Membership]| {
+            self.members()
+                .filter(|(key, _)| Some(*key) != own)
+                .filter(|(_, entry)| entry.membership().is_some_and(|is| wanted.contains(&is)))
+                .map(|(key, entry)| (key, entry.event()))
+                .take(MOST_HEROES)
+                .collect::<Vec<_>>()
+        };
+        let present = of(&[Membership::Join, Membership::Invite]);
+        if present.is_empty() {
+            of(&[Membership::Leave, Membership::Ban])
+        } else {
+            present
+        }
     }
 
     /// The servers with joined users, in order of their names, and how many users each has.

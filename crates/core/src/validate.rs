@@ -88,6 +88,9 @@ pub enum DropReason {
     /// It belongs to another room than the one it was expected in.
     #[error("the event is of room {0}")]
     OtherRoom(OwnedRoomId),
+    /// Its content hash is wrong, and the redacted form will not do.
+    #[error("the content hash is wrong")]
+    WrongHash,
     /// A server that has to sign it did not.
     #[error("no signature of {0}")]
     NotSigned(OwnedServerName),

@@ -43,6 +43,14 @@ impl HistoryVisibility {
     }
 }
 
+/// The type of events that say nothing, and are there to name several others as their parents. The
+/// reference server sends them too; no client is shown one.
+pub const TYING: &str = "org.matrix.dummy_event";
+
+fn is_tying(pdu: &Pdu) -> bool {
+    pdu.event_type.to_string() == TYING
+}
+
 /// What decides whether a user may see an event.
 #[derive(Clone, Copy, Debug)]
 pub struct UserFacts {
@@ -60,6 +68,9 @@ pub struct UserFacts {
 /// seen by what held before it or by what holds after it.
 pub fn user_may_see(user: &UserId, event: &Event, facts: &UserFacts) -> bool {
     let pdu = &*event.pdu;
+    if is_tying(pdu) {
+        return false;
+    }
     let visibility = match new_visibility(event) {
         Some(new) => facts.visibility.max(new),
         None => facts.visibility,

@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json, value::RawValue};
 use crate::{
     RoomError, Rooms,
     commit::Founding,
-    new_event::NewEvent,
+    new_event::{NewEvent, raw},
     room::Room,
     send::not_built,
     turn::{Candidate, Turn},
@@ -328,10 +328,4 @@ fn power_levels(version: RoomVersion, creator: &UserId, wish: &CreateRoom) -> Ma
     };
     levels.extend(wish.power_level_override.clone());
     levels
-}
-
-/// JSON as text.
-pub(crate) fn raw(value: &Value) -> Box<RawValue> {
-    // A `Value` is valid JSON by construction.
-    serde_json::value::to_raw_value(value).expect("a JSON value")
 }

@@ -1,5 +1,6 @@
 //! What can go wrong with a room, by what the caller can do about it.
 
+use myelin_core::validate::DropReason;
 use myelin_federation::FederationError;
 use myelin_storage::StorageError;
 
@@ -47,5 +48,60 @@ pub enum RoomError {
 impl RoomError {
     pub(crate) fn unknown_room() -> Self {
         Self::NotFound("this server does not know the room".into())
+    }
+}
+
+/// Why another server does not get what it asks for.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ServeError {
+    /// There is no such event or room, or nothing is known of the state there.
+    #[error("{0}")]
+    NotFound(String),
+    /// The asking server is not in the room, or the room's rules don't permit it.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The room's state isn't complete here (MSC3895).
+    #[error("the state of the room is not complete on this server")]
+    Partial,
+    /// The request is malformed.
+    #[error("{0}")]
+    BadJson(String),
+    /// A part of the request is not what it has to be.
+    #[error("{0}")]
+    InvalidParam(String),
+    /// The room has a version that the asking server, or this one, does not know.
+    #[error("the room has version {0}")]
+    IncompatibleVersion(String),
+    /// Whether the user may join depends on rooms that this server does not know well enough.
+    #[error("this server can't tell whether the user may join")]
+    UnableToAuthorise,
+    /// The user may join, and nobody here has the power to say so.
+    #[error("no user of this server may let others into the room")]
+    UnableToGrant,
+    /// This server lacks what the event builds upon.
+    #[error("{0}")]
+    Behind(String),
+    /// This server failed in a way that is logged.
+    #[error("{0}")]
+    Internal(String),
+    /// The database failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+impl From<DropReason> for ServeError {
+    fn from(reason: DropReason) -> Self {
+        Self::InvalidParam(reason.to_string())
+    }
+}
+
+impl From<RoomError> for ServeError {
+    fn from(error: RoomError) -> Self {
+        match error {
+            RoomError::Forbidden(why) => Self::Forbidden(why),
+            RoomError::NotFound(why) => Self::NotFound(why),
+            RoomError::Storage(error) => Self::Storage(error),
+            error => Self::Internal(error.to_string()),
+        }
     }
 }

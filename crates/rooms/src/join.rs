@@ -22,7 +22,6 @@ use tokio::sync::watch;
 
 use crate::{
     RoomError, Rooms,
-    create::raw,
     handshake::Handshake,
     membership::{JoinContent, with_membership},
     new_event::NewEvent,
@@ -140,14 +139,7 @@ impl Rooms {
         user: &UserId,
         content: &JoinContent,
     ) -> Result<(), RoomError> {
-        let event = NewEvent {
-            sender: user.to_owned(),
-            event_type: "m.room.member".into(),
-            state_key: Some(user.as_str().to_owned()),
-            content: raw(&Value::Object(with_membership(content))),
-            redacts: None,
-            transaction: None,
-        };
+        let event = NewEvent::membership(user, user, with_membership(content));
         self.send(&room.key.room_id, event).await.map(drop)
     }
 

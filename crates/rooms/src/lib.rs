@@ -19,8 +19,11 @@ mod new_event;
 mod numbers;
 mod outgoing;
 mod outliers;
+mod pdu_answer;
 mod receive;
 mod redaction;
+mod resident;
+mod restricted;
 mod resync;
 mod room;
 mod send;
@@ -28,6 +31,8 @@ mod serve;
 mod staging;
 mod state_cache;
 mod states;
+mod stripped;
+mod template;
 mod turn;
 mod validation;
 mod waking;
@@ -44,12 +49,13 @@ use myelin_storage::{Database, Priority, StorageError, rooms as room_table, stre
 use ruma::{OwnedServerName, RoomId, ServerName};
 
 pub use create::{CreateRoom, Preset};
-pub use error::RoomError;
+pub use error::{RoomError, ServeError};
 pub use membership::JoinContent;
 pub use new_event::NewEvent;
+pub use pdu_answer::PduAnswer;
 pub use receive::ReceiveError;
+pub use resident::Handed;
 pub use room::{CurrentState, Keys, Room};
-pub use serve::ServeError;
 pub use waking::Waking;
 
 use crate::numbers::Numbers;

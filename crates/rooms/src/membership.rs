@@ -6,7 +6,7 @@ use myelin_core::{completeness::Question, state::Membership};
 use ruma::{OwnedEventId, RoomId, UserId};
 use serde_json::{Map, Value};
 
-use crate::{RoomError, Rooms, create::raw, new_event::NewEvent, room::Room};
+use crate::{RoomError, Rooms, new_event::NewEvent, room::Room};
 
 /// The content of a join beside `membership`: the user's profile and what the client wishes.
 pub type JoinContent = Map<String, Value>;
@@ -29,14 +29,7 @@ impl Rooms {
         if let Some(reason) = reason {
             content.insert("reason".into(), reason.into());
         }
-        let event = NewEvent {
-            sender: sender.to_owned(),
-            event_type: "m.room.member".into(),
-            state_key: Some(target.as_str().to_owned()),
-            content: raw(&Value::Object(content)),
-            redacts: None,
-            transaction: None,
-        };
+        let event = NewEvent::membership(sender, target, content);
         self.send(room_id, event).await
     }
 
@@ -110,14 +103,7 @@ impl Rooms {
         {
             let mut content = profile.clone();
             content.insert("membership".into(), "join".into());
-            let event = NewEvent {
-                sender: user.to_owned(),
-                event_type: "m.room.member".into(),
-                state_key: Some(user.as_str().to_owned()),
-                content: raw(&Value::Object(content)),
-                redacts: None,
-                transaction: None,
-            };
+            let event = NewEvent::membership(user, user, content);
             if let Err(error) = self.send(&membership.room_id, event).await {
                 tracing::warn!(room = %membership.room_id, %user, %error, "profile not updated");
             }

@@ -1,8 +1,9 @@
 //! What a user of this server wants to send, and the queue of it.
 
+use myelin_core::key_table::MEMBER;
 use myelin_storage::client_transactions::ClientTransaction;
-use ruma::{OwnedEventId, OwnedUserId};
-use serde_json::value::RawValue;
+use ruma::{OwnedEventId, OwnedUserId, UserId};
+use serde_json::{Map, Value, value::RawValue};
 use tokio::sync::oneshot;
 
 use crate::RoomError;
@@ -22,6 +23,30 @@ pub struct NewEvent {
     pub redacts: Option<OwnedEventId>,
     /// The request, if the client may repeat it.
     pub transaction: Option<ClientTransaction>,
+}
+
+impl NewEvent {
+    /// A membership event. `content` says all of it.
+    pub(crate) fn membership(
+        sender: &UserId,
+        target: &UserId,
+        content: Map<String, Value>,
+    ) -> Self {
+        Self {
+            sender: sender.to_owned(),
+            event_type: MEMBER.to_owned(),
+            state_key: Some(target.as_str().to_owned()),
+            content: raw(&Value::Object(content)),
+            redacts: None,
+            transaction: None,
+        }
+    }
+}
+
+/// JSON as text.
+pub(crate) fn raw(value: &Value) -> Box<RawValue> {
+    // A `Value` is valid JSON by construction.
+    serde_json::value::to_raw_value(value).expect("a JSON value")
 }
 
 /// A local event that waits for the room's turn.

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use myelin_core::number::StreamPosition;
+use myelin_core::{event::Event, number::StreamPosition};
 use myelin_federation::{FederationError, MOST_PDUS, Transaction};
 use myelin_storage::{
     Priority, StorageError,
@@ -355,7 +355,10 @@ impl Rooms {
                 && let Some(room) = self.room_by_nr(row.room).await?
             {
                 let held = room.events(self, [row.event]).await?;
-                let json = held.get(&row.event).map(|event| event.pdu.json.to_string());
+                // Of what its own user sent it has the original.
+                let passed_on = |event: &&Arc<Event>| event.pdu.sender.server_name() != server;
+                let event = held.get(&row.event).filter(passed_on);
+                let json = event.map(|event| event.pdu.json.to_string());
                 pdus.extend(json.and_then(|json| RawValue::from_string(json).ok()));
             }
             upto = row.position;

@@ -431,6 +431,21 @@ impl Room {
         Ok(found)
     }
 
+    /// The numbers of those of some events that are held.
+    pub(crate) async fn held_numbers(
+        self: &Arc<Self>,
+        rooms: &Rooms,
+        ids: impl IntoIterator<Item = OwnedEventId>,
+    ) -> Result<Vec<EventNr>, StorageError> {
+        let known = self.known_events(rooms, ids).await?.into_values();
+        Ok(known
+            .filter_map(|known| match known {
+                Known::Held(event) => Some(event.nr),
+                Known::Referenced(_) => None,
+            })
+            .collect())
+    }
+
     /// An event by its ID, if it is held and of this room.
     ///
     /// # Errors

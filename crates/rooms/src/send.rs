@@ -7,7 +7,7 @@ use myelin_core::{
     build::{BuildError, EventDraft},
     event::{Event, Verdict},
     key_table::MEMBER,
-    receive::{Decision, Placement},
+    receive::{Decision, Placement, Plan},
     state::Membership,
 };
 use myelin_storage::{
@@ -191,6 +191,12 @@ impl Turn<'_> {
 
     /// Makes a local event, judges it and takes it into the turn.
     pub(crate) async fn make(&mut self, event: NewEvent) -> Result<Arc<Event>, RoomError> {
+        let plan = self.propose(event).await?;
+        Ok(self.accept(plan).await?)
+    }
+
+    /// Makes an event that the room permits, and takes it nowhere.
+    pub(crate) async fn propose(&mut self, event: NewEvent) -> Result<Plan, RoomError> {
         let draft = self.draft(event).await?;
         let pdu = draft
             .finish(self.room.key.version, self.rooms.key())
@@ -211,7 +217,7 @@ impl Turn<'_> {
         if plan.verdict != Verdict::Accepted {
             return Err(RoomError::Forbidden(plan.reason.unwrap_or_default()));
         }
-        Ok(self.accept(plan).await?)
+        Ok(plan)
     }
 
     /// Queues an event for the other servers in the room. The room before the event counts: who
@@ -230,7 +236,9 @@ impl Turn<'_> {
         if let (Some(_), Some(target)) = (event.pdu.membership, target) {
             further.push(target.server_name().to_string());
         }
-        further.retain(|server| server != self.rooms.server_name().as_str());
+        // Who sent it has it: an event of another server's user is passed on here.
+        let author = event.pdu.sender.server_name().as_str();
+        further.retain(|server| server != self.rooms.server_name().as_str() && server != author);
         self.batch.send(OutboxRow {
             position,
             event: event.nr,

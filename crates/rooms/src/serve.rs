@@ -19,34 +19,11 @@ use ruma::{EventId, OwnedEventId, RoomId, ServerName};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::{Rooms, room::Room};
+use crate::{Rooms, ServeError, pdu_answer::PduAnswer, room::Room};
 
 /// The most events that `get_missing_events` and `backfill` give (R60).
 const MOST_MISSING: usize = 20;
 const MOST_BACKFILLED: usize = 100;
-
-/// How many event IDs are read in one query.
-const READ_TOGETHER: usize = 1_000;
-
-/// Why another server gets no answer.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum ServeError {
-    /// There is no such event or room, or nothing is known of the state there.
-    #[error("{0}")]
-    NotFound(String),
-    /// The asking server is not in the room.
-    #[error("{0}")]
-    Forbidden(String),
-    /// The room's state isn't complete here (MSC3895).
-    #[error("the state of the room is not complete on this server")]
-    Partial,
-    /// The request is malformed.
-    #[error("{0}")]
-    BadJson(String),
-    /// The database failed.
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-}
 
 /// What `get_missing_events` asks for.
 #[derive(Clone, Debug, Deserialize)]
@@ -116,14 +93,18 @@ impl Rooms {
         origin: &ServerName,
         room_id: &RoomId,
         event_id: &EventId,
-    ) -> Result<String, ServeError> {
+    ) -> Result<PduAnswer, ServeError> {
         let room = self.room_for(origin, room_id).await?;
         let state = self.state_before(&room, event_id).await?;
         let numbers: Vec<EventNr> = state.entries().map(|(_, entry)| entry.event()).collect();
         let chain = self.auth_chain(&room, &numbers).await?;
-        let pdus = self.jsons(&room, numbers).await?.join(",");
-        let chain = self.jsons(&room, chain).await?.join(",");
-        Ok(format!(r#"{{"auth_chain":[{chain}],"pdus":[{pdus}]}}"#))
+        let mut answer = PduAnswer::new(self);
+        answer.text(r#"{"auth_chain":["#);
+        answer.pdus(chain);
+        answer.text(r#"],"pdus":["#);
+        answer.pdus(numbers);
+        answer.text("]}");
+        Ok(answer)
     }
 
     /// `GET /event_auth`: the auth chain of an event.
@@ -135,7 +116,7 @@ impl Rooms {
         origin: &ServerName,
         room_id: &RoomId,
         event_id: &EventId,
-    ) -> Result<String, ServeError> {
+    ) -> Result<PduAnswer, ServeError> {
         let room = self.room_for(origin, room_id).await?;
         if room.is_partial() {
             return Err(ServeError::Partial);
@@ -144,24 +125,15 @@ impl Rooms {
             .event_by_id(self, event_id)
             .await?
             .ok_or_else(|| unknown_event(event_id))?;
-        let claimed = room
-            .known_events(self, event.pdu.auth_events.iter().cloned())
-            .await?;
-        let claimed: BTreeSet<EventNr> = claimed
-            .into_values()
-            .filter_map(|known| match known {
-                Known::Held(event) => Some(event.nr),
-                Known::Referenced(_) => None,
-            })
-            .collect();
-        let mut chain = claimed.clone();
-        chain.extend(
-            self.auth_chain(&room, &claimed.into_iter().collect::<Vec<_>>())
-                .await?,
-        );
-        let chain = chain.into_iter().collect();
-        let chain = self.jsons(&room, chain).await?.join(",");
-        Ok(format!(r#"{{"auth_chain":[{chain}]}}"#))
+        let claimed = event.pdu.auth_events.iter().cloned();
+        let claimed = room.held_numbers(self, claimed).await?;
+        let mut chain: BTreeSet<EventNr> = claimed.iter().copied().collect();
+        chain.extend(self.auth_chain(&room, &claimed).await?);
+        let mut answer = PduAnswer::new(self);
+        answer.text(r#"{"auth_chain":["#);
+        answer.pdus(chain.into_iter().collect());
+        answer.text("]}");
+        Ok(answer)
     }
 
     /// `POST /get_missing_events`: events between those that the asker has and those it got.
@@ -281,7 +253,11 @@ impl Rooms {
 
     /// The auth chain of some state events. Where the room's ID stands for the create event, nobody
     /// cites it, and it belongs to every chain all the same.
-    async fn auth_chain(&self, room: &Room, of: &[EventNr]) -> Result<Vec<EventNr>, StorageError> {
+    pub(crate) async fn auth_chain(
+        &self,
+        room: &Room,
+        of: &[EventNr],
+    ) -> Result<Vec<EventNr>, StorageError> {
         let of = of.to_vec();
         let mut chain = self
             .database()
@@ -305,24 +281,6 @@ impl Rooms {
                 Box::pin(async move { events::ids(tx, &numbers).await })
             })
             .await
-    }
-
-    async fn jsons(
-        &self,
-        room: &Arc<Room>,
-        numbers: Vec<EventNr>,
-    ) -> Result<Vec<String>, StorageError> {
-        let mut jsons = Vec::with_capacity(numbers.len());
-        for piece in numbers.chunks(READ_TOGETHER) {
-            let held = room.events(self, piece.iter().copied()).await?;
-            jsons.extend(
-                piece
-                    .iter()
-                    .filter_map(|nr| held.get(nr))
-                    .map(|event| event.pdu.json.to_string()),
-            );
-        }
-        Ok(jsons)
     }
 
     async fn parents_of(
@@ -453,7 +411,7 @@ fn invited(room: &Room, state: &State, server: &ServerName) -> bool {
     })
 }
 
-fn unknown_room() -> ServeError {
+pub(crate) fn unknown_room() -> ServeError {
     ServeError::NotFound("this server does not know the room".into())
 }
 

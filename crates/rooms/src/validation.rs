@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use myelin_core::{
     keys::KeySet,
+    pdu::Pdu,
     room_version::RoomVersion,
     validate::{DropReason, Unverified, ValidPdu},
 };
@@ -32,6 +33,28 @@ impl Rooms {
     ) -> Vec<Result<ValidPdu, DropReason>> {
         let results = self.validate_each(version, room_id, pdus).await;
         results.into_iter().map(|(_, result)| result).collect()
+    }
+
+    /// Checks a PDU that is taken as it is or not at all: of one with a wrong hash the redacted form
+    /// will not do. `check` is asked about its form before any key is looked for.
+    pub(crate) async fn validate_whole<E: From<DropReason>>(
+        &self,
+        version: RoomVersion,
+        room_id: &RoomId,
+        json: &str,
+        check: impl FnOnce(&Pdu) -> Result<(), E>,
+    ) -> Result<ValidPdu, E> {
+        let parsed = Unverified::parse(version, json, Some(room_id))?;
+        check(parsed.pdu())?;
+        if !parsed.hash_matches() {
+            return Err(DropReason::WrongHash.into());
+        }
+        let parsed = vec![Ok(parsed)];
+        let keys = self.keys_of(&parsed).await;
+        let mut verified = self.verify(parsed, keys).await;
+        // One goes in, one comes out.
+        let verified = verified.pop().unwrap_or(Err(DropReason::WrongHash));
+        Ok(verified?)
     }
 
     /// The same with the IDs of those PDUs that have one, valid or not.

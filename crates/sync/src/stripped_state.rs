@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use myelin_core::{key_table::MEMBER, number::EventNr};
+use myelin_core::number::EventNr;
 use myelin_rooms::{Room, Rooms};
 use myelin_storage::StorageError;
 use serde_json::value::to_raw_value;
@@ -13,17 +13,6 @@ use crate::{
     answer::StrippedEvent,
     client_event::{EventJson, shown, written_type},
 };
-
-/// The types that tell what a room is, of those with an empty state key.
-const TELLING: [&str; 7] = [
-    "m.room.create",
-    "m.room.join_rules",
-    "m.room.canonical_alias",
-    "m.room.avatar",
-    "m.room.encryption",
-    "m.room.name",
-    "m.room.topic",
-];
 
 /// The stripped state that goes with an invite or a knock: what the room was when it was made, if this server
 /// knows that, and the event itself.
@@ -38,12 +27,7 @@ pub(crate) async fn stripped_state(
         && let Some((_, before)) = placed(event)
     {
         let state = room.state(rooms, before.snapshot()).await?;
-        let keys = room.keys();
-        let telling = TELLING
-            .iter()
-            .filter_map(|of| state.get_named(&keys, of, ""));
-        let sender = state.get_named(&keys, MEMBER, event.pdu.sender.as_str());
-        wanted.extend(telling.chain(sender).map(|entry| entry.event()));
+        wanted.extend(room.telling_events(&state, &event.pdu.sender));
     }
     let mut events: Vec<_> = room.events(rooms, wanted).await?.into_values().collect();
     // The membership last: it is what the rest explains.

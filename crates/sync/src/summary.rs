@@ -5,13 +5,10 @@ use std::sync::Arc;
 use myelin_core::{
     key_table::MEMBER,
     number::{EventNr, KeyNr},
-    state::{Membership, State},
+    state::State,
 };
 use myelin_rooms::Room;
 use serde::Serialize;
-
-/// How many users a nameless room is named after.
-const HEROES: usize = 5;
 
 /// A room's summary.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -52,11 +49,11 @@ pub(crate) fn summarize(
         ["m.room.name", "m.room.canonical_alias"].map(|of| state.get_named(&keys, of, ""))
     };
     let own = keys.number(MEMBER, user);
-    let chosen = heroes(new, own);
+    let chosen = new.heroes(own);
     if let Some(old) = old
         && old.counts() == new.counts()
         && name_of(old) == name_of(new)
-        && heroes(old, own) == chosen
+        && old.heroes(own) == chosen
     {
         return None;
     }
@@ -74,23 +71,4 @@ pub(crate) fn summarize(
         summary,
         heroes: if nameless { chosen } else { Vec::new() },
     })
-}
-
-/// The first users but `own` that are joined or invited; failing that, of those who left. Keys are numbered
-/// in the order in which users came to the room, so this stops after a few entries.
-fn heroes(state: &State, own: Option<KeyNr>) -> Vec<(KeyNr, EventNr)> {
-    let others = || state.members().filter(|(key, _)| Some(*key) != own);
-    let of = |wanted: &'static [Membership]| {
-        others()
-            .filter(|(_, entry)| entry.membership().is_some_and(|is| wanted.contains(&is)))
-            .map(|(key, entry)| (key, entry.event()))
-            .take(HEROES)
-            .collect::<Vec<_>>()
-    };
-    let present = of(&[Membership::Join, Membership::Invite]);
-    if present.is_empty() {
-        of(&[Membership::Leave, Membership::Ban])
-    } else {
-        present
-    }
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::{
     Api, ApiError,
     admission::Signed,
-    request::{Path, Query, json_response},
+    request::{Path, Query, json_response, pdu_response},
 };
 
 pub(crate) async fn event(
@@ -29,7 +29,7 @@ pub(crate) async fn event_auth(
     let answer = rooms
         .serve_event_auth(&request.origin, &room_id, &event_id)
         .await?;
-    Ok(json_response(answer))
+    Ok(pdu_response(answer))
 }
 
 #[derive(Deserialize)]
@@ -47,7 +47,7 @@ pub(crate) async fn state(
     let answer = rooms
         .serve_state(&request.origin, &room_id, &parameters.event_id)
         .await?;
-    Ok(json_response(answer))
+    Ok(pdu_response(answer))
 }
 
 pub(crate) async fn state_ids(

@@ -7,7 +7,13 @@ use serde_json::{Value, json};
 use crate::{Site, read};
 
 /// The header for a request that the server sends to itself: the one server whose key is at hand.
-fn authorization(site: &Site, method: &Method, target: &str, body: &Value, to: &str) -> String {
+pub(crate) fn authorization(
+    site: &Site,
+    method: &Method,
+    target: &str,
+    body: &Value,
+    to: &str,
+) -> String {
     let mut signed = json!({
         "method": method.as_str(), "uri": target, "origin": "example.org", "destination": to,
     });
@@ -25,7 +31,12 @@ fn authorization(site: &Site, method: &Method, target: &str, body: &Value, to: &
     )
 }
 
-async fn call(site: &Site, method: Method, target: &str, body: Value) -> (StatusCode, Value) {
+pub(crate) async fn call(
+    site: &Site,
+    method: Method,
+    target: &str,
+    body: Value,
+) -> (StatusCode, Value) {
     let authorization = authorization(site, &method, target, &body, "example.org");
     let content = if body.is_null() {
         String::new()

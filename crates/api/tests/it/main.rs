@@ -3,6 +3,7 @@
 mod accounts;
 mod errors;
 mod federation;
+mod handshakes;
 mod rooms;
 
 use std::sync::Arc;

@@ -10,6 +10,7 @@ mod local;
 mod outgoing;
 mod receiving;
 mod redactions;
+mod resident;
 mod serving;
 mod snapshots;
 mod staging;

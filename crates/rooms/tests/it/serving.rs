@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     house::{House, alice, new_event, wish},
+    resident::json_of,
     story::{Story, bob, carol, mallory, membership, message, topic},
 };
 
@@ -72,22 +73,23 @@ async fn the_state_at_an_event_is_that_before_it_with_its_auth_chain() {
             set(&answer["auth_chain_ids"]),
             chain(&story, before.values())
         );
-        let whole = parsed(rooms.serve_state(server, &story.room_id, &second).await);
+        let whole = rooms.serve_state(server, &story.room_id, &second).await;
+        let whole = json_of(whole.unwrap()).await;
         let listed = |key: &str| BTreeSet::from_iter(ids_of(story.version, &whole[key]));
         assert_eq!(listed("pdus"), ids(before.values()));
         assert_eq!(listed("auth_chain"), chain(&story, before.values()));
-        let auth = parsed(
-            rooms
-                .serve_event_auth(server, &story.room_id, &second)
-                .await,
-        );
+        let auth = rooms
+            .serve_event_auth(server, &story.room_id, &second)
+            .await;
+        let auth = json_of(auth.unwrap()).await;
         let listed = BTreeSet::from_iter(ids_of(story.version, &auth["auth_chain"]));
         assert_eq!(listed, chain(&story, [&second]));
         // A message's chain too, though nothing is authorised by messages.
         let said = house
             .says(&mut story, &[&second], message(carol(), "hello"))
             .await;
-        let auth = parsed(rooms.serve_event_auth(server, &story.room_id, &said).await);
+        let auth = rooms.serve_event_auth(server, &story.room_id, &said).await;
+        let auth = json_of(auth.unwrap()).await;
         let listed = BTreeSet::from_iter(ids_of(story.version, &auth["auth_chain"]));
         assert_eq!(listed, chain(&story, [&said]));
         let event = parsed(rooms.serve_event(server, &second).await);
@@ -109,7 +111,10 @@ async fn where_no_state_is_known_there_is_nothing_to_serve() {
         for id in [&outlier, &unknown] {
             let state = rooms.serve_state_ids(server, &story.room_id, id).await;
             assert!(matches!(state, Err(ServeError::NotFound(_))), "{state:?}");
-            let state = rooms.serve_state(server, &story.room_id, id).await;
+            let state = rooms
+                .serve_state(server, &story.room_id, id)
+                .await
+                .map(drop);
             assert!(matches!(state, Err(ServeError::NotFound(_))), "{state:?}");
         }
         let none = rooms.serve_event(server, &unknown).await;
@@ -141,8 +146,14 @@ async fn servers_that_are_not_in_the_room_get_nothing() {
             let missing = json!({"earliest_events": [], "latest_events": [tip]}).to_string();
             let answers = [
                 rooms.serve_event(server, &tip).await,
-                rooms.serve_event_auth(server, room_id, &tip).await,
-                rooms.serve_state(server, room_id, &tip).await,
+                rooms
+                    .serve_event_auth(server, room_id, &tip)
+                    .await
+                    .map(|_| String::new()),
+                rooms
+                    .serve_state(server, room_id, &tip)
+                    .await
+                    .map(|_| String::new()),
                 rooms.serve_state_ids(server, room_id, &tip).await,
                 rooms
                     .serve_missing_events(server, room_id, missing.as_bytes())

@@ -42,7 +42,7 @@ async fn assert_in_history(client: &Client, room: &str, events: &[String]) {
 /// A server that was not reached is not tried again for a while. It is when it speaks up: the
 /// side that was cut off says something first.
 async fn fill_a_gap(joining: Kind, room_version: &str) {
-    let meeting = Meeting::hold(joining, room_version).await;
+    let meeting = Meeting::hold(Kind::Synapse, joining, room_version).await;
     let room = &meeting.room;
     let (mut alice_sees, mut bob_sees) = (meeting.alice.watch(), meeting.bob.watch());
     meeting.talk(&mut alice_sees, &mut bob_sees).await;
@@ -65,7 +65,7 @@ async fn fill_a_gap(joining: Kind, room_version: &str) {
 
 /// Each server in turn is killed, misses something, and is started again.
 async fn catch_up_after_downtime(joining: Kind, room_version: &str) {
-    let mut meeting = Meeting::hold(joining, room_version).await;
+    let mut meeting = Meeting::hold(Kind::Synapse, joining, room_version).await;
     let room = meeting.room.clone();
     let (mut alice_sees, mut bob_sees) = (meeting.alice.watch(), meeting.bob.watch());
     meeting.talk(&mut alice_sees, &mut bob_sees).await;

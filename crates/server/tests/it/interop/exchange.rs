@@ -11,8 +11,8 @@ use crate::homeserver::Kind;
 /// What the way between the servers takes.
 const LATENCY: Duration = Duration::from_millis(30);
 
-async fn everything_goes_both_ways(joining: Kind, room_version: &str) {
-    let meeting = Meeting::hold(joining, room_version).await;
+async fn everything_goes_both_ways(resident: Kind, joining: Kind, room_version: &str) {
+    let meeting = Meeting::hold(resident, joining, room_version).await;
     meeting.resident.proxy.delay(LATENCY);
     meeting.joining.proxy.delay(LATENCY);
     let (mut alice_sees, mut bob_sees) = (meeting.alice.watch(), meeting.bob.watch());
@@ -121,15 +121,30 @@ async fn kicks_and_leaves(meeting: &Meeting, alice_sees: &mut Watch, bob_sees: &
 
 #[tokio::test]
 async fn messages_state_redactions_profiles_kicks_and_leaves_v10() {
-    everything_goes_both_ways(Kind::Myelin, "10").await;
+    everything_goes_both_ways(Kind::Synapse, Kind::Myelin, "10").await;
 }
 
 #[tokio::test]
 async fn messages_state_redactions_profiles_kicks_and_leaves_v11() {
-    everything_goes_both_ways(Kind::Myelin, "11").await;
+    everything_goes_both_ways(Kind::Synapse, Kind::Myelin, "11").await;
 }
 
 #[tokio::test]
 async fn messages_state_redactions_profiles_kicks_and_leaves_v12() {
-    everything_goes_both_ways(Kind::Myelin, "12").await;
+    everything_goes_both_ways(Kind::Synapse, Kind::Myelin, "12").await;
+}
+
+#[tokio::test]
+async fn the_same_in_a_room_of_myelins_v10() {
+    everything_goes_both_ways(Kind::Myelin, Kind::Synapse, "10").await;
+}
+
+#[tokio::test]
+async fn the_same_in_a_room_of_myelins_v11() {
+    everything_goes_both_ways(Kind::Myelin, Kind::Synapse, "11").await;
+}
+
+#[tokio::test]
+async fn the_same_in_a_room_of_myelins_v12() {
+    everything_goes_both_ways(Kind::Myelin, Kind::Synapse, "12").await;
 }

@@ -7,7 +7,7 @@ use crate::homeserver::Kind;
 
 /// Both sides change the same things without hearing of each other; then they do.
 async fn forks_are_resolved_alike(joining: Kind, room_version: &str) {
-    let meeting = Meeting::hold(joining, room_version).await;
+    let meeting = Meeting::hold(Kind::Synapse, joining, room_version).await;
     let room = &meeting.room;
     meeting.promote_bob().await;
     let held = [&meeting.resident, &meeting.joining]

@@ -23,11 +23,11 @@ pub(super) struct Meeting {
 }
 
 impl Meeting {
-    /// Starts a Synapse with the room, and a server of the given kind for bob.
-    pub(super) async fn prepare(joining: Kind, room_version: &str) -> Self {
+    /// Starts a server with the room, and one for bob.
+    pub(super) async fn prepare(resident: Kind, joining: Kind, room_version: &str) -> Self {
         let ca = Ca::new();
         let (resident, joining) = tokio::join!(
-            Homeserver::start(Kind::Synapse, &ca),
+            Homeserver::start(resident, &ca),
             Homeserver::start(joining, &ca)
         );
         let alice = resident.register("alice").await;
@@ -63,8 +63,8 @@ impl Meeting {
     }
 
     /// The same, and bob has joined and his server knows the whole room.
-    pub(super) async fn hold(joining: Kind, room_version: &str) -> Self {
-        let meeting = Self::prepare(joining, room_version).await;
+    pub(super) async fn hold(resident: Kind, joining: Kind, room_version: &str) -> Self {
+        let meeting = Self::prepare(resident, joining, room_version).await;
         meeting.bob.join(&meeting.alias).await;
         meeting.bob.members(&meeting.room).await;
         meeting

@@ -15,8 +15,8 @@ fn hold_state(proxy: &Proxy) -> Hold {
 }
 
 /// Joins by alias while no state can be had; checks what bob may do meanwhile and afterwards.
-async fn join_while_state_is_held(joining: Kind, room_version: &str) {
-    let meeting = Meeting::prepare(joining, room_version).await;
+async fn join_while_state_is_held(resident: Kind, joining: Kind, room_version: &str) {
+    let meeting = Meeting::prepare(resident, joining, room_version).await;
     let hold = hold_state(&meeting.resident.proxy);
     assert_eq!(meeting.bob.join(&meeting.alias).await, meeting.room);
     let sent = meeting
@@ -125,8 +125,8 @@ async fn eager_sync_until_shown(
 }
 
 /// A crash in the middle of the resync, and of nothing else.
-async fn crash_during_resync(joining: Kind, room_version: &str) {
-    let mut meeting = Meeting::prepare(joining, room_version).await;
+async fn crash_during_resync(resident: Kind, joining: Kind, room_version: &str) {
+    let mut meeting = Meeting::prepare(resident, joining, room_version).await;
     let hold = hold_state(&meeting.resident.proxy);
     meeting.bob.join(&meeting.alias).await;
     let said = meeting.bob.say(&meeting.room, "before the crash").await;
@@ -150,25 +150,35 @@ async fn crash_during_resync(joining: Kind, room_version: &str) {
 
 #[tokio::test]
 async fn the_user_is_in_at_once_and_sees_all_later_v10() {
-    join_while_state_is_held(Kind::Myelin, "10").await;
+    join_while_state_is_held(Kind::Synapse, Kind::Myelin, "10").await;
 }
 
 #[tokio::test]
 async fn the_user_is_in_at_once_and_sees_all_later_v11() {
-    join_while_state_is_held(Kind::Myelin, "11").await;
+    join_while_state_is_held(Kind::Synapse, Kind::Myelin, "11").await;
 }
 
 #[tokio::test]
 async fn the_user_is_in_at_once_and_sees_all_later_v12() {
-    join_while_state_is_held(Kind::Myelin, "12").await;
+    join_while_state_is_held(Kind::Synapse, Kind::Myelin, "12").await;
 }
 
 #[tokio::test]
 async fn the_reference_passes_the_same_scenario() {
-    join_while_state_is_held(Kind::Synapse, "12").await;
+    join_while_state_is_held(Kind::Synapse, Kind::Synapse, "12").await;
 }
 
 #[tokio::test]
 async fn a_resync_goes_on_after_a_crash() {
-    crash_during_resync(Kind::Myelin, "12").await;
+    crash_during_resync(Kind::Synapse, Kind::Myelin, "12").await;
+}
+
+#[tokio::test]
+async fn a_user_of_the_reference_joins_a_room_of_myelins_in_the_same_way_v10() {
+    join_while_state_is_held(Kind::Myelin, Kind::Synapse, "10").await;
+}
+
+#[tokio::test]
+async fn a_user_of_the_reference_joins_a_room_of_myelins_in_the_same_way_v12() {
+    join_while_state_is_held(Kind::Myelin, Kind::Synapse, "12").await;
 }

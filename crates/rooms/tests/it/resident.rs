@@ -1,0 +1,800 @@
+//! Users of other servers who join, leave and knock through this one.
+
+use std::{collections::BTreeSet, sync::LazyLock};
+
+use myelin_core::{
+    build::sign_template,
+    event::Verdict,
+    room_version::RoomVersion,
+    state::Membership,
+    validate::{MAX_PDU_BYTES, Unverified},
+};
+use myelin_rooms::{Handed, PduAnswer, ServeError};
+use myelin_storage::{
+    Priority,
+    joins::{self, PartialRoom},
+    outbox,
+    testing::on_each_engine,
+};
+use ruma::{EventId, OwnedEventId, RoomId, ServerName, UserId, event_id, room_id, server_name};
+use serde_json::{Value, json};
+
+use crate::{
+    house::{House, alice, dora, wish},
+    story::{bob, carol, key_of, mallory, membership, message},
+};
+
+const VERSIONS: [&str; 3] = ["10", "11", "12"];
+
+pub(crate) fn versions() -> &'static [String] {
+    static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| VERSIONS.map(str::to_owned).to_vec());
+    &NAMES
+}
+
+pub(crate) async fn text_of(mut answer: PduAnswer) -> String {
+    let mut text = String::new();
+    while let Some(piece) = answer.next().await.unwrap() {
+        text.push_str(&piece);
+    }
+    text
+}
+
+pub(crate) async fn json_of(answer: PduAnswer) -> Value {
+    serde_json::from_str(&text_of(answer).await).unwrap()
+}
+
+/// A template completed and signed by a server.
+pub(crate) fn sealed(
+    version: RoomVersion,
+    event: &Value,
+    server: &ServerName,
+) -> (OwnedEventId, Value) {
+    let event = serde_json::from_value(event.clone()).unwrap();
+    let pdu = sign_template(version, &event, &key_of(server)).unwrap();
+    let json = serde_json::from_str(&pdu.json).unwrap();
+    (pdu.event_id.clone(), json)
+}
+
+pub(crate) async fn version_of(house: &House, room_id: &RoomId) -> RoomVersion {
+    house.room(room_id).await.key.version
+}
+
+/// The first step of a join, completed.
+async fn prepared(house: &House, room_id: &RoomId, user: &UserId) -> (OwnedEventId, Value) {
+    let rooms = &house.rooms;
+    let template = rooms.make_join(user.server_name(), room_id, user, versions());
+    let template = template.await.unwrap();
+    let version = version_of(house, room_id).await;
+    assert_eq!(template["room_version"], version.as_str());
+    sealed(version, &template["event"], user.server_name())
+}
+
+async fn send_join(
+    house: &House,
+    room_id: &RoomId,
+    origin: &UserId,
+    (event_id, event): &(OwnedEventId, Value),
+    omit_members: bool,
+) -> Result<Value, ServeError> {
+    let body = event.to_string();
+    let handed = Handed {
+        origin: origin.server_name(),
+        room_id,
+        event_id,
+        body: body.as_bytes(),
+    };
+    match house.rooms.send_join(handed, omit_members).await {
+        Ok(answer) => Ok(json_of(answer).await),
+        Err(error) => Err(error),
+    }
+}
+
+/// Both steps of a join.
+pub(crate) async fn joins(house: &House, room_id: &RoomId, user: &UserId) -> OwnedEventId {
+    let join = prepared(house, room_id, user).await;
+    send_join(house, room_id, user, &join, true).await.unwrap();
+    join.0
+}
+
+fn ids(version: RoomVersion, events: &Value) -> BTreeSet<OwnedEventId> {
+    let id = |event: &Value| {
+        let parsed = Unverified::parse(version, &event.to_string(), None).unwrap();
+        parsed.event_id().to_owned()
+    };
+    events.as_array().unwrap().iter().map(id).collect()
+}
+
+fn members(events: &Value) -> BTreeSet<String> {
+    let members = events.as_array().unwrap().iter();
+    let members = members.filter(|event| event["type"] == "m.room.member");
+    members
+        .map(|event| event["state_key"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// All that is stored of a room's graph.
+async fn graph(house: &House, room_id: &RoomId) -> (Vec<OwnedEventId>, BTreeSet<OwnedEventId>) {
+    (
+        house.timeline(room_id).await,
+        house.extremities(room_id).await,
+    )
+}
+
+#[tokio::test]
+async fn a_join_gets_the_whole_state_before_it_and_its_chain() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        for version in VERSIONS {
+            let room_id = house.create(version).await;
+            joins(&house, &room_id, bob()).await;
+            let before = house.current(&room_id).await;
+            let join = prepared(&house, &room_id, carol()).await;
+            let answer = send_join(&house, &room_id, carol(), &join, false)
+                .await
+                .unwrap();
+            let version = version_of(&house, &room_id).await;
+            let state = ids(version, &answer["state"]);
+            assert_eq!(state, before.values().cloned().collect());
+            assert_eq!(
+                members(&answer["state"]),
+                [alice(), bob()].map(ToString::to_string).into()
+            );
+            let room = house.room(&room_id).await;
+            let chain = ids(version, &answer["auth_chain"]);
+            for id in chain.iter().chain(&state).chain([&join.0]) {
+                let event = room.event_by_id(&house.rooms, id).await.unwrap().unwrap();
+                assert!(
+                    event.pdu.auth_events.iter().all(|id| chain.contains(id)),
+                    "{id}"
+                );
+            }
+            assert_eq!(answer["event"], join.1);
+            assert_eq!(answer["members_omitted"], false);
+            assert_eq!(answer.get("servers_in_room"), None);
+            let stored = house.event(&room_id, &join.0).await.unwrap();
+            assert_eq!(stored.verdict, Verdict::Accepted);
+            assert!(room.has_server(carol().server_name()));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_join_that_asks_for_it_gets_no_members_but_those_it_needs() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        for version in VERSIONS {
+            let room_id = house.create(version).await;
+            joins(&house, &room_id, bob()).await;
+            joins(&house, &room_id, mallory()).await;
+            let ban =
+                house
+                    .rooms
+                    .set_membership(alice(), &room_id, mallory(), Membership::Ban, None);
+            ban.await.unwrap();
+            // Without a name it is named after these.
+            let join = prepared(&house, &room_id, carol()).await;
+            let answer = send_join(&house, &room_id, carol(), &join, true)
+                .await
+                .unwrap();
+            let heroes = [alice(), bob()].map(ToString::to_string);
+            assert_eq!(members(&answer["state"]), heroes.into());
+            let name = json!({ "name": "A name" });
+            house
+                .send(&room_id, alice(), "m.room.name", Some(""), name)
+                .await
+                .unwrap();
+            let left =
+                house
+                    .rooms
+                    .set_membership(alice(), &room_id, carol(), Membership::Leave, None);
+            left.await.unwrap();
+            let join = prepared(&house, &room_id, carol()).await;
+            let answer = send_join(&house, &room_id, carol(), &join, true)
+                .await
+                .unwrap();
+            assert_eq!(members(&answer["state"]), [carol().to_string()].into());
+            assert_eq!(answer["members_omitted"], true);
+            // Those before the join: not carol's, and not that of who was banned.
+            assert_eq!(
+                answer["servers_in_room"],
+                json!(["127.0.0.1:1", "x.example"])
+            );
+            let version = version_of(&house, &room_id).await;
+            let state = ids(version, &answer["state"]);
+            let chain = ids(version, &answer["auth_chain"]);
+            assert!(state.is_disjoint(&chain));
+            let room = house.room(&room_id).await;
+            for id in chain.iter().chain(&state).chain([&join.0]) {
+                let event = room.event_by_id(&house.rooms, id).await.unwrap().unwrap();
+                let known = |id: &OwnedEventId| chain.contains(id) || state.contains(id);
+                assert!(event.pdu.auth_events.iter().all(known), "{id}");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_repeated_join_gets_the_same_answer() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let room_id = house.create("11").await;
+        let join = prepared(&house, &room_id, bob()).await;
+        let first = send_join(&house, &room_id, bob(), &join, true)
+            .await
+            .unwrap();
+        house.say(&room_id, alice(), "welcome").await;
+        let before = graph(&house, &room_id).await;
+        let second = send_join(&house, &room_id, bob(), &join, true)
+            .await
+            .unwrap();
+        assert_eq!(first, second);
+        assert_eq!(graph(&house, &room_id).await, before);
+    })
+    .await;
+}
+
+/// Changes of a valid join, of which none may be taken.
+fn wrong_joins(version: RoomVersion, event: &Value) -> Vec<(&'static str, OwnedEventId, Value)> {
+    let server = bob().server_name();
+    let with = |name, field: &str, value: Value| {
+        let mut event = event.clone();
+        *event.pointer_mut(field).unwrap() = value;
+        let (id, event) = sealed(version, &event, server);
+        (name, id, event)
+    };
+    let (id, good) = sealed(version, event, server);
+    let mut forged = good.clone();
+    forged["signatures"]["127.0.0.1:1"]["ed25519:a"] = json!("A".repeat(86));
+    let mut unsigned = good.clone();
+    unsigned["signatures"] = json!({});
+    let mut altered = good.clone();
+    altered["content"]["displayname"] = json!("not what was hashed");
+    let mut oversized = good.clone();
+    oversized["content"]["displayname"] = json!("x".repeat(MAX_PDU_BYTES));
+    let mut no_room = good.clone();
+    no_room.as_object_mut().unwrap().remove("room_id");
+    let other_id = event_id!("$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA").to_owned();
+    vec![
+        with("type", "/type", json!("m.room.message")),
+        with("membership", "/content/membership", json!("leave")),
+        with("room", "/room_id", json!("!other:x.example")),
+        with("state key", "/state_key", json!(carol())),
+        with("sender", "/sender", json!(carol())),
+        ("signature", id.clone(), forged),
+        ("no signature", id.clone(), unsigned),
+        ("hash", id.clone(), altered),
+        ("size", id.clone(), oversized),
+        ("no room", id.clone(), no_room),
+        ("no event", id, json!({})),
+        ("ID", other_id, good),
+    ]
+}
+
+#[tokio::test]
+async fn what_is_no_valid_join_is_refused_and_not_stored() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        for version in VERSIONS {
+            let room_id = house.create(version).await;
+            let version = version_of(&house, &room_id).await;
+            let template = house
+                .rooms
+                .make_join(bob().server_name(), &room_id, bob(), versions());
+            let template = template.await.unwrap()["event"].take();
+            let before = graph(&house, &room_id).await;
+            for (name, id, event) in wrong_joins(version, &template) {
+                let answer = send_join(&house, &room_id, bob(), &(id.clone(), event), true).await;
+                assert!(
+                    matches!(answer, Err(ServeError::InvalidParam(_))),
+                    "{name}: {answer:?}"
+                );
+                assert!(house.event(&room_id, &id).await.is_none(), "{name}");
+            }
+            assert_eq!(graph(&house, &room_id).await, before);
+            // Another server can't bring it.
+            let join = sealed(version, &template, bob().server_name());
+            let answer = send_join(&house, &room_id, carol(), &join, true).await;
+            assert!(
+                matches!(answer, Err(ServeError::InvalidParam(_))),
+                "{answer:?}"
+            );
+            send_join(&house, &room_id, bob(), &join, true)
+                .await
+                .unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_join_that_the_room_does_not_permit_is_refused_at_each_step_and_not_stored() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let room_id = house.create("11").await;
+        let join = prepared(&house, &room_id, mallory()).await;
+        let ban = house
+            .rooms
+            .set_membership(alice(), &room_id, mallory(), Membership::Ban, None);
+        ban.await.unwrap();
+        let before = graph(&house, &room_id).await;
+        // Before the ban it was permitted.
+        let answer = send_join(&house, &room_id, mallory(), &join, true).await;
+        assert!(
+            matches!(answer, Err(ServeError::Forbidden(_))),
+            "{answer:?}"
+        );
+        let rooms = &house.rooms;
+        let again = rooms
+            .make_join(mallory().server_name(), &room_id, mallory(), versions())
+            .await;
+        assert!(matches!(again, Err(ServeError::Forbidden(_))), "{again:?}");
+        assert!(house.event(&room_id, &join.0).await.is_none());
+        assert_eq!(graph(&house, &room_id).await, before);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn templates_are_made_for_a_servers_own_users_in_versions_that_it_knows() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let room_id = house.create("11").await;
+        let rooms = &house.rooms;
+        let answer = rooms
+            .make_join(carol().server_name(), &room_id, bob(), versions())
+            .await;
+        assert!(
+            matches!(answer, Err(ServeError::Forbidden(_))),
+            "{answer:?}"
+        );
+        for known in [vec![], vec!["10".to_owned()]] {
+            let join = rooms
+                .make_join(bob().server_name(), &room_id, bob(), &known)
+                .await;
+            let knock = rooms
+                .make_knock(bob().server_name(), &room_id, bob(), &known)
+                .await;
+            for answer in [join, knock] {
+                let right =
+                    matches!(&answer, Err(ServeError::IncompatibleVersion(of)) if of == "11");
+                assert!(right, "{answer:?}");
+            }
+        }
+        let nowhere = room_id!("!nowhere:x.example");
+        let answer = rooms
+            .make_join(bob().server_name(), nowhere, bob(), versions())
+            .await;
+        assert!(matches!(answer, Err(ServeError::NotFound(_))), "{answer:?}");
+        // Nobody is left here.
+        rooms.leave(alice(), &room_id, None).await.unwrap();
+        let answer = rooms
+            .make_join(bob().server_name(), &room_id, bob(), versions())
+            .await;
+        assert!(matches!(answer, Err(ServeError::NotFound(_))), "{answer:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_join_is_passed_on_to_the_servers_in_the_room_but_not_to_the_joiners() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (story, _) = house.shared_room().await;
+        let join = joins(&house, &story.room_id, server_user()).await;
+        let rows = house
+            .read(|tx| {
+                Box::pin(outbox::after(
+                    tx,
+                    myelin_core::number::StreamPosition(0),
+                    100,
+                ))
+            })
+            .await;
+        let room = house.room(&story.room_id).await;
+        let event = house.event(&story.room_id, &join).await.unwrap();
+        let row = rows.iter().find(|row| row.event == event.nr).unwrap();
+        assert_eq!(row.further, Vec::<String>::new());
+        let state = room.state(&house.rooms, row.snapshot).await.unwrap();
+        let servers: Vec<_> = state.servers().map(|(name, _)| name.to_string()).collect();
+        assert_eq!(
+            servers,
+            ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "x.example"]
+        );
+    })
+    .await;
+}
+
+/// Somebody on a server that is in the room already.
+fn server_user() -> &'static UserId {
+    ruma::user_id!("@erin:127.0.0.1:1")
+}
+
+#[tokio::test]
+async fn after_a_join_one_event_names_all_extremities() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (mut story, tip) = house.shared_room().await;
+        let join = prepared(&house, &story.room_id, server_user()).await;
+        let meanwhile = house
+            .says(&mut story, &[&tip], message(bob(), "meanwhile"))
+            .await;
+        send_join(&house, &story.room_id, server_user(), &join, true)
+            .await
+            .unwrap();
+        let tying = house.tip(&story.room_id).await;
+        let event = house.event(&story.room_id, &tying).await.unwrap();
+        let parents: BTreeSet<_> = event.pdu.prev_events.iter().cloned().collect();
+        assert_eq!(parents, [meanwhile, join.0].into());
+        assert_eq!(event.pdu.sender, alice());
+        // Where there is nothing to tie, there is no such event.
+        house.join(&story.room_id, dora()).await;
+        let next = joins(&house, &story.room_id, ruma::user_id!("@frank:127.0.0.1:2")).await;
+        assert_eq!(house.tip(&story.room_id).await, next);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn while_a_room_is_partial_others_are_asked_instead() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (story, tip) = house.shared_room().await;
+        let joining = prepared(&house, &story.room_id, server_user()).await;
+        let room = house.room(&story.room_id).await;
+        let join_event = house.event(&story.room_id, &tip).await.unwrap().nr;
+        let partial = PartialRoom {
+            room: room.key.room,
+            join_event,
+            served_by: bob().server_name().to_owned(),
+            servers: Vec::new(),
+            attempts: 0,
+            next_try_ms: u64::MAX >> 1,
+            last_error: None,
+        };
+        let put: Result<(), myelin_storage::StorageError> = house
+            .fresh
+            .database
+            .write("partial", Priority::Bulk, move |tx| {
+                Box::pin(async move {
+                    joins::put_partial(tx, &partial).await?;
+                    joins::resync_failed(tx, partial.room, 1, partial.next_try_ms, "test").await
+                })
+            })
+            .await;
+        put.unwrap();
+        let house = house.restart().await;
+        let (rooms, room_id, user) = (&house.rooms, &story.room_id, server_user());
+        let origin = user.server_name();
+        let answers = [
+            rooms.make_join(origin, room_id, user, versions()).await,
+            rooms.make_knock(origin, room_id, user, versions()).await,
+            rooms.make_leave(origin, room_id, user).await,
+            send_join(&house, room_id, user, &joining, true).await,
+        ];
+        let body = joining.1.to_string();
+        let handed = Handed {
+            origin,
+            room_id,
+            event_id: &joining.0,
+            body: body.as_bytes(),
+        };
+        let others = [
+            rooms.send_leave(handed).await,
+            rooms.send_knock(handed).await.map(drop),
+        ];
+        for answer in answers {
+            assert!(matches!(answer, Err(ServeError::NotFound(_))), "{answer:?}");
+        }
+        for answer in others {
+            assert!(matches!(answer, Err(ServeError::NotFound(_))), "{answer:?}");
+        }
+    })
+    .await;
+}
+
+/// A room for the members of others.
+async fn restricted(
+    house: &House,
+    version: &str,
+    rule: &str,
+    allow: &[&RoomId],
+) -> ruma::OwnedRoomId {
+    let allow: Vec<_> = allow
+        .iter()
+        .map(|room_id| json!({ "type": "m.room_membership", "room_id": room_id }))
+        .collect();
+    let rules = json!({ "join_rule": rule, "allow": allow });
+    let mut wish = wish(version);
+    let rules = serde_json::value::to_raw_value(&rules).unwrap();
+    wish.initial_state
+        .push(("m.room.join_rules".into(), String::new(), rules));
+    house.rooms.create(alice(), wish).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_restricted_room_lets_in_members_of_another_and_says_why_not_others() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        for (version, rule) in [
+            ("10", "restricted"),
+            ("11", "knock_restricted"),
+            ("12", "restricted"),
+        ] {
+            let hall = house.create(version).await;
+            joins(&house, &hall, bob()).await;
+            let unknown = room_id!("!unknown:elsewhere.example");
+            let room_id = restricted(&house, version, rule, &[&hall]).await;
+            let half_known = restricted(&house, version, rule, &[&hall, unknown]).await;
+            let make = async |room_id: &RoomId, user: &UserId| {
+                house
+                    .rooms
+                    .make_join(user.server_name(), room_id, user, versions())
+                    .await
+            };
+            let no = make(&room_id, carol()).await;
+            assert!(matches!(no, Err(ServeError::Forbidden(_))), "{no:?}");
+            let no = make(&half_known, carol()).await;
+            assert!(matches!(no, Err(ServeError::UnableToAuthorise)), "{no:?}");
+            let template = make(&half_known, bob()).await.unwrap();
+            let authoriser = &template["event"]["content"]["join_authorised_via_users_server"];
+            assert_eq!(authoriser, alice().as_str());
+            let join = prepared(&house, &room_id, bob()).await;
+            let answer = send_join(&house, &room_id, bob(), &join, true)
+                .await
+                .unwrap();
+            // It bears our signature now, and is the same event.
+            assert!(answer["event"]["signatures"]["x.example"].is_object());
+            assert_eq!(
+                answer["event"]["signatures"]["127.0.0.1:1"],
+                join.1["signatures"]["127.0.0.1:1"]
+            );
+            assert_eq!(
+                ids(
+                    version_of(&house, &room_id).await,
+                    &json!([answer["event"]])
+                ),
+                [join.0].into()
+            );
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_may_not_invite_cannot_grant_a_join() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let hall = house.create("11").await;
+        joins(&house, &hall, bob()).await;
+        joins(&house, &hall, carol()).await;
+        let room_id = restricted(&house, "11", "restricted", &[&hall]).await;
+        let ready = prepared(&house, &room_id, carol()).await;
+        let levels =
+            json!({ "users": { alice().as_str(): 50 }, "invite": 60, "state_default": 50 });
+        house
+            .send(&room_id, alice(), "m.room.power_levels", Some(""), levels)
+            .await
+            .unwrap();
+        let answer = house
+            .rooms
+            .make_join(bob().server_name(), &room_id, bob(), versions())
+            .await;
+        assert!(
+            matches!(answer, Err(ServeError::UnableToGrant)),
+            "{answer:?}"
+        );
+        // Prepared before alice lost her power, and sent after.
+        let late = send_join(&house, &room_id, carol(), &ready, true).await;
+        assert!(matches!(late, Err(ServeError::Forbidden(_))), "{late:?}");
+        assert!(house.event(&room_id, &ready.0).await.is_none());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_restricted_join_that_nobody_here_authorised_is_not_taken() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let hall = house.create("11").await;
+        joins(&house, &hall, bob()).await;
+        let room_id = restricted(&house, "11", "restricted", &[&hall]).await;
+        let version = version_of(&house, &room_id).await;
+        let (_, event) = prepared(&house, &room_id, bob()).await;
+        let mut elsewhere = event.clone();
+        elsewhere["content"]["join_authorised_via_users_server"] = json!(carol());
+        let elsewhere = sealed(version, &elsewhere, bob().server_name());
+        let answer = send_join(&house, &room_id, bob(), &elsewhere, true).await;
+        assert!(
+            matches!(answer, Err(ServeError::InvalidParam(_))),
+            "{answer:?}"
+        );
+        let mut nobody = event;
+        nobody["content"]
+            .as_object_mut()
+            .unwrap()
+            .remove("join_authorised_via_users_server");
+        let nobody = sealed(version, &nobody, bob().server_name());
+        let answer = send_join(&house, &room_id, bob(), &nobody, true).await;
+        assert!(
+            matches!(answer, Err(ServeError::Forbidden(_))),
+            "{answer:?}"
+        );
+        for id in [&elsewhere.0, &nobody.0] {
+            assert!(house.event(&room_id, id).await.is_none());
+        }
+        // Who left the other room since may not join this one with the old template.
+        let ready = prepared(&house, &room_id, bob()).await;
+        let out = house
+            .rooms
+            .set_membership(alice(), &hall, bob(), Membership::Leave, None);
+        out.await.unwrap();
+        let answer = send_join(&house, &room_id, bob(), &ready, true).await;
+        assert!(
+            matches!(answer, Err(ServeError::Forbidden(_))),
+            "{answer:?}"
+        );
+    })
+    .await;
+}
+
+async fn send(
+    house: &House,
+    room_id: &RoomId,
+    user: &UserId,
+    (event_id, event): (&EventId, &Value),
+    membership: Membership,
+) -> Result<Value, ServeError> {
+    let body = event.to_string();
+    let handed = Handed {
+        origin: user.server_name(),
+        room_id,
+        event_id,
+        body: body.as_bytes(),
+    };
+    match membership {
+        Membership::Leave => house.rooms.send_leave(handed).await.map(|()| json!({})),
+        _ => Ok(json_of(house.rooms.send_knock(handed).await?).await),
+    }
+}
+
+/// Both steps of a leave.
+async fn leaves(
+    house: &House,
+    room_id: &RoomId,
+    user: &UserId,
+) -> Result<OwnedEventId, ServeError> {
+    let template = house
+        .rooms
+        .make_leave(user.server_name(), room_id, user)
+        .await?;
+    let version = version_of(house, room_id).await;
+    let (id, event) = sealed(version, &template["event"], user.server_name());
+    send(house, room_id, user, (&id, &event), Membership::Leave).await?;
+    Ok(id)
+}
+
+#[tokio::test]
+async fn members_the_invited_and_those_who_knock_can_leave_and_others_cannot() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        for version in VERSIONS {
+            let room_id = restricted(&house, version, "knock", &[]).await;
+            let mut story = house.story(&room_id).await;
+            let knock =
+                house
+                    .rooms
+                    .make_knock(carol().server_name(), &room_id, carol(), versions());
+            let knock = knock.await.unwrap();
+            let (id, knock) = sealed(story.version, &knock["event"], carol().server_name());
+            send(&house, &room_id, carol(), (&id, &knock), Membership::Knock)
+                .await
+                .unwrap();
+            // A stranger has nothing to leave.
+            let stranger = leaves(&house, &room_id, mallory()).await;
+            assert!(
+                matches!(stranger, Err(ServeError::Forbidden(_))),
+                "{stranger:?}"
+            );
+            let left = leaves(&house, &room_id, carol()).await.unwrap();
+            assert_eq!(house.tip(&room_id).await, left);
+            house.tell(&mut story).await;
+            let entries = house.current(&room_id).await;
+            assert_eq!(
+                entries[&("m.room.member".into(), carol().to_string())],
+                left
+            );
+            let again = leaves(&house, &room_id, carol()).await;
+            assert!(matches!(again, Err(ServeError::Forbidden(_))), "{again:?}");
+        }
+        let open = house.create("11").await;
+        joins(&house, &open, bob()).await;
+        let left = leaves(&house, &open, bob()).await.unwrap();
+        assert!(!house.room(&open).await.has_server(bob().server_name()));
+        assert_eq!(house.tip(&open).await, left);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_knock_is_answered_with_what_the_user_may_know_of_the_room() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        for version in VERSIONS {
+            let room_id = restricted(&house, version, "knock_restricted", &[]).await;
+            let name = json!({ "name": "A name" });
+            house
+                .send(&room_id, alice(), "m.room.name", Some(""), name)
+                .await
+                .unwrap();
+            let template = house
+                .rooms
+                .make_knock(bob().server_name(), &room_id, bob(), versions());
+            let template = template.await.unwrap();
+            let version = version_of(&house, &room_id).await;
+            let (id, knock) = sealed(version, &template["event"], bob().server_name());
+            // A knock is no leave, and no join.
+            let as_leave = send(&house, &room_id, bob(), (&id, &knock), Membership::Leave).await;
+            assert!(
+                matches!(as_leave, Err(ServeError::InvalidParam(_))),
+                "{as_leave:?}"
+            );
+            let as_join =
+                send_join(&house, &room_id, bob(), &(id.clone(), knock.clone()), true).await;
+            assert!(
+                matches!(as_join, Err(ServeError::InvalidParam(_))),
+                "{as_join:?}"
+            );
+            assert!(house.event(&room_id, &id).await.is_none());
+            let answer = send(&house, &room_id, bob(), (&id, &knock), Membership::Knock)
+                .await
+                .unwrap();
+            let told = answer["knock_room_state"].as_array().unwrap();
+            let types: BTreeSet<_> = told
+                .iter()
+                .map(|event| event["type"].as_str().unwrap())
+                .collect();
+            assert_eq!(
+                types,
+                ["m.room.create", "m.room.join_rules", "m.room.name"].into()
+            );
+            // They are whole events of the room.
+            let current = house.current(&room_id).await;
+            let told = ids(version, &answer["knock_room_state"]);
+            assert!(
+                told.iter()
+                    .all(|id| current.values().any(|current| current == id))
+            );
+        }
+        // Where one may not knock, one does not even get a template.
+        let room_id = house.create("11").await;
+        let no = house
+            .rooms
+            .make_knock(bob().server_name(), &room_id, bob(), versions())
+            .await;
+        assert!(matches!(no, Err(ServeError::Forbidden(_))), "{no:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_join_upon_events_that_are_not_here_can_be_tried_again() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (mut story, tip) = house.shared_room().await;
+        let unseen = story.write(&[&tip], message(bob(), "not sent"));
+        let join = story.write(&[&unseen], membership(server_user(), server_user(), "join"));
+        let event = (join.clone(), story.json(&join));
+        let answer = send_join(&house, &story.room_id, server_user(), &event, true).await;
+        assert!(matches!(answer, Err(ServeError::Behind(_))), "{answer:?}");
+        assert!(house.event(&story.room_id, &join).await.is_none());
+        house.push_all(&story, bob(), &[unseen]).await;
+        send_join(&house, &story.room_id, server_user(), &event, true)
+            .await
+            .unwrap();
+        let stranger = server_name!("stranger.example");
+        assert!(!house.room(&story.room_id).await.has_server(stranger));
+    })
+    .await;
+}
