@@ -147,7 +147,7 @@ impl Rooms {
     async fn take(&self, room: &Arc<Room>, pdu: ValidPdu) -> Result<Arc<Event>, ServeError> {
         let event_id = pdu.event_id.clone();
         let is_join = pdu.membership == Some(Membership::Join);
-        let mut turn = Turn::take(self, room).await;
+        let mut turn = Turn::take(self, room).await?;
         let candidate = Candidate {
             pdu,
             placement: Placement::Live,

@@ -27,7 +27,7 @@ impl Rooms {
         let room = self.room_to_change(room_id).await?;
         check_user(origin, user)?;
         check_versions(&room, versions)?;
-        let mut turn = Turn::take(self, &room).await;
+        let mut turn = Turn::take(self, &room).await?;
         let state = turn.graph.current.as_ref().map(|current| &current.state);
         let state = state.ok_or_else(unknown_room)?;
         let mut content = Map::new();
@@ -58,7 +58,7 @@ impl Rooms {
     ) -> Result<Value, ServeError> {
         let room = self.room_to_change(room_id).await?;
         check_user(origin, user)?;
-        let mut turn = Turn::take(self, &room).await;
+        let mut turn = Turn::take(self, &room).await?;
         turn.template(user, Membership::Leave, Map::new()).await
     }
 
@@ -76,7 +76,7 @@ impl Rooms {
         let room = self.room_to_change(room_id).await?;
         check_user(origin, user)?;
         check_versions(&room, versions)?;
-        let mut turn = Turn::take(self, &room).await;
+        let mut turn = Turn::take(self, &room).await?;
         turn.template(user, Membership::Knock, Map::new()).await
     }
 
