@@ -38,6 +38,13 @@ const PARALLEL_EVENTS: usize = 5;
 /// How many event IDs are looked up in one query.
 const LOOKED_UP_TOGETHER: usize = 1_000;
 
+/// A state as another server gave it.
+pub(crate) struct Fetched {
+    pub(crate) state: KnownState,
+    /// How many of its events were of no use.
+    pub(crate) left_out: usize,
+}
+
 impl Rooms {
     /// Asks `server` for the events between what we hold and `event`, and takes them.
     pub(crate) async fn fetch_missing(
@@ -227,8 +234,8 @@ impl Rooms {
                 }
                 RemoteNeed::StatesAfter(parents) | RemoteNeed::Parents(parents) => {
                     for parent in parents {
-                        let state = self.fetch_state_after(room, server, &parent).await?;
-                        after_missing.insert(parent, state);
+                        let fetched = self.fetch_state_after(room, server, &parent).await?;
+                        after_missing.insert(parent, fetched.state);
                     }
                 }
             }
@@ -256,32 +263,37 @@ impl Rooms {
         Ok(())
     }
 
-    /// The state after an event that we can't place, as a server gives it. Complete, or an error
-    /// (R58).
+    /// The state after an event that we can't place, as a server gives it: everything that it lists,
+    /// or an error (R58). Only what it gave and nobody could verify is left out, and counted, or a room
+    /// with one such event would never be complete.
     pub(crate) async fn fetch_state_after(
         &self,
         room: &Arc<Room>,
         server: &ServerName,
         event_id: &EventId,
-    ) -> Result<KnownState, RoomError> {
+    ) -> Result<Fetched, RoomError> {
         let room_id = &room.key.room_id;
         let ids = self
             .asking()
             .state_ids(server, room_id, event_id)
             .await
             .map_err(remote)?;
-        if ids.pdu_ids.is_empty() {
-            return Err(RoomError::NoServer(format!("{server} gave an empty state")));
-        }
         let missing = self.not_held(room, event_id, &ids).await?;
         // Above a tenth, one large answer is cheaper than many small ones (R56).
-        let state = if missing.len() * 10 >= ids.pdu_ids.len() + ids.auth_chain_ids.len() {
-            self.fetch_whole_state(room, server, event_id).await?
-        } else {
-            let answered = self.fetch_events(room, server, missing).await?;
-            self.state_of_ids(room, &ids, &answered).await?
-        };
-        self.with_event(room, server, event_id, state).await
+        let (state, left_out) =
+            if missing.len() * 10 >= ids.pdu_ids.len() + ids.auth_chain_ids.len() {
+                self.fetch_whole_state(room, server, event_id, &ids).await?
+            } else {
+                let left_out = self.fetch_events(room, server, missing).await?;
+                self.state_of_ids(room, &ids, &left_out).await?
+            };
+        // A room without it is none.
+        if state.get_named(&room.keys(), "m.room.create", "").is_none() {
+            let why = format!("{server} gave a state without a create event");
+            return Err(RoomError::NoServer(why));
+        }
+        let state = self.with_event(room, server, event_id, state).await?;
+        Ok(Fetched { state, left_out })
     }
 
     /// Which events of a state, its auth chain and the event itself we don't hold.
@@ -323,24 +335,29 @@ impl Rooms {
         Ok(held.into_iter().collect())
     }
 
+    /// The state in one answer, and how much of it was left out.
     async fn fetch_whole_state(
         &self,
         room: &Arc<Room>,
         server: &ServerName,
         event_id: &EventId,
-    ) -> Result<State, RoomError> {
+        ids: &StateIds,
+    ) -> Result<(State, usize), RoomError> {
         let room_id = &room.key.room_id;
         let stream = self
             .asking()
             .state_stream(server, room_id, event_id)
             .await
             .map_err(remote)?;
-        let mut outliers = Outliers::new(self, room);
+        let mut outliers = Outliers::new(self, room).expecting(&ids.pdu_ids);
         outliers.read(stream).await?;
-        Ok(outliers.finish().await?.into_state(room))
+        let listed = outliers.finish().await?;
+        let absent = ids.pdu_ids.iter().filter(|id| !listed.stored.contains(*id));
+        let left_out = left_out(absent, &listed.left_out)?;
+        Ok((listed.into_state(room), left_out))
     }
 
-    /// Asks for events one by one, and tells for which there was an answer, valid or not.
+    /// Asks for events one by one, and tells which came but could not be stored.
     async fn fetch_events(
         &self,
         room: &Arc<Room>,
@@ -348,45 +365,35 @@ impl Rooms {
         ids: Vec<OwnedEventId>,
     ) -> Result<HashSet<OwnedEventId>, RoomError> {
         let answers: Vec<_> = stream::iter(ids)
-            .map(|id| async move { (self.asking().event(server, &id).await, id) })
+            .map(|id| async move { self.asking().event(server, &id).await })
             .buffer_unordered(PARALLEL_EVENTS)
             .collect()
             .await;
         let mut outliers = Outliers::new(self, room);
-        let mut answered = HashSet::new();
-        for (answer, id) in answers {
+        for answer in answers {
             match answer {
-                Ok(json) => {
-                    answered.insert(id);
-                    outliers.push(PduList::AuthChain, json).await?;
-                }
+                Ok(json) => outliers.push(PduList::AuthChain, json).await?,
                 Err(error) => tracing::debug!(%server, %error, "an event could not be fetched"),
             }
         }
-        outliers.finish().await?;
-        Ok(answered)
+        Ok(outliers.finish().await?.left_out)
     }
 
-    /// The state that is made of these events. One that was not answered makes the state incomplete;
-    /// one that was answered and could not be verified is left out, or a room with one such event
-    /// would never be complete.
+    /// The state that is made of these events, and how many of them were left out.
     async fn state_of_ids(
         &self,
         room: &Arc<Room>,
         ids: &StateIds,
-        answered: &HashSet<OwnedEventId>,
-    ) -> Result<State, RoomError> {
+        unusable: &HashSet<OwnedEventId>,
+    ) -> Result<(State, usize), RoomError> {
         let mut entries = Vec::new();
+        let mut absent = Vec::new();
         for piece in ids.pdu_ids.chunks(LOOKED_UP_TOGETHER) {
             let known = room.known_events(self, piece.iter().cloned()).await?;
             for id in piece {
                 let Some(Known::Held(event)) = known.get(id) else {
-                    if answered.contains(id) {
-                        continue;
-                    }
-                    return Err(RoomError::NoServer(format!(
-                        "state event {id} can't be had"
-                    )));
+                    absent.push(id);
+                    continue;
                 };
                 let Some(state_key) = event.pdu.state_key.clone() else {
                     continue;
@@ -404,9 +411,11 @@ impl Rooms {
                 }
             }
         }
+        let left_out = left_out(absent.into_iter(), unusable)?;
         entries.sort_unstable();
         entries.dedup_by_key(|(key, _)| *key);
-        Ok(State::from_entries(room.hash_key, &room.keys(), entries))
+        let state = State::from_entries(room.hash_key, &room.keys(), entries);
+        Ok((state, left_out))
     }
 
     /// Adds the event itself, which must be had, to the state before it.
@@ -444,4 +453,22 @@ impl Rooms {
             completeness: Completeness::FULL,
         })
     }
+}
+
+/// How many events of a list are not held because they came and were unusable. One that did not come
+/// makes the list be of no use.
+fn left_out<'e>(
+    absent: impl Iterator<Item = &'e OwnedEventId>,
+    unusable: &HashSet<OwnedEventId>,
+) -> Result<usize, RoomError> {
+    let mut left_out = 0;
+    for id in absent {
+        if !unusable.contains(id) {
+            return Err(RoomError::NoServer(format!(
+                "state event {id} can't be had"
+            )));
+        }
+        left_out += 1;
+    }
+    Ok(left_out)
 }

@@ -284,33 +284,47 @@ impl<'a> Handshake<'a> {
 }
 
 impl Rooms {
-    /// The room that is to be joined, with its version as the resident says.
+    /// The room that is to be joined, with its version as the resident says. What an invite or
+    /// another resident said before yields to that, as long as nobody here was in the room (R91).
     async fn room_for_join(
         &self,
         room_id: &RoomId,
         version: RoomVersion,
     ) -> Result<Arc<Room>, RoomError> {
-        if let Some(room) = self.room(room_id).await? {
-            if room.key.version.as_str() == version.as_str() {
-                return Ok(room);
+        let known = self.room(room_id).await?;
+        let old = match &known {
+            Some(room) if room.key.version.as_str() == version.as_str() => return Ok(room.clone()),
+            Some(room) if room.current().is_some() => {
+                return Err(RoomError::NoServer("the room has another version".into()));
             }
-            return Err(RoomError::NoServer("the room has another version".into()));
-        }
-        let room = self.numbers().room();
+            known => known.as_ref().map(|room| room.key.room),
+        };
         let key = RoomKey {
-            room,
+            room: self.numbers().room(),
             room_id: room_id.to_owned(),
             version,
         };
         let written = key.clone();
-        self.database()
+        let begun = self
+            .database()
             .write("a room to be joined", Priority::Interactive, move |tx| {
-                Box::pin(async move { room_table::put(tx, &written).await })
+                Box::pin(async move {
+                    match old {
+                        Some(old) => room_table::begin_again(tx, old, &written).await,
+                        None => room_table::put(tx, &written).await.map(|()| true),
+                    }
+                })
             })
             .await
             .map_err(RoomError::Storage)?;
-        let room = Room::new(self, key, KeyTable::default());
-        Ok(self.use_room(Arc::new(room)))
+        if !begun {
+            return Err(RoomError::NoServer("the room has another version".into()));
+        }
+        let room = Arc::new(Room::new(self, key, KeyTable::default()));
+        Ok(match known {
+            Some(_) => self.use_instead(room),
+            None => self.use_room(room),
+        })
     }
 }
 

@@ -100,6 +100,19 @@ struct InUse {
     recent: std::collections::VecDeque<Arc<Room>>,
 }
 
+impl InUse {
+    fn insert(&mut self, room: Arc<Room>) -> Arc<Room> {
+        self.rooms.retain(|_, room| room.strong_count() > 0);
+        self.rooms
+            .insert(room.key.room_id.clone(), Arc::downgrade(&room));
+        self.recent.push_back(room.clone());
+        if self.recent.len() > RECENT_ROOMS {
+            self.recent.pop_front();
+        }
+        room
+    }
+}
+
 /// How many rooms stay in memory when nobody uses them.
 const RECENT_ROOMS: usize = 256;
 
@@ -258,16 +271,18 @@ impl Rooms {
     /// Makes a room that was read, or made, the one in use. If somebody was faster, theirs is.
     pub(crate) fn use_room(&self, room: Arc<Room>) -> Arc<Room> {
         let mut in_use = self.0.in_use.lock().unwrap_or_else(PoisonError::into_inner);
-        let room_id = room.key.room_id.clone();
-        if let Some(existing) = in_use.rooms.get(&room_id).and_then(Weak::upgrade) {
+        if let Some(existing) = in_use.rooms.get(&room.key.room_id).and_then(Weak::upgrade) {
             return existing;
         }
-        in_use.rooms.retain(|_, room| room.strong_count() > 0);
-        in_use.rooms.insert(room_id, Arc::downgrade(&room));
-        in_use.recent.push_back(room.clone());
-        if in_use.recent.len() > RECENT_ROOMS {
-            in_use.recent.pop_front();
-        }
-        room
+        in_use.insert(room)
+    }
+
+    /// Makes a room the one in use, in place of one whose number is no longer that of the room.
+    pub(crate) fn use_instead(&self, room: Arc<Room>) -> Arc<Room> {
+        let mut in_use = self.0.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        in_use
+            .recent
+            .retain(|old| old.key.room_id != room.key.room_id);
+        in_use.insert(room)
     }
 }

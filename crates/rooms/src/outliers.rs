@@ -33,8 +33,11 @@ const WRITTEN_TOGETHER: usize = 500;
 /// How many such lots are verified before they are stored.
 const VERIFIED_AHEAD: usize = 2;
 
-/// An event of an answer after checks 1 to 3.
-type Checked = (PduList, Result<ValidPdu, DropReason>);
+/// An event of an answer after checks 1 to 3, and the ID of one that failed them.
+type Checked = (
+    PduList,
+    Result<ValidPdu, (Option<OwnedEventId>, DropReason)>,
+);
 
 /// Takes the events of one answer, in any order, and stores those whose auth events are known.
 pub(crate) struct Outliers<'a> {
@@ -45,7 +48,10 @@ pub(crate) struct Outliers<'a> {
     waiting: Vec<(PduList, ValidPdu)>,
     stored: HashSet<OwnedEventId>,
     state: HashMap<KeyNr, Entry>,
-    dropped: usize,
+    /// The events that may be part of the state; any if there are none.
+    expected: Option<HashSet<OwnedEventId>>,
+    /// What came and failed checks 1 to 3.
+    dropped: Vec<Option<OwnedEventId>>,
 }
 
 impl<'a> Outliers<'a> {
@@ -57,8 +63,16 @@ impl<'a> Outliers<'a> {
             waiting: Vec::new(),
             stored: HashSet::new(),
             state: HashMap::new(),
-            dropped: 0,
+            expected: None,
+            dropped: Vec::new(),
         }
+    }
+
+    /// For an answer of which it is known what it lists as state. What it lists besides is no part
+    /// of the state.
+    pub(crate) fn expecting(mut self, state: &[OwnedEventId]) -> Self {
+        self.expected = Some(state.iter().cloned().collect());
+        self
     }
 
     /// Takes one event as it came.
@@ -113,17 +127,28 @@ impl<'a> Outliers<'a> {
         let left = waiting.len();
         self.store_ready(waiting).await?;
         let unplaceable = self.waiting.len();
-        if unplaceable > 0 || self.dropped > 0 {
+        if unplaceable > 0 || !self.dropped.is_empty() {
             tracing::warn!(
                 room = %self.room.key.room_id,
-                dropped = self.dropped,
+                dropped = self.dropped.len(),
                 unplaceable,
                 of_late = left,
                 "events of an answer were left out"
             );
         }
+        let unplaceable = self
+            .waiting
+            .into_iter()
+            .map(|(_, pdu)| pdu.event_id.clone());
         Ok(ListedState {
             entries: self.state,
+            left_out: self
+                .dropped
+                .into_iter()
+                .flatten()
+                .chain(unplaceable)
+                .collect(),
+            stored: self.stored,
         })
     }
 
@@ -138,8 +163,8 @@ impl<'a> Outliers<'a> {
         for (list, result) in checked {
             match result {
                 Ok(pdu) => valid.push((list, pdu)),
-                Err(error) => {
-                    self.dropped += 1;
+                Err((id, error)) => {
+                    self.dropped.push(id);
                     tracing::debug!(room = %self.room.key.room_id, %error, "an event was left out");
                 }
             }
@@ -205,7 +230,11 @@ impl<'a> Outliers<'a> {
 
     fn note(&mut self, list: PduList, event: &Event) {
         self.stored.insert(event.pdu.event_id.clone());
-        if list != PduList::State || event.verdict == Verdict::Rejected {
+        let expected = self.expected.as_ref();
+        if list != PduList::State
+            || event.verdict == Verdict::Rejected
+            || expected.is_some_and(|expected| !expected.contains(&event.pdu.event_id))
+        {
             return;
         }
         let Some(state_key) = &event.pdu.state_key else {
@@ -225,6 +254,10 @@ impl<'a> Outliers<'a> {
 /// The state that an answer listed, as far as its events could be stored.
 pub(crate) struct ListedState {
     pub(crate) entries: HashMap<KeyNr, Entry>,
+    /// The events of the answer that are held now, of whatever list.
+    pub(crate) stored: HashSet<OwnedEventId>,
+    /// Those that came but could not be verified, or placed.
+    pub(crate) left_out: HashSet<OwnedEventId>,
 }
 
 impl ListedState {
@@ -290,8 +323,11 @@ impl Rooms {
     ) -> Vec<Checked> {
         let (lists, pdus): (Vec<_>, Vec<_>) = received.into_iter().unzip();
         let results = self
-            .validate(room.key.version, &room.key.room_id, pdus)
+            .validate_each(room.key.version, &room.key.room_id, pdus)
             .await;
-        lists.into_iter().zip(results).collect()
+        let checked = results
+            .into_iter()
+            .map(|(id, result)| result.map_err(|reason| (id, reason)));
+        lists.into_iter().zip(checked).collect()
     }
 }

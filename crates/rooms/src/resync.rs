@@ -24,13 +24,16 @@ use myelin_storage::{
 use ruma::{OwnedEventId, OwnedServerName};
 use tokio::sync::Semaphore;
 
-use crate::{RoomError, Rooms, commit::Replaced, room::Room, turn::Turn};
+use crate::{RoomError, Rooms, commit::Replaced, fetch::Fetched, room::Room, turn::Turn};
 
 /// How many rooms are completed at the same time (R125).
 const PARALLEL_RESYNCS: usize = 4;
 
 /// How many events are looked at in one round.
 const ROUND: usize = 100;
+
+/// How many servers are asked for a state of which something is left out.
+const MOST_OPINIONS: usize = 3;
 
 /// The pause after the first failure, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(60);
@@ -356,34 +359,62 @@ impl<'a> Servers<'a> {
         }
     }
 
+    /// The state after an event. If something in it is of no use as one server gives it, others are
+    /// asked: signatures may have been spoilt on the way, or on purpose.
     async fn state_after(
         &mut self,
         room: &Arc<Room>,
         event: &OwnedEventId,
     ) -> Result<KnownState, RoomError> {
         let mut last = RoomError::NoServer("no server is known".into());
+        let mut best: Option<Fetched> = None;
+        let mut opinions = 0;
         for _ in 0..self.names.len() {
             let server = &self.names[self.current];
             match self.rooms.fetch_state_after(room, server, event).await {
-                Ok(state) => return Ok(state),
+                Ok(fetched) if fetched.left_out == 0 => return Ok(fetched.state),
+                Ok(fetched) => {
+                    if best
+                        .as_ref()
+                        .is_none_or(|best| fetched.left_out < best.left_out)
+                    {
+                        best = Some(fetched);
+                    }
+                    opinions += 1;
+                    if opinions >= MOST_OPINIONS {
+                        break;
+                    }
+                }
                 Err(RoomError::Storage(error)) => return Err(error.into()),
                 Err(error) => {
                     tracing::info!(%server, room = %room.key.room_id, %error, "no state from it");
+                    last = error;
+                }
+            }
+            self.current = (self.current + 1) % self.names.len();
+        }
+        best.map(|best| best.state).ok_or(last)
+    }
+
+    /// Has the auth events of an event stored.
+    async fn auth_events(
+        &mut self,
+        room: &Arc<Room>,
+        event: &OwnedEventId,
+    ) -> Result<(), RoomError> {
+        let mut last = RoomError::NoServer("no server is known".into());
+        for _ in 0..self.names.len() {
+            let server = &self.names[self.current];
+            match self.rooms.fetch_auth_events(room, server, event).await {
+                Ok(()) => return Ok(()),
+                Err(RoomError::Storage(error)) => return Err(error.into()),
+                Err(error) => {
+                    tracing::info!(%server, room = %room.key.room_id, %error, "no auth events from it");
                     last = error;
                     self.current = (self.current + 1) % self.names.len();
                 }
             }
         }
         Err(last)
-    }
-
-    async fn auth_events(
-        &mut self,
-        room: &Arc<Room>,
-        event: &OwnedEventId,
-    ) -> Result<(), RoomError> {
-        self.rooms
-            .fetch_auth_events(room, &self.names[self.current], event)
-            .await
     }
 }

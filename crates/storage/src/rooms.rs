@@ -19,6 +19,18 @@ statements! {
     /// A new room, or a corrected version of one that was known only from an invite.
     PUT_ROOM = "INSERT INTO rooms (room, room_id, version, revision, partial, min_depth)
         VALUES ($1, $2, $3, 0, FALSE, 0) ON CONFLICT (room_id) DO UPDATE SET version = excluded.version";
+    /// A room without a timeline gets another number and version.
+    RENUMBER_ROOM = "UPDATE rooms SET room = $2, version = $3 WHERE room = $1 AND snapshot IS NULL";
+    /// What local users are to a room with another number.
+    RENUMBER_MEMBERSHIPS = "UPDATE local_memberships SET room = $2 WHERE room = $1";
+    /// Events that wait for a room with another number.
+    RENUMBER_STAGED = "UPDATE staged_pdus SET room = $2 WHERE room = $1";
+    /// Who cites what, for all events of a room.
+    FORGET_AUTH_EDGES = "DELETE FROM auth_edges WHERE event IN (SELECT event FROM events WHERE room = $1)";
+    /// All events of a room.
+    FORGET_EVENTS = "DELETE FROM events WHERE room = $1";
+    /// A room's numbering.
+    FORGET_STATE_KEYS = "DELETE FROM state_keys WHERE room = $1";
     /// The room's new current state.
     UPDATE_ROOM = "UPDATE rooms SET revision = $3, snapshot = $4, partial = $5, min_depth = $6
         WHERE room = $1 AND revision = $2";
@@ -121,6 +133,22 @@ pub async fn put(tx: &mut Tx, key: &RoomKey) -> Result<(), StorageError> {
     )
     .await?;
     Ok(())
+}
+
+/// Begins again with a room of which only outliers are held: they were read as if the room had
+/// another version, and are forgotten. False if it has a timeline by now.
+pub async fn begin_again(tx: &mut Tx, old: RoomNr, key: &RoomKey) -> Result<bool, StorageError> {
+    let renumbered = params![old.0, key.room.0, key.version.as_str()];
+    if tx.execute(RENUMBER_ROOM, renumbered).await? == 0 {
+        return Ok(false);
+    }
+    for statement in [RENUMBER_MEMBERSHIPS, RENUMBER_STAGED] {
+        tx.execute(statement, params![old.0, key.room.0]).await?;
+    }
+    for statement in [FORGET_AUTH_EDGES, FORGET_EVENTS, FORGET_STATE_KEYS] {
+        tx.execute(statement, params![old.0]).await?;
+    }
+    Ok(true)
 }
 
 /// Moves a room on by one revision. False if it isn't at `revision` any more: decide again.

@@ -44,7 +44,10 @@ const ORDER: &[(&str, &[&str])] = &[
 ];
 
 /// Programs beside the product: they may use everything, and nothing of the product uses them.
-const FREE: &[&str] = &["sim", "bench", "xtask"];
+const FREE: &[&str] = &["sim", "bench", "testbed", "xtask"];
+
+/// The program beside the product that the tests of `server` use, and only they.
+const TESTBED: &str = "testbed";
 
 /// An outside crate (or all whose name starts so, with `*`), where it may be used, and why.
 const OUTSIDE: &[(&str, &[&str], &str)] = &[
@@ -171,6 +174,7 @@ fn check_package(package: &Package) -> Vec<Violation> {
         if let Some(other) = dependency.strip_prefix("myelin-")
             && !allowed.contains(&other)
             && !is_own_test_feature(package, dependency)
+            && !is_testbed_of_server(package, dependency)
         {
             complain(
                 dependency,
@@ -201,6 +205,13 @@ fn check_package(package: &Package) -> Vec<Violation> {
 /// A crate's tests may name the crate itself, to turn on a feature that other crates' tests use.
 fn is_own_test_feature(package: &Package, dependency: &str) -> bool {
     *dependency == package.name && !package.dependencies.iter().any(|name| name == dependency)
+}
+
+/// Whole servers are tested in surroundings that benchmarks need too.
+fn is_testbed_of_server(package: &Package, dependency: &str) -> bool {
+    package.short() == "server"
+        && dependency.strip_prefix("myelin-") == Some(TESTBED)
+        && !package.dependencies.iter().any(|name| name == dependency)
 }
 
 #[cfg(test)]

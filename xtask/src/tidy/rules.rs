@@ -113,7 +113,7 @@ const EMPTY_NAMES: &[&str] = &[
 ];
 
 /// Crates which are not part of the product.
-const FREE: &[&str] = &["sim", "bench", "xtask"];
+const FREE: &[&str] = &["sim", "bench", "testbed", "xtask"];
 
 /// Nine of ten files may be this long at most.
 const LONG_FILE: usize = 400;

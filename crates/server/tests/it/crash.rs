@@ -5,5 +5,4 @@
 //! connections; what it acknowledged to them must still be true when it starts again.
 
 mod join;
-mod machine;
 mod sends;

@@ -15,9 +15,6 @@ use crate::client::Client;
 use crate::proxy::Proxy;
 use crate::{myelin, synapse};
 
-/// What both servers are told, so that the same tests can register users on both.
-pub(crate) const SHARED_SECRET: &str = "the tests' own secret";
-
 /// Which implementation runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {

@@ -9,15 +9,15 @@
     reason = "a test is outside of the program: it has a clock, connections and tasks of its own"
 )]
 
-mod ca;
-mod client;
 mod crash;
 mod homeserver;
-mod http;
 mod interop;
+mod machine;
 mod myelin;
 mod program;
 mod proxy;
-mod resident;
 mod synapse;
+mod trouble;
 mod witness;
+
+use myelin_testbed::{ca, client, http, resident};

@@ -6,7 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use ed25519_dalek::SigningKey;
 
-use crate::homeserver::{SHARED_SECRET, Site};
+use crate::client::SHARED_SECRET;
+use crate::homeserver::Site;
 
 /// How it is started, once its configuration is written.
 pub(crate) fn command(site: &Site) -> Command {

@@ -26,7 +26,7 @@ async fn messages(client: &Client, room: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn sigterm_ends_it_within_five_seconds_and_all_is_there_afterwards() {
-    let mut server = Homeserver::start(Kind::Myelin, &Ca::new()).await;
+    let mut server = Homeserver::start(Kind::Myelin, &Ca::generate()).await;
     let alice = server.register("alice").await;
     let room = alice.create_room(json!({ "name": "Harbour" })).await;
     alice.say(&room, "ahoy").await;
@@ -58,7 +58,7 @@ async fn sigterm_ends_it_within_five_seconds_and_all_is_there_afterwards() {
 
 #[tokio::test]
 async fn what_was_acknowledged_before_a_kill_is_there_afterwards() {
-    let mut server = Homeserver::start(Kind::Myelin, &Ca::new()).await;
+    let mut server = Homeserver::start(Kind::Myelin, &Ca::generate()).await;
     let alice = server.register("alice").await;
     let room = alice.create_room(json!({})).await;
     let mut sends = tokio::task::JoinSet::new();
@@ -90,7 +90,7 @@ async fn what_was_acknowledged_before_a_kill_is_there_afterwards() {
 
 #[tokio::test]
 async fn a_listener_with_a_certificate_serves_other_servers() {
-    let ca = Ca::new();
+    let ca = Ca::generate();
     let server = Homeserver::start(Kind::Myelin, &ca).await;
     let ip = server.address().ip();
     let stream = TcpStream::connect((ip, 8448)).await.unwrap();
@@ -111,7 +111,7 @@ async fn a_listener_with_a_certificate_serves_other_servers() {
 
 #[tokio::test]
 async fn what_it_does_not_know_is_unrecognized() {
-    let server = Homeserver::start(Kind::Myelin, &Ca::new()).await;
+    let server = Homeserver::start(Kind::Myelin, &Ca::generate()).await;
     let alice = server.register("alice").await;
     let cases = [
         ("GET", "/_matrix/client/v3/no_such_thing", 404),

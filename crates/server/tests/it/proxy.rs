@@ -250,7 +250,7 @@ mod tests {
                 tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
             }
         });
-        let ca = Ca::new();
+        let ca = Ca::generate();
         let proxy = Proxy::start(
             Ipv4Addr::LOCALHOST,
             &ca.identity(Ipv4Addr::LOCALHOST),

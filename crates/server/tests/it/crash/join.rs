@@ -9,9 +9,9 @@ use myelin_core::room_version::RoomVersion;
 use myelin_env::Random;
 use serde_json::{Value, json};
 
-use super::machine::{Life, Machine, loss};
 use crate::ca::Ca;
 use crate::client::{Client, LAZY, encode};
+use crate::machine::{Life, Machine, loss};
 use crate::resident::Resident;
 
 /// How many members the room has.
@@ -271,7 +271,7 @@ async fn assert_once(client: &Client, room: &str, events: &[String]) {
 }
 
 async fn join_at_random_moments(version: RoomVersion) {
-    let ca = Ca::new();
+    let ca = Ca::generate();
     let resident = Resident::start(&ca, version, MEMBERS).await;
     let random = Random::seeded(version.as_str().parse().unwrap());
     let mut course = None;

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use myelin_env::Random;
 use serde_json::{Value, json};
 
-use super::machine::{Machine, loss};
 use crate::ca::Ca;
 use crate::client::{Client, encode};
+use crate::machine::{Machine, loss};
 
 /// How many messages are on their way at the same time, and how many each sender sends.
 const SENDERS: usize = 250;
@@ -166,7 +166,7 @@ fn assert_kept(timeline: &[(String, String)], log: &[Sent]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_messages_survive_a_power_cut_at_any_moment_once_and_in_order() {
-    let ca = Ca::new();
+    let ca = Ca::generate();
     let random = Random::seeded(1_000);
     let mut whole = None;
     for moment in 0..MOMENTS {

@@ -25,7 +25,7 @@ pub(super) struct Meeting {
 impl Meeting {
     /// Starts a server with the room, and one for bob.
     pub(super) async fn prepare(resident: Kind, joining: Kind, room_version: &str) -> Self {
-        let ca = Ca::new();
+        let ca = Ca::generate();
         let (resident, joining) = tokio::join!(
             Homeserver::start(resident, &ca),
             Homeserver::start(joining, &ca)

@@ -10,7 +10,7 @@ use crate::synapse;
 
 /// Runs the library's script against a server.
 async fn talk_through_nio(kind: Kind) {
-    let server = Homeserver::start(kind, &Ca::new()).await;
+    let server = Homeserver::start(kind, &Ca::generate()).await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let mut command = Command::new(synapse::environment().join("bin/python"));
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/nio_client.py"));

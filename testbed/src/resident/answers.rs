@@ -3,25 +3,27 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post, put};
-use axum::{Json, Router};
+use axum::{Json, Router, middleware};
 use myelin_core::keys::{KeyPair, encode_verifying_key};
 use myelin_core::pdu::Pdu;
+use myelin_core::state::Membership;
 use myelin_core::validate::Unverified;
-use ruma::{CanonicalJsonObject, EventId, OwnedEventId, OwnedServerName, UserId};
+use ruma::{CanonicalJsonObject, EventId, OwnedEventId, OwnedServerName, ServerName, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::Resident;
+use super::conduct::{origin, watched};
 use super::history::{self, History};
 
 /// One of the resident's names.
 #[derive(Clone)]
-struct Name {
-    resident: Arc<Resident>,
+pub(super) struct Name {
+    pub(super) resident: Arc<Resident>,
     number: usize,
 }
 
@@ -41,6 +43,8 @@ pub(super) fn router(resident: Arc<Resident>, number: usize) -> Router {
         .route("/get_missing_events/{room}", post(missing_events))
         .route("/backfill/{room}", get(backfill))
         .route("/send/{transaction}", put(transaction));
+    let name = Name { resident, number };
+    let watching = middleware::from_fn_with_state(name.clone(), watched);
     Router::new()
         .route("/_matrix/key/v2/server", get(own_keys))
         .route("/_matrix/key/v2/query", post(notarised_keys))
@@ -49,12 +53,19 @@ pub(super) fn router(resident: Arc<Resident>, number: usize) -> Router {
             put(send_join),
         )
         .nest("/_matrix/federation/v1", v1)
-        .with_state(Name { resident, number })
+        .layer(DefaultBodyLimit::disable())
+        .layer(watching)
+        .with_state(name)
 }
 
 fn not_found(what: impl std::fmt::Display) -> (StatusCode, Json<Value>) {
     let body = json!({ "errcode": "M_NOT_FOUND", "error": format!("{what}") });
     (StatusCode::NOT_FOUND, Json(body))
+}
+
+fn forbidden(who: impl std::fmt::Display) -> (StatusCode, Json<Value>) {
+    let body = json!({ "errcode": "M_FORBIDDEN", "error": format!("{who} is banned") });
+    (StatusCode::FORBIDDEN, Json(body))
 }
 
 fn bad(what: impl std::fmt::Display) -> (StatusCode, Json<Value>) {
@@ -82,22 +93,11 @@ fn parameter<'p>(pairs: &'p [(String, String)], name: &str) -> &'p str {
     found.next().map_or("", |(_, value)| value)
 }
 
-/// The server that asks. Its signature is not checked: there is nobody else here.
-fn origin(headers: &HeaderMap) -> String {
-    let authorization = headers
-        .get("authorization")
-        .map_or("", |value| value.to_str().unwrap());
-    let (_, after) = authorization.split_once("origin=").unwrap_or_default();
-    let end = |c: char| c == '"' || c == ',';
-    after
-        .trim_start_matches('"')
-        .split(end)
-        .next()
-        .unwrap_or_default()
-        .to_owned()
-}
-
 impl Name {
+    pub(super) fn server_name(&self) -> &ServerName {
+        self.resident.keys[self.number].server_name()
+    }
+
     /// Looks at the room as the server that asks knows it.
     fn room<T>(&self, headers: &HeaderMap, look: impl FnOnce(&mut History) -> T) -> T {
         self.resident.room_of(&origin(headers), look)
@@ -167,6 +167,9 @@ async fn make_join(
         let version = history.version.as_str();
         if history.room_id().as_str() != room || !pairs.iter().any(|pair| pair.1 == version) {
             return Err(not_found(room));
+        }
+        if history.membership(&user) == Some(Membership::Ban) {
+            return Err(forbidden(user));
         }
         let content = json!({ "membership": "join" });
         let draft = history.draft(&user, "m.room.member", Some(user.as_str()), &content);
@@ -289,7 +292,7 @@ struct Pdus {
 impl Name {
     fn pdus(&self, pdus: Vec<Box<RawValue>>) -> Json<Pdus> {
         Json(Pdus {
-            origin: self.resident.keys[self.number].server_name().to_owned(),
+            origin: self.server_name().to_owned(),
             origin_server_ts: history::now().get().into(),
             pdus,
         })

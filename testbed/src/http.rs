@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 /// Sends a request over a new plain connection and reads the whole answer.
 ///
 /// The connection is dropped with the future, so that a server sees a client that goes away.
-pub(crate) async fn send(
+pub async fn send(
     to: SocketAddr,
     request: Request<Full<Bytes>>,
 ) -> Result<Response<Bytes>, String> {
@@ -23,7 +23,7 @@ pub(crate) async fn send(
 }
 
 /// The same over a stream that is there already.
-pub(crate) async fn send_over(
+pub async fn send_over(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     request: Request<Full<Bytes>>,
 ) -> Result<Response<Bytes>, String> {

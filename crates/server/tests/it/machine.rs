@@ -15,24 +15,36 @@ use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::ca::Ca;
-use crate::homeserver::SHARED_SECRET;
+use crate::client::SHARED_SECRET;
 
 /// A machine with a disk.
-pub(super) struct Machine {
-    pub(super) power: PowerCut,
+pub(crate) struct Machine {
+    pub(crate) power: PowerCut,
     config: Config,
     /// Removed at the end.
     directory: TempDir,
 }
 
 /// A server from its start to its end.
-pub(super) struct Life {
+pub(crate) struct Life {
     running: Running,
-    runtime: Runtime,
+    threads: Threads,
+}
+
+/// The runtime of a server's tasks, until it is taken.
+struct Threads(Option<Runtime>);
+
+impl Drop for Threads {
+    /// A test that does not end its servers ends without waiting for them.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// What becomes of unsynced writes, alternately: all are lost, or some sectors of them.
-pub(super) fn loss(moment: u64) -> Loss {
+pub(crate) fn loss(moment: u64) -> Loss {
     if moment.is_multiple_of(2) {
         Loss::Everything
     } else {
@@ -43,7 +55,7 @@ pub(super) fn loss(moment: u64) -> Loss {
 impl Machine {
     /// A machine on which a server of that name was never started. It trusts the authority, and asks
     /// the notary, if there is one, for keys.
-    pub(super) fn new(name: &str, ca: &Ca, notary: Option<OwnedServerName>, loss: Loss) -> Self {
+    pub(crate) fn new(name: &str, ca: &Ca, notary: Option<OwnedServerName>, loss: Loss) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let ca_file = directory.path().join("ca.pem");
         ca.write(&ca_file);
@@ -79,12 +91,12 @@ impl Machine {
     }
 
     /// The server's name.
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.config.server_name.as_str()
     }
 
     /// Starts the server on what is on the disk.
-    pub(super) async fn start(&self) -> Life {
+    pub(crate) async fn start(&self) -> Life {
         match self.try_start().await {
             Ok(life) => life,
             Err(why) => panic!("{} does not start: {why}", self.config.server_name),
@@ -92,15 +104,23 @@ impl Machine {
     }
 
     /// The same, where the power may go meanwhile.
-    pub(super) async fn try_start(&self) -> Result<Life, StartError> {
+    pub(crate) async fn try_start(&self) -> Result<Life, StartError> {
+        self.start_in(Env::real()).await
+    }
+
+    /// The same with another clock, for example.
+    pub(crate) async fn start_in(&self, env: Env) -> Result<Life, StartError> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .unwrap();
-        let start = Box::pin(Server::start(self.config.clone(), Env::real()));
+        let start = Box::pin(Server::start(self.config.clone(), env));
         match runtime.spawn(start).await.unwrap() {
-            Ok(running) => Ok(Life { running, runtime }),
+            Ok(running) => Ok(Life {
+                running,
+                threads: Threads(Some(runtime)),
+            }),
             Err(why) => {
                 end(runtime).await;
                 Err(why)
@@ -110,7 +130,7 @@ impl Machine {
 
     /// Looks at the database while no server runs: it must be whole, and the statements must count
     /// nothing.
-    pub(super) async fn assert_at_rest(&self, none: &'static [&'static str]) {
+    pub(crate) async fn assert_at_rest(&self, none: &'static [&'static str]) {
         let url = self.power.url(self.directory.path().join("myelin.db"));
         let database = Database::open(&url, &Env::real()).await.unwrap();
         let integrity = database.read("integrity", |tx| {
@@ -134,20 +154,27 @@ impl Machine {
 
 impl Life {
     /// Where clients reach the server.
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.running.addresses()[0]
     }
 
     /// Ends the server where it stands.
-    pub(super) async fn end(self) {
-        let Self { running, runtime } = self;
+    pub(crate) async fn end(self) {
+        let Self {
+            running,
+            mut threads,
+        } = self;
         drop(running);
-        end(runtime).await;
+        end(threads.0.take().unwrap()).await;
     }
 
     /// Lets the server finish.
-    pub(super) async fn stop(self) {
-        let Self { running, runtime } = self;
+    pub(crate) async fn stop(self) {
+        let Self {
+            running,
+            mut threads,
+        } = self;
+        let runtime = threads.0.take().unwrap();
         let stopping = Box::pin(running.stop());
         runtime.spawn(stopping).await.unwrap();
         end(runtime).await;

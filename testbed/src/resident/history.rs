@@ -23,21 +23,24 @@ pub(super) type State = BTreeMap<(String, String), Arc<Pdu>>;
 
 /// Each event is the only child of the one before it.
 #[derive(Clone)]
-pub(super) struct History {
-    pub(super) version: RoomVersion,
+pub struct History {
+    pub version: RoomVersion,
     events: Vec<Arc<Pdu>>,
     places: HashMap<OwnedEventId, usize>,
+    /// Events that stand beside the line; nothing is built upon them.
+    aside: HashMap<OwnedEventId, Arc<Pdu>>,
     state: State,
 }
 
 impl History {
     /// A public room with a name and an alias, whose members joined one after the other. The members
     /// are spread over the servers whose keys are given; the creator is on the first.
-    pub(super) fn generate(version: RoomVersion, members: usize, keys: &[KeyPair]) -> Self {
+    pub fn generate(version: RoomVersion, members: usize, keys: &[KeyPair]) -> Self {
         let mut history = Self {
             version,
             events: Vec::new(),
             places: HashMap::new(),
+            aside: HashMap::new(),
             state: State::new(),
         };
         let creator = user(0, &keys[0]);
@@ -76,15 +79,30 @@ impl History {
         history
     }
 
-    fn write(&mut self, key: &KeyPair, sender: &UserId, name: (&str, &str), content: &Value) {
+    /// Adds a state event, named by its type and state key.
+    pub fn write(
+        &mut self,
+        key: &KeyPair,
+        sender: &UserId,
+        name: (&str, &str),
+        content: &Value,
+    ) -> Arc<Pdu> {
         let (event_type, state_key) = name;
         let draft = self.draft(sender, event_type, Some(state_key), content);
-        let made = draft.finish(self.version, key).unwrap();
-        self.push(made.into_pdu());
+        let made = draft.finish(self.version, key).unwrap().into_pdu();
+        self.push(made.clone());
+        made
+    }
+
+    /// Lets another user of the key's server join.
+    pub fn arrive(&mut self, key: &KeyPair, number: usize) -> Arc<Pdu> {
+        let user = user(number, key);
+        let content = json!({ "membership": "join" });
+        self.write(key, &user, ("m.room.member", user.as_str()), &content)
     }
 
     /// An event that could come next.
-    pub(super) fn draft(
+    pub fn draft(
         &self,
         sender: &UserId,
         event_type: &str,
@@ -124,14 +142,19 @@ impl History {
         }
     }
 
-    /// Adds a message of the first member on the key's server.
-    pub(super) fn say(&mut self, key: &KeyPair, text: &str) -> Arc<Pdu> {
+    /// The first member on the key's server.
+    pub fn speaker(&self, key: &KeyPair) -> OwnedUserId {
         let joined = self
             .joined_users()
             .into_iter()
             .map(|user| UserId::parse(user).unwrap());
         let mut here = joined.filter(|user| user.server_name() == key.server_name());
-        let sender = here.next().unwrap();
+        here.next().unwrap()
+    }
+
+    /// Adds a message of the first member on the key's server.
+    pub fn say(&mut self, key: &KeyPair, text: &str) -> Arc<Pdu> {
+        let sender = self.speaker(key);
         let content = json!({ "msgtype": "m.text", "body": text });
         let draft = self.draft(&sender, "m.room.message", None, &content);
         let message = draft.finish(self.version, key).unwrap().into_pdu();
@@ -140,23 +163,42 @@ impl History {
     }
 
     /// Adds the next event.
-    pub(super) fn push(&mut self, event: Arc<Pdu>) {
+    pub fn push(&mut self, event: Arc<Pdu>) {
         self.places
             .insert(event.event_id.clone(), self.events.len());
         apply(&mut self.state, &event);
         self.events.push(event);
     }
 
-    pub(super) fn room_id(&self) -> &OwnedRoomId {
+    pub fn room_id(&self) -> &OwnedRoomId {
         &self.events[0].room_id
     }
 
-    pub(super) fn last(&self) -> Option<&Arc<Pdu>> {
+    pub fn last(&self) -> Option<&Arc<Pdu>> {
         self.events.last()
     }
 
-    pub(super) fn event(&self, id: &EventId) -> Option<&Arc<Pdu>> {
-        Some(&self.events[*self.places.get(id)?])
+    pub fn event(&self, id: &EventId) -> Option<&Arc<Pdu>> {
+        match self.places.get(id) {
+            Some(place) => Some(&self.events[*place]),
+            None => self.aside.get(id),
+        }
+    }
+
+    /// Adds an event that the line passes by.
+    pub fn put_aside(&mut self, event: Arc<Pdu>) {
+        self.aside.insert(event.event_id.clone(), event);
+    }
+
+    /// All events of the line, oldest first.
+    pub fn events(&self) -> &[Arc<Pdu>] {
+        &self.events
+    }
+
+    /// What a user is to the room.
+    pub fn membership(&self, user: &UserId) -> Option<Membership> {
+        let name = ("m.room.member".to_owned(), user.to_string());
+        self.state.get(&name)?.membership
     }
 
     /// The state after all events.
@@ -174,20 +216,14 @@ impl History {
     }
 
     /// The events from the given ones back to the first, newest first.
-    pub(super) fn back_from<'h>(
-        &'h self,
-        from: &[OwnedEventId],
-    ) -> impl Iterator<Item = &'h Arc<Pdu>> {
+    pub fn back_from<'h>(&'h self, from: &[OwnedEventId]) -> impl Iterator<Item = &'h Arc<Pdu>> {
         let places = from.iter().filter_map(|id| self.places.get(id));
         let end = places.max().map_or(0, |place| place + 1);
         self.events[..end].iter().rev()
     }
 
     /// What the given events cite, and what that cites.
-    pub(super) fn auth_chain<'h>(
-        &'h self,
-        events: impl Iterator<Item = &'h Arc<Pdu>>,
-    ) -> Vec<Arc<Pdu>> {
+    pub fn auth_chain<'h>(&'h self, events: impl Iterator<Item = &'h Arc<Pdu>>) -> Vec<Arc<Pdu>> {
         let mut chain = BTreeMap::new();
         let mut next: Vec<&OwnedEventId> = events.flat_map(|event| &event.auth_events).collect();
         while let Some(id) = next.pop() {
@@ -202,7 +238,7 @@ impl History {
         chain.into_values().collect()
     }
 
-    pub(super) fn joined_users(&self) -> BTreeSet<String> {
+    pub fn joined_users(&self) -> BTreeSet<String> {
         let joined = self
             .state
             .iter()
@@ -211,7 +247,7 @@ impl History {
     }
 
     /// The servers of all joined users.
-    pub(super) fn servers(&self) -> BTreeSet<OwnedServerName> {
+    pub fn servers(&self) -> BTreeSet<OwnedServerName> {
         let users = self.joined_users().into_iter();
         users
             .map(|user| UserId::parse(user).unwrap().server_name().to_owned())
@@ -226,7 +262,8 @@ fn apply(state: &mut State, event: &Arc<Pdu>) {
     }
 }
 
-fn user(number: usize, key: &KeyPair) -> OwnedUserId {
+/// The n-th user of the key's server.
+pub fn user(number: usize, key: &KeyPair) -> OwnedUserId {
     UserId::parse(format!("@citizen{number}:{}", key.server_name())).unwrap()
 }
 

@@ -9,21 +9,21 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::{RootCertStore, ServerConfig};
 
 /// The authority: signs certificates for loopback addresses.
-pub(crate) struct Ca {
+pub struct Ca {
     pem: String,
     issuer: Issuer<'static, KeyPair>,
     certificate: rcgen::Certificate,
 }
 
 /// A certificate and its key, in the forms that servers want them.
-pub(crate) struct Identity {
-    pub(crate) certificate_pem: String,
-    pub(crate) key_pem: String,
+pub struct Identity {
+    pub certificate_pem: String,
+    pub key_pem: String,
     config: Arc<ServerConfig>,
 }
 
 impl Ca {
-    pub(crate) fn new() -> Self {
+    pub fn generate() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -40,12 +40,12 @@ impl Ca {
     }
 
     /// Writes the authority's certificate where servers can read it.
-    pub(crate) fn write(&self, path: &Path) {
+    pub fn write(&self, path: &Path) {
         std::fs::write(path, &self.pem).unwrap();
     }
 
     /// A certificate for an address (and for `localhost`).
-    pub(crate) fn identity(&self, address: Ipv4Addr) -> Identity {
+    pub fn identity(&self, address: Ipv4Addr) -> Identity {
         let key = KeyPair::generate().unwrap();
         let names = vec![address.to_string(), "localhost".to_owned()];
         let certificate = CertificateParams::new(names)
@@ -70,7 +70,7 @@ impl Ca {
     }
 
     /// What a TLS client needs to trust this authority, and nothing else.
-    pub(crate) fn client_config(&self) -> Arc<rustls::ClientConfig> {
+    pub fn client_config(&self) -> Arc<rustls::ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.der().clone()).unwrap();
         let config = rustls::ClientConfig::builder_with_provider(provider())
@@ -83,7 +83,7 @@ impl Ca {
 }
 
 impl Identity {
-    pub(crate) fn acceptor(&self) -> tokio_rustls::TlsAcceptor {
+    pub fn acceptor(&self) -> tokio_rustls::TlsAcceptor {
         Arc::clone(&self.config).into()
     }
 }

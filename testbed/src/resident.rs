@@ -5,11 +5,13 @@
 //! serves many runs of a test.
 
 mod answers;
+mod conduct;
 mod history;
 mod speech;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv4Addr;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 use hyper_util::rt::TokioIo;
@@ -21,15 +23,18 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use self::history::History;
+pub use self::conduct::{Asked, Conduct, forge};
+pub use self::history::{History, user};
+
+use self::conduct::{Diary, Rule};
 use crate::ca::Ca;
 use crate::client::PATIENCE;
 
 /// How many names the resident has.
-const NAMES: usize = 4;
+pub const NAMES: usize = 6;
 
 /// The resident, under all its names.
-pub(crate) struct Resident {
+pub struct Resident {
     /// For each name the key that signs in it.
     keys: Vec<KeyPair>,
     /// The room before anybody joined.
@@ -40,11 +45,16 @@ pub(crate) struct Resident {
     joins: watch::Sender<BTreeSet<String>>,
     /// The events that came in transactions.
     received: watch::Sender<BTreeSet<OwnedEventId>>,
+    /// What it does instead of what it should.
+    rules: Mutex<Vec<Rule>>,
+    diary: Diary,
+    /// How many transactions it has sent.
+    transactions: AtomicUsize,
 }
 
 impl Resident {
     /// Generates a room of so many members and begins to serve it.
-    pub(crate) async fn start(ca: &Ca, version: RoomVersion, members: usize) -> Arc<Self> {
+    pub async fn start(ca: &Ca, version: RoomVersion, members: usize) -> Arc<Self> {
         let mut listeners = Vec::new();
         let mut keys = Vec::new();
         for number in 0..NAMES {
@@ -61,6 +71,9 @@ impl Resident {
             joined: Mutex::default(),
             joins: watch::Sender::default(),
             received: watch::Sender::default(),
+            rules: Mutex::default(),
+            diary: Diary::default(),
+            transactions: AtomicUsize::new(0),
         });
         let tls = ca.identity(Ipv4Addr::LOCALHOST).acceptor();
         for (number, listener) in listeners.into_iter().enumerate() {
@@ -70,38 +83,48 @@ impl Resident {
     }
 
     /// The name whose alias leads to the room.
-    pub(crate) fn name(&self) -> OwnedServerName {
-        self.keys[0].server_name().to_owned()
+    pub fn name(&self) -> OwnedServerName {
+        self.names(0)
+    }
+
+    /// One of the names, counted from 0.
+    pub fn names(&self, number: usize) -> OwnedServerName {
+        self.keys[number].server_name().to_owned()
+    }
+
+    /// What one of the names signs with.
+    pub fn key(&self, number: usize) -> &KeyPair {
+        &self.keys[number]
     }
 
     /// An alias of the room.
-    pub(crate) fn alias(&self) -> String {
+    pub fn alias(&self) -> String {
         format!("#town:{}", self.name())
     }
 
-    pub(crate) fn room_id(&self) -> &OwnedRoomId {
+    pub fn room_id(&self) -> &OwnedRoomId {
         self.room.room_id()
     }
 
     /// Who is in the room before anybody joins.
-    pub(crate) fn members(&self) -> BTreeSet<String> {
+    pub fn members(&self) -> BTreeSet<String> {
         self.room.joined_users()
     }
 
     /// Waits until a server has sent a join.
-    pub(crate) async fn until_joined(&self, server: &str) {
+    pub async fn until_joined(&self, server: &str) {
         let mut joins = self.joins.subscribe();
         // Its sender is `self`.
         joins.wait_for(|joins| joins.contains(server)).await.ok();
     }
 
     /// Whether a server has sent a join.
-    pub(crate) fn has_joined(&self, server: &str) -> bool {
+    pub fn has_joined(&self, server: &str) -> bool {
         self.joins.borrow().contains(server)
     }
 
     /// Waits until the resident was sent all of these events.
-    pub(crate) async fn until_received(&self, events: &[String]) {
+    pub async fn until_received(&self, events: &[String]) {
         let mut received = self.received.subscribe();
         let missing = |received: &BTreeSet<OwnedEventId>| -> Vec<String> {
             let known = |event: &&String| !received.iter().any(|id| id == event.as_str());
@@ -114,7 +137,7 @@ impl Resident {
     }
 
     /// Changes, or looks at, the room as a joining server knows it.
-    fn room_of<T>(&self, server: &str, look: impl FnOnce(&mut History) -> T) -> T {
+    pub fn room_of<T>(&self, server: &str, look: impl FnOnce(&mut History) -> T) -> T {
         let mut joined = self.joined.lock().unwrap();
         let room = joined
             .entry(server.to_owned())

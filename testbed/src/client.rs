@@ -10,36 +10,37 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use sha1::Sha1;
 
-use crate::homeserver::SHARED_SECRET;
 use crate::http;
 
+/// What every server is told, so that the same tests can register users on all.
+pub const SHARED_SECRET: &str = "the tests' own secret";
+
 /// How long a test waits for what must happen. Generous: the machine may be busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Every registered user's password.
-pub(crate) const PASSWORD: &str = "correct horse battery staple";
+pub const PASSWORD: &str = "correct horse battery staple";
 
 /// `filter` parameters of `/sync`.
-pub(crate) const LAZY: &str =
-    r#"{"room":{"state":{"lazy_load_members":true},"timeline":{"limit":50}}}"#;
-pub(crate) const EAGER: &str = r#"{"room":{"timeline":{"limit":50}}}"#;
+pub const LAZY: &str = r#"{"room":{"state":{"lazy_load_members":true},"timeline":{"limit":50}}}"#;
+pub const EAGER: &str = r#"{"room":{"timeline":{"limit":50}}}"#;
 
 /// A logged-in user.
 #[derive(Clone)]
-pub(crate) struct Client {
-    pub(crate) user_id: String,
+pub struct Client {
+    pub user_id: String,
     address: SocketAddr,
     token: Arc<str>,
 }
 
 /// Percent-encodes one segment of a path, or one value of a query.
-pub(crate) fn encode(text: &str) -> String {
+pub fn encode(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
 impl Client {
     /// Registers through the shared-secret API, which logs in too.
-    pub(crate) async fn register(address: SocketAddr, user: &str) -> Self {
+    pub async fn register(address: SocketAddr, user: &str) -> Self {
         const PATH: &str = "/_synapse/admin/v1/register";
         let nobody = Self {
             user_id: String::new(),
@@ -83,7 +84,7 @@ impl Client {
     }
 
     /// Sends a request; answers status and JSON body.
-    pub(crate) async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+    pub async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
         let request = self.request(method, path, body);
         let answer = tokio::time::timeout(PATIENCE * 2, http::send(self.address, request)).await;
         let answer = answer.unwrap_or_else(|_| panic!("{method} {path}: no answer"));
@@ -94,7 +95,7 @@ impl Client {
     }
 
     /// The same user at a server that has moved to another port.
-    pub(crate) fn at(&self, address: SocketAddr) -> Self {
+    pub fn at(&self, address: SocketAddr) -> Self {
         Self {
             address,
             ..self.clone()
@@ -102,7 +103,7 @@ impl Client {
     }
 
     /// Sends a request to a server that may go away meanwhile; answers nothing if it does.
-    pub(crate) async fn try_call(
+    pub async fn try_call(
         &self,
         method: &str,
         path: &str,
@@ -120,20 +121,20 @@ impl Client {
         answer
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Value {
+    pub async fn get(&self, path: &str) -> Value {
         self.succeed("GET", path, None).await
     }
 
-    pub(crate) async fn post(&self, path: &str, body: Value) -> Value {
+    pub async fn post(&self, path: &str, body: Value) -> Value {
         self.succeed("POST", path, Some(body)).await
     }
 
-    pub(crate) async fn put(&self, path: &str, body: Value) -> Value {
+    pub async fn put(&self, path: &str, body: Value) -> Value {
         self.succeed("PUT", path, Some(body)).await
     }
 
     /// The room's ID.
-    pub(crate) async fn create_room(&self, request: Value) -> String {
+    pub async fn create_room(&self, request: Value) -> String {
         text(
             &self.post("/_matrix/client/v3/createRoom", request).await,
             "room_id",
@@ -141,16 +142,16 @@ impl Client {
     }
 
     /// Joins by ID or alias; answers the room's ID.
-    pub(crate) async fn join(&self, room: &str) -> String {
+    pub async fn join(&self, room: &str) -> String {
         let path = format!("/_matrix/client/v3/join/{}", encode(room));
         text(&self.post(&path, json!({})).await, "room_id")
     }
 
-    pub(crate) async fn leave(&self, room: &str) {
+    pub async fn leave(&self, room: &str) {
         self.post(&in_room(room, "leave"), json!({})).await;
     }
 
-    pub(crate) async fn kick(&self, room: &str, user: &str) {
+    pub async fn kick(&self, room: &str, user: &str) {
         self.post(
             &in_room(room, "kick"),
             json!({ "user_id": user, "reason": "a test" }),
@@ -159,7 +160,7 @@ impl Client {
     }
 
     /// Sends a text message; answers its event ID.
-    pub(crate) async fn say(&self, room: &str, words: &str) -> String {
+    pub async fn say(&self, room: &str, words: &str) -> String {
         let path = in_room(room, &format!("send/m.room.message/{}", transaction_id()));
         text(
             &self
@@ -170,7 +171,7 @@ impl Client {
     }
 
     /// The same, where the server may go away meanwhile; answers nothing unless it acknowledged.
-    pub(crate) async fn try_say(&self, room: &str, words: &str) -> Option<String> {
+    pub async fn try_say(&self, room: &str, words: &str) -> Option<String> {
         let path = in_room(room, &format!("send/m.room.message/{}", transaction_id()));
         let body = json!({ "msgtype": "m.text", "body": words });
         let answer = http::send(self.address, self.request("PUT", &path, Some(body)))
@@ -180,43 +181,37 @@ impl Client {
         answer["event_id"].as_str().map(str::to_owned)
     }
 
-    pub(crate) async fn set_state(
-        &self,
-        room: &str,
-        kind: &str,
-        key: &str,
-        content: Value,
-    ) -> String {
+    pub async fn set_state(&self, room: &str, kind: &str, key: &str, content: Value) -> String {
         let path = in_room(room, &format!("state/{kind}/{}", encode(key)));
         text(&self.put(&path, content).await, "event_id")
     }
 
     /// The content of one state event.
-    pub(crate) async fn state_content(&self, room: &str, kind: &str, key: &str) -> Value {
+    pub async fn state_content(&self, room: &str, kind: &str, key: &str) -> Value {
         self.get(&in_room(room, &format!("state/{kind}/{}", encode(key))))
             .await
     }
 
     /// All state events.
-    pub(crate) async fn state(&self, room: &str) -> Vec<Value> {
+    pub async fn state(&self, room: &str) -> Vec<Value> {
         array(&self.get(&in_room(room, "state")).await)
     }
 
     /// All membership events.
-    pub(crate) async fn members(&self, room: &str) -> Vec<Value> {
+    pub async fn members(&self, room: &str) -> Vec<Value> {
         array(&self.get(&in_room(room, "members")).await["chunk"])
     }
 
-    pub(crate) async fn joined_members(&self, room: &str) -> Value {
+    pub async fn joined_members(&self, room: &str) -> Value {
         self.get(&in_room(room, "joined_members")).await["joined"].clone()
     }
 
-    pub(crate) async fn event(&self, room: &str, event: &str) -> Value {
+    pub async fn event(&self, room: &str, event: &str) -> Value {
         self.get(&in_room(room, &format!("event/{}", encode(event))))
             .await
     }
 
-    pub(crate) async fn redact(&self, room: &str, event: &str) -> String {
+    pub async fn redact(&self, room: &str, event: &str) -> String {
         let path = in_room(
             room,
             &format!("redact/{}/{}", encode(event), transaction_id()),
@@ -224,7 +219,7 @@ impl Client {
         text(&self.put(&path, json!({})).await, "event_id")
     }
 
-    pub(crate) async fn set_display_name(&self, name: &str) {
+    pub async fn set_display_name(&self, name: &str) {
         let path = format!(
             "/_matrix/client/v3/profile/{}/displayname",
             encode(&self.user_id)
@@ -233,13 +228,13 @@ impl Client {
     }
 
     /// Another user's profile.
-    pub(crate) async fn profile(&self, user: &str) -> Value {
+    pub async fn profile(&self, user: &str) -> Value {
         self.get(&format!("/_matrix/client/v3/profile/{}", encode(user)))
             .await
     }
 
     /// One `/sync`.
-    pub(crate) async fn sync(&self, filter: &str, since: Option<&str>, timeout: Duration) -> Value {
+    pub async fn sync(&self, filter: &str, since: Option<&str>, timeout: Duration) -> Value {
         let since = since
             .map(|since| format!("&since={}", encode(since)))
             .unwrap_or_default();
@@ -252,11 +247,7 @@ impl Client {
     }
 
     /// The room's events from the newest back to the first, or until `enough` of those so far.
-    pub(crate) async fn history(
-        &self,
-        room: &str,
-        enough: impl Fn(&[Value]) -> bool,
-    ) -> Vec<Value> {
+    pub async fn history(&self, room: &str, enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
         let mut events = Vec::new();
         let mut from = String::new();
         for _ in 0..100 {
@@ -273,7 +264,7 @@ impl Client {
     }
 
     /// Follows the user's rooms from now on (and what a first sync shows).
-    pub(crate) fn watch(&self) -> Watch {
+    pub fn watch(&self) -> Watch {
         Watch {
             client: self.clone(),
             since: None,
@@ -283,7 +274,7 @@ impl Client {
 }
 
 /// A lazy-loading client's `/sync` loop, which remembers what it was shown.
-pub(crate) struct Watch {
+pub struct Watch {
     client: Client,
     since: Option<String>,
     events: Vec<(String, Value)>,
@@ -291,7 +282,7 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// Waits until `/sync` has shown an event of the room which `wanted` accepts.
-    pub(crate) async fn until(
+    pub async fn until(
         &mut self,
         room: &str,
         what: &str,
@@ -318,13 +309,13 @@ impl Watch {
     }
 
     /// Waits for the event with an ID.
-    pub(crate) async fn until_event(&mut self, room: &str, event_id: &str) -> Value {
+    pub async fn until_event(&mut self, room: &str, event_id: &str) -> Value {
         self.until(room, event_id, |event| event["event_id"] == event_id)
             .await
     }
 
     /// Waits until a user's membership is as given.
-    pub(crate) async fn until_member(&mut self, room: &str, user: &str, membership: &str) -> Value {
+    pub async fn until_member(&mut self, room: &str, user: &str, membership: &str) -> Value {
         let what = format!("{user} {membership}");
         let wanted = |event: &Value| {
             event["type"] == "m.room.member"

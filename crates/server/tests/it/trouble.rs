@@ -1,0 +1,8 @@
+//! What goes wrong between servers: those that are asked refuse, break off, stay silent or lie.
+//!
+//! A whole server runs in the test, and the resident is told what to do. Time stands still unless the
+//! test moves it, so a server that gives up waiting does so because the test says that it is time.
+
+mod joining;
+mod newcomer;
+mod resync;
