@@ -19,6 +19,7 @@ pub mod power_levels;
 pub mod receive;
 pub mod resolution;
 pub mod room_version;
+pub mod server_acl;
 pub mod state;
 pub mod state_codec;
 #[cfg(any(test, feature = "testing"))]

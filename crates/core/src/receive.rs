@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use ruma::OwnedEventId;
+use ruma::{OwnedEventId, events::TimelineEventType};
 
 use crate::{
     auth,
@@ -19,7 +19,7 @@ use crate::{
     event::{Event, Place, Verdict},
     key_table::{KeyTable, StateKey},
     number::EventNr,
-    pdu::Pdu,
+    pdu::{CREATE, Pdu},
     resolution::{self, ResolutionError},
     room_version::RoomVersion,
     state::{Entry, State},
@@ -67,8 +67,9 @@ pub struct Incoming {
     pub pdu: ValidPdu,
     /// How it came.
     pub placement: Placement,
-    /// Whether a timeline event that was accepted already names it as its parent.
-    pub has_accepted_child: bool,
+    /// Whether a timeline event that was accepted already has it as its parent, or behind parents that
+    /// were rejected or soft-failed.
+    pub is_built_upon: bool,
 }
 
 /// What is known of the room.
@@ -108,6 +109,9 @@ pub enum DropReason {
     /// Its parents are missing and it is too old to ask for them (R51).
     #[error("the event's parents are missing and it lies below what this server holds")]
     BelowMinimumDepth,
+    /// It is a create event, and the room has one.
+    #[error("the room has another create event")]
+    SecondCreate,
     /// The states that it brings together cannot be resolved.
     #[error("the states before the event cannot be resolved")]
     Unresolvable,
@@ -210,7 +214,23 @@ fn conclude<T>(desk: &Desk, result: Result<T, Pending>) -> Decision<T> {
     }
 }
 
+/// A room has one create event. Up to room version 11 its ID does not say which, and the rules permit any
+/// that comes from the server in the ID.
+fn must_not_be_second_create(room: &RoomFacts<'_>, incoming: &Incoming) -> Result<(), Pending> {
+    if incoming.pdu.event_type != TimelineEventType::RoomCreate {
+        return Ok(());
+    }
+    let current = room.current.map(|current| &current.state);
+    match current.and_then(|state| state.get_named(room.keys, CREATE, "")) {
+        Some(create) if create.event() != incoming.nr => {
+            Err(Pending::Drop(DropReason::SecondCreate))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn judge_outlier(room: &RoomFacts<'_>, desk: &Desk, incoming: &Incoming) -> Result<Plan, Pending> {
+    must_not_be_second_create(room, incoming)?;
     if desk.event_by_id(&incoming.pdu.event_id).is_some() {
         return Err(Pending::Drop(DropReason::Known));
     }
@@ -224,6 +244,7 @@ fn judge_outlier(room: &RoomFacts<'_>, desk: &Desk, incoming: &Incoming) -> Resu
 
 fn judge_timeline(room: &RoomFacts<'_>, desk: &Desk, incoming: &Incoming) -> Result<Plan, Pending> {
     let pdu = &incoming.pdu;
+    must_not_be_second_create(room, incoming)?;
     if desk
         .event_by_id(&pdu.event_id)
         .is_some_and(|event| event.in_timeline())
@@ -255,7 +276,7 @@ fn judge_timeline(room: &RoomFacts<'_>, desk: &Desk, incoming: &Incoming) -> Res
             ..
         }
     );
-    let moves = if verdict == Verdict::Accepted && !backfilled && !incoming.has_accepted_child {
+    let moves = if verdict == Verdict::Accepted && !backfilled && !incoming.is_built_upon {
         Some(moves(room, desk, incoming, &parents, &before)?)
     } else {
         None

@@ -33,7 +33,7 @@ pub(crate) struct Batch {
     snapshots: Vec<NewSnapshot>,
     backward: Vec<(EventNr, Option<i64>)>,
     current: Vec<(StreamPosition, StateRef)>,
-    local_memberships: Vec<(Arc<Event>, StreamPosition)>,
+    local_memberships: Vec<LocalMembership>,
     redactions: Vec<(EventNr, EventNr)>,
     pending_redactions: Vec<(OwnedEventId, EventNr)>,
     outbox: Vec<OutboxRow>,
@@ -55,6 +55,16 @@ pub(crate) struct Replaced {
     pub(crate) before: SnapshotNr,
     pub(crate) verdict: Verdict,
     pub(crate) reason: Option<String>,
+}
+
+/// What one of this server's users is to the room from now on.
+#[derive(Debug)]
+pub(crate) struct LocalMembership {
+    pub(crate) user: OwnedUserId,
+    pub(crate) membership: Membership,
+    /// The event that says so, or the one that a resolution undid.
+    pub(crate) event: EventNr,
+    pub(crate) position: StreamPosition,
 }
 
 /// A room that is made here.
@@ -122,8 +132,8 @@ impl Batch {
         self.current.push((position, current));
     }
 
-    pub(crate) fn put_local_membership(&mut self, event: Arc<Event>, position: StreamPosition) {
-        self.local_memberships.push((event, position));
+    pub(crate) fn put_local_membership(&mut self, membership: LocalMembership) {
+        self.local_memberships.push(membership);
     }
 
     pub(crate) fn put_redaction(&mut self, redacted: EventNr, by: EventNr) {
@@ -216,8 +226,8 @@ impl Batch {
         for (position, _) in &mut self.current {
             place(position);
         }
-        for (_, position) in &mut self.local_memberships {
-            place(position);
+        for local in &mut self.local_memberships {
+            place(&mut local.position);
         }
         for row in &mut self.outbox {
             place(&mut row.position);
@@ -225,13 +235,14 @@ impl Batch {
         allocation
     }
 
-    /// Whether an event of this batch was accepted and names `nr` as its parent.
-    pub(crate) fn accepted_child(&self, nr: EventNr) -> bool {
-        self.events.iter().any(|new| {
-            new.event.verdict == Verdict::Accepted
-                && new.event.in_timeline()
-                && new.prev_events.contains(&nr)
-        })
+    /// The timeline events of this batch that name some events as parents.
+    pub(crate) fn children(&self, parents: &[EventNr]) -> Vec<(EventNr, Verdict)> {
+        self.events
+            .iter()
+            .filter(|new| new.event.in_timeline())
+            .filter(|new| parents.iter().any(|nr| new.prev_events.contains(nr)))
+            .map(|new| (new.event.nr, new.event.verdict))
+            .collect()
     }
 
     /// The events of this batch that cite `nr` among their auth events.
@@ -358,8 +369,10 @@ impl Write {
         for (position, current) in &self.batch.current {
             rooms::put_state_at(tx, room, *position, *current).await?;
         }
-        for (event, position) in &self.batch.local_memberships {
-            rooms::put_local_membership(tx, room, event, *position).await?;
+        for local in &self.batch.local_memberships {
+            let (user, position) = (&local.user, local.position);
+            rooms::put_local_membership(tx, room, user, local.membership, local.event, position)
+                .await?;
         }
         let current = self.after.current.as_ref().map(|current| current.reference);
         let revision = self.before.revision;
@@ -421,16 +434,13 @@ impl Written {
             room.set_full();
         }
         let mut listeners: BTreeSet<OwnedUserId> = room.local_users().into_iter().collect();
-        for (event, _) in &batch.local_memberships {
-            let Some(Ok(user)) = event.pdu.state_key.as_deref().map(<&UserId>::try_from) else {
-                continue;
-            };
+        for local in &batch.local_memberships {
             let listens = matches!(
-                event.pdu.membership,
-                Some(Membership::Join | Membership::Invite | Membership::Knock)
+                local.membership,
+                Membership::Join | Membership::Invite | Membership::Knock
             );
-            room.set_local_user(user, listens);
-            listeners.insert(user.to_owned());
+            room.set_local_user(&local.user, listens);
+            listeners.insert(local.user.clone());
         }
         let newest = allocation.positions().last();
         let to_send = !batch.outbox.is_empty();

@@ -105,3 +105,9 @@ impl From<RoomError> for ServeError {
         }
     }
 }
+
+impl ServeError {
+    pub(crate) fn unknown_room() -> Self {
+        Self::NotFound("this server does not know the room".into())
+    }
+}

@@ -80,10 +80,16 @@ impl Rooms {
                 limit: MISSING_EVENTS,
                 min_depth,
             };
-            let new = self.ask_for_missing(room, server, &wanted, &found).await?;
-            if new.is_empty() {
-                break;
-            }
+            let new = match self.ask_for_missing(room, server, &wanted, &found).await {
+                Ok(new) if new.is_empty() => break,
+                Ok(new) => new,
+                Err(error) if found.is_empty() => return Err(error),
+                Err(error) => {
+                    // The gap is smaller by what came until now.
+                    tracing::info!(room = %room.key.room_id, %server, %error, "a gap stays open");
+                    break;
+                }
+            };
             found.extend(new.into_iter().map(|pdu| (pdu.event_id.clone(), pdu)));
             latest = self.still_open(room, &found).await?;
             if latest.is_empty() {

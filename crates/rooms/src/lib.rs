@@ -28,6 +28,7 @@ mod resync;
 mod room;
 mod send;
 mod serve;
+mod server_acl;
 mod staging;
 mod state_cache;
 mod states;

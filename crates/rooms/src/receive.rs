@@ -133,8 +133,12 @@ impl Rooms {
         let mut results = serde_json::Map::new();
         let mut arrivals = Vec::new();
         for (room, pdus) in self.by_room(body.pdus).await? {
-            self.hold_back(&room).await;
-            arrivals.extend(self.check(&room, pdus, &mut results).await);
+            if self.allows(&room, origin).await? {
+                self.hold_back(&room).await;
+                arrivals.extend(self.check(&room, pdus, &mut results).await);
+            } else {
+                self.refuse(origin, &room, pdus, &mut results).await;
+            }
         }
         let response = json!({ "pdus": results }).to_string();
         let raw = RawValue::from_string(response.clone())
@@ -243,6 +247,22 @@ impl Rooms {
     async fn room_for_pushes(&self, room_id: &RoomId) -> Result<Option<Arc<Room>>, StorageError> {
         let room = self.room(room_id).await?;
         Ok(room.filter(|room| room.has_server(self.server_name()) || room.inbound.is_joining()))
+    }
+
+    /// The room's server ACL keeps the origin out: its PDUs are refused, whoever wrote them (R39).
+    async fn refuse(
+        &self,
+        origin: &ServerName,
+        room: &Room,
+        pdus: Vec<Box<RawValue>>,
+        results: &mut serde_json::Map<String, serde_json::Value>,
+    ) {
+        let room_id = &room.key.room_id;
+        tracing::info!(room = %room_id, %origin, "PDUs were refused: server ACL");
+        for id in self.ids_of(room.key.version, room_id, pdus).await {
+            let error = "the room's server ACL keeps your server out";
+            results.insert(id.to_string(), json!({ "error": error }));
+        }
     }
 
     /// Checks 1 to 3. What fails is refused in the answer, if its ID can be told.

@@ -94,7 +94,7 @@ impl Rooms {
         handed: Handed<'_>,
         membership: Membership,
     ) -> Result<(Arc<Room>, Arc<Event>), ServeError> {
-        let room = self.room_to_change(handed.room_id).await?;
+        let room = self.room_to_change(handed.origin, handed.room_id).await?;
         let body = std::str::from_utf8(handed.body)
             .map_err(|error| ServeError::BadJson(error.to_string()))?;
         let signed = match membership {

@@ -330,7 +330,7 @@ impl Turn<'_> {
         let current = self.store_state(&current).await?;
         self.batch.put_current(position, current.reference);
         self.graph.current = Some(current);
-        self.note_memberships(&changes, position).await?;
+        self.note_memberships(&changes, position);
         self.batch.set_full();
         Ok(self.commit().await?)
     }

@@ -193,7 +193,7 @@ impl Rooms {
         origin: &ServerName,
         room_id: &RoomId,
     ) -> Result<Arc<Room>, ServeError> {
-        let room = self.room(room_id).await?.ok_or_else(unknown_room)?;
+        let room = self.allowed_room(origin, room_id).await?;
         if room.has_server(origin) {
             return Ok(room);
         }
@@ -212,7 +212,7 @@ impl Rooms {
         origin: &ServerName,
         room_id: &RoomId,
     ) -> Result<Arc<Room>, ServeError> {
-        let room = self.room(room_id).await?.ok_or_else(unknown_room)?;
+        let room = self.allowed_room(origin, room_id).await?;
         let was_in = room
             .servers_at_join()
             .iter()
@@ -409,10 +409,6 @@ fn invited(room: &Room, state: &State, server: &ServerName) -> bool {
         entry.membership() == Some(Membership::Invite)
             && keys.name(key).and_then(|name| name.member_server()) == Some(server.as_str())
     })
-}
-
-pub(crate) fn unknown_room() -> ServeError {
-    ServeError::NotFound("this server does not know the room".into())
 }
 
 fn not_in_room(origin: &ServerName) -> ServeError {

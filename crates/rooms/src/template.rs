@@ -8,8 +8,7 @@ use ruma::{RoomId, ServerName, UserId};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Rooms, ServeError, new_event::NewEvent, restricted::Condition, room::Room, serve::unknown_room,
-    turn::Turn,
+    Rooms, ServeError, new_event::NewEvent, restricted::Condition, room::Room, turn::Turn,
 };
 
 impl Rooms {
@@ -24,12 +23,12 @@ impl Rooms {
         user: &UserId,
         versions: &[String],
     ) -> Result<Value, ServeError> {
-        let room = self.room_to_change(room_id).await?;
+        let room = self.room_to_change(origin, room_id).await?;
         check_user(origin, user)?;
         check_versions(&room, versions)?;
         let mut turn = Turn::take(self, &room).await?;
         let state = turn.graph.current.as_ref().map(|current| &current.state);
-        let state = state.ok_or_else(unknown_room)?;
+        let state = state.ok_or_else(ServeError::unknown_room)?;
         let mut content = Map::new();
         match self.condition(&room, state, user).await? {
             Condition::None => {}
@@ -56,7 +55,7 @@ impl Rooms {
         room_id: &RoomId,
         user: &UserId,
     ) -> Result<Value, ServeError> {
-        let room = self.room_to_change(room_id).await?;
+        let room = self.room_to_change(origin, room_id).await?;
         check_user(origin, user)?;
         let mut turn = Turn::take(self, &room).await?;
         turn.template(user, Membership::Leave, Map::new()).await
@@ -73,7 +72,7 @@ impl Rooms {
         user: &UserId,
         versions: &[String],
     ) -> Result<Value, ServeError> {
-        let room = self.room_to_change(room_id).await?;
+        let room = self.room_to_change(origin, room_id).await?;
         check_user(origin, user)?;
         check_versions(&room, versions)?;
         let mut turn = Turn::take(self, &room).await?;
@@ -82,10 +81,14 @@ impl Rooms {
 
     /// A room whose membership another server wants to change through this one. While it is partial
     /// here, others can judge that better (R106).
-    pub(crate) async fn room_to_change(&self, room_id: &RoomId) -> Result<Arc<Room>, ServeError> {
-        let room = self.room(room_id).await?.ok_or_else(unknown_room)?;
+    pub(crate) async fn room_to_change(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+    ) -> Result<Arc<Room>, ServeError> {
+        let room = self.allowed_room(origin, room_id).await?;
         if !room.has_server(self.server_name()) || room.is_partial() {
-            return Err(unknown_room());
+            return Err(ServeError::unknown_room());
         }
         Ok(room)
     }

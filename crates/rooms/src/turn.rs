@@ -8,10 +8,11 @@ use std::{
 
 use myelin_core::{
     desk::{Desk, Needed},
-    event::{Event, Place},
+    event::{Event, Place, Verdict},
     key_table::StateKey,
-    number::{EventNr, SnapshotNr},
+    number::{EventNr, SnapshotNr, StreamPosition},
     receive::{self, Decision, Incoming, KnownState, Placement, Plan, RoomFacts},
+    state::{Change, Membership},
     validate::ValidPdu,
 };
 use myelin_env::TaskFailed;
@@ -19,12 +20,12 @@ use myelin_storage::{
     StorageError,
     events::{self, Known},
 };
-use ruma::{EventId, OwnedEventId};
+use ruma::{EventId, OwnedEventId, UserId};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::{
     Rooms,
-    commit::Batch,
+    commit::{Batch, LocalMembership},
     room::{CurrentState, Graph, Room},
     states::Unstored,
 };
@@ -107,12 +108,12 @@ impl<'r> Turn<'r> {
         self.look_up_all([&pdu], with_parents).await?;
         let referred_to = self.numbers.contains_key(&pdu.event_id);
         let nr = self.number_of(&pdu.event_id);
-        let has_accepted_child = referred_to && self.has_accepted_child(nr).await?;
+        let is_built_upon = referred_to && self.is_built_upon(nr).await?;
         let incoming = Incoming {
             nr,
             pdu,
             placement,
-            has_accepted_child,
+            is_built_upon,
         };
         self.ask(|facts, desk| receive::decide(facts, desk, &incoming))
             .await
@@ -225,18 +226,35 @@ impl<'r> Turn<'r> {
         Ok(event)
     }
 
-    async fn has_accepted_child(&self, nr: EventNr) -> Result<bool, StorageError> {
-        if self.batch.accepted_child(nr) {
-            return Ok(true);
+    /// Whether an accepted event has this one as its parent, or behind parents that were not accepted:
+    /// those never take the place of theirs.
+    async fn is_built_upon(&self, nr: EventNr) -> Result<bool, StorageError> {
+        let mut seen = BTreeSet::from([nr]);
+        let mut level = vec![nr];
+        while !level.is_empty() {
+            let mut children = self.batch.children(&level);
+            let parents = level;
+            let stored = self
+                .rooms
+                .database()
+                .read("children", move |tx| {
+                    Box::pin(async move { events::children(tx, &parents).await })
+                })
+                .await?;
+            children.extend(stored);
+            if children
+                .iter()
+                .any(|(_, verdict)| *verdict == Verdict::Accepted)
+            {
+                return Ok(true);
+            }
+            level = children
+                .into_iter()
+                .map(|(child, _)| child)
+                .filter(|child| seen.insert(*child))
+                .collect();
         }
-        let children = self
-            .rooms
-            .database()
-            .read("children", move |tx| Box::pin(events::children(tx, nr)))
-            .await?;
-        Ok(children
-            .iter()
-            .any(|child| child.verdict == myelin_core::event::Verdict::Accepted))
+        Ok(false)
     }
 
     /// Puts on the desk what was found missing.
@@ -389,41 +407,34 @@ impl<'r> Turn<'r> {
         if changed {
             self.batch.put_current(position, current.reference);
         }
-        self.note_memberships(&changes, position).await
+        self.note_memberships(&changes, position);
+        Ok(())
     }
 
-    /// What changed for this server's own users.
-    pub(crate) async fn note_memberships(
-        &mut self,
-        changes: &[myelin_core::state::Change],
-        position: myelin_core::number::StreamPosition,
-    ) -> Result<(), StorageError> {
-        let local: Vec<EventNr> = {
-            let keys = self.room.keys();
-            let own = self.rooms.server_name().as_str();
-            let is_own = |change: &&myelin_core::state::Change| {
-                keys.name(change.key).and_then(|name| name.member_server()) == Some(own)
+    /// What changed for this server's own users. One whose membership a resolution undid has left.
+    pub(crate) fn note_memberships(&mut self, changes: &[Change], position: StreamPosition) {
+        let keys = self.room.keys();
+        for change in changes {
+            let Some(name) = keys.name(change.key) else {
+                continue;
             };
-            changes
-                .iter()
-                .filter(is_own)
-                .filter_map(|change| Some(change.new?.event()))
-                .collect()
-        };
-        let missing: Vec<_> = local
-            .iter()
-            .copied()
-            .filter(|nr| self.desk.event(*nr).is_none())
-            .collect();
-        self.desk.take_missing();
-        self.load(missing.into_iter().map(Needed::Event).collect())
-            .await?;
-        for nr in local {
-            if let Some(event) = self.desk.event(nr).cloned() {
-                self.batch.put_local_membership(event, position);
+            if name.member_server() != Some(self.rooms.server_name().as_str()) {
+                continue;
+            }
+            let now = match (change.old, change.new) {
+                (_, Some(new)) => new.membership().map(|membership| (membership, new.event())),
+                (Some(old), None) => Some((Membership::Leave, old.event())),
+                (None, None) => None,
+            };
+            if let (Some((membership, event)), Ok(user)) = (now, UserId::parse(&name.state_key)) {
+                self.batch.put_local_membership(LocalMembership {
+                    user,
+                    membership,
+                    event,
+                    position,
+                });
             }
         }
-        Ok(())
     }
 
     /// Finds or makes the stored form of a state.

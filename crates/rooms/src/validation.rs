@@ -57,6 +57,21 @@ impl Rooms {
         Ok(verified?)
     }
 
+    /// The IDs of those PDUs that have one. Nothing is verified.
+    pub(crate) async fn ids_of(
+        &self,
+        version: RoomVersion,
+        room_id: &RoomId,
+        pdus: Vec<Box<RawValue>>,
+    ) -> Vec<OwnedEventId> {
+        let parsed = self.parse(version, room_id, pdus).await;
+        parsed
+            .into_iter()
+            .flatten()
+            .map(|parsed| parsed.event_id().to_owned())
+            .collect()
+    }
+
     /// The same with the IDs of those PDUs that have one, valid or not.
     pub(crate) async fn validate_each(
         &self,

@@ -56,9 +56,9 @@ statements! {
         SELECT event FROM chain ORDER BY event";
     /// The IDs of some events.
     EVENT_IDS = "SELECT event_id FROM events WHERE event IN int_list($1) AND verdict > 0 ORDER BY event";
-    /// The timeline events that name an event as parent.
-    CHILDREN = "SELECT e.event, e.verdict, e.depth FROM prev_edges p JOIN events e ON e.event = p.event
-        WHERE p.prev = $1 AND e.position IS NOT NULL";
+    /// The timeline events that name some events as parents.
+    CHILDREN = "SELECT e.event, e.verdict FROM prev_edges p JOIN events e ON e.event = p.event
+        WHERE p.prev IN int_list($1) AND e.position IS NOT NULL";
     /// A room's forward extremities.
     FORWARD_EXTREMITIES = "SELECT event FROM forward_extremities WHERE room = $1 ORDER BY event";
     /// Adds a forward extremity.
@@ -350,28 +350,18 @@ pub async fn auth_children(
         .collect()
 }
 
-/// A timeline event that names another as its parent.
-#[derive(Clone, Copy, Debug)]
-pub struct Child {
-    /// The child.
-    pub event: EventNr,
-    /// What the checks said of it.
-    pub verdict: Verdict,
-    /// Its depth.
-    pub depth: i64,
-}
-
-/// The timeline events that name an event as parent.
-pub async fn children(tx: &mut Tx, event: EventNr) -> Result<Vec<Child>, StorageError> {
-    let rows = tx.query(CHILDREN, params![event.0]).await?;
+/// The timeline events that name some events as their parents, with what is thought of them.
+pub async fn children(
+    tx: &mut Tx,
+    events: &[EventNr],
+) -> Result<Vec<(EventNr, Verdict)>, StorageError> {
+    let events: Param<'_> = events.iter().map(|nr| nr.0).collect();
+    let rows = tx.query(CHILDREN, params![events]).await?;
     let mut children = Vec::with_capacity(rows.len());
     for row in &rows {
-        if let Some(verdict) = verdict_from_code(row.int(1)?) {
-            children.push(Child {
-                event: EventNr(row.int(0)?),
-                verdict,
-                depth: row.int(2)?,
-            });
+        let verdict = verdict_from_code(row.int(1)?);
+        if let Some(verdict) = verdict {
+            children.push((EventNr(row.int(0)?), verdict));
         }
     }
     Ok(children)

@@ -2,10 +2,10 @@
 
 use myelin_core::{
     completeness::{Completeness, StateRef},
-    event::Event,
     key_table::StateKey,
     number::{EventNr, KeyNr, RoomNr, SnapshotNr, StreamPosition},
     room_version::RoomVersion,
+    state::Membership,
 };
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 
@@ -274,19 +274,24 @@ fn read_memberships(rows: &[Row]) -> Result<Vec<LocalMembership>, StorageError> 
         .collect()
 }
 
-/// Notes what the target of a membership event is to a room from `position` on.
+/// Notes what a local user is to a room from `position` on.
 pub async fn put_local_membership(
     tx: &mut Tx,
     room: RoomNr,
-    event: &Event,
+    user: &UserId,
+    membership: Membership,
+    event: EventNr,
     position: StreamPosition,
 ) -> Result<(), StorageError> {
-    let (Some(user), Some(membership)) = (&event.pdu.state_key, event.pdu.membership) else {
-        return Ok(());
-    };
     tx.execute(
         PUT_LOCAL_MEMBERSHIP,
-        params![&user[..], room.0, membership.name(), event.nr.0, position.0],
+        params![
+            user.as_str(),
+            room.0,
+            membership.name(),
+            event.0,
+            position.0
+        ],
     )
     .await?;
     Ok(())

@@ -116,12 +116,17 @@ impl SectionReader<'_> {
         };
         let found = self.room.events(self.rooms, [event]).await?;
         let event = found.get(&event).cloned();
-        let before = match event.as_ref().and_then(placed) {
-            Some((_, before)) => self.own_membership(before).await?,
-            None => None,
+        let was_in = match event.as_ref().and_then(placed) {
+            // The resolution of a fork undid the join.
+            Some(_) if is_join(event.as_ref()) => true,
+            Some((_, before)) => {
+                let before = self.own_membership(before).await?;
+                matches!(before, Some((Membership::Join, _)))
+            }
+            None => false,
         };
         let (since, upto) = self.references().await?;
-        let (Some(upto), Some((Membership::Join, _))) = (upto, before) else {
+        let Some(upto) = upto.filter(|_| was_in) else {
             return self.never_joined(event).await;
         };
         let bounds = self.bounds(since, upto, standing).await?;
@@ -135,7 +140,14 @@ impl SectionReader<'_> {
 
     /// Somebody who rejected an invite, or was never let in, sees that and nothing else.
     async fn never_joined(&self, event: Option<Arc<Event>>) -> Result<LeftRoom, SyncError> {
-        let events: Vec<Seen> = event.into_iter().map(Seen::from).collect();
+        // An invite that was undone is not what the room is left with.
+        let is_end = |event: &Arc<Event>| {
+            matches!(
+                event.pdu.membership,
+                Some(Membership::Leave | Membership::Ban)
+            )
+        };
+        let events = event.filter(is_end).into_iter().map(Seen::from).collect();
         let before = StreamPosition(self.span.upto.0 - 1);
         let timeline = Timeline {
             events,
@@ -286,4 +298,8 @@ impl SectionReader<'_> {
             prev_batch: timeline.prev_batch(),
         })
     }
+}
+
+fn is_join(event: Option<&Arc<Event>>) -> bool {
+    event.is_some_and(|event| event.pdu.membership == Some(Membership::Join))
 }

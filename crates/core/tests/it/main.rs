@@ -6,6 +6,7 @@ mod power_levels;
 mod properties;
 mod resolution;
 mod room;
+mod server_acl;
 mod signatures;
 mod state;
 mod state_codec;

@@ -2,8 +2,10 @@
 
 use std::{collections::BTreeSet, slice::from_ref};
 
-use myelin_core::event::Verdict;
+use myelin_core::{build::EventDraft, event::Verdict};
 use myelin_storage::testing::on_each_engine;
+use ruma::{MilliSecondsSinceUnixEpoch, uint};
+use serde_json::{json, value::to_raw_value};
 
 use crate::{
     house::{House, alice},
@@ -120,6 +122,41 @@ async fn an_event_without_parents_changes_nothing() {
         assert_ne!(house.verdict(&story, &event).await, Some(Verdict::Accepted));
         assert_eq!(house.current(&story.room_id).await, before);
         assert_eq!(house.tip(&story.room_id).await, tip);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_second_create_event_is_refused_and_so_is_what_is_built_on_it() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (mut story, tip) = house.shared_room().await;
+        let before = house.current(&story.room_id).await;
+        for state_key in [Some(""), Some("other"), None] {
+            // The room's ID is of the server that signs.
+            let draft = EventDraft {
+                room_id: Some(story.room_id.clone()),
+                sender: alice().to_owned(),
+                event_type: "m.room.create".to_owned(),
+                state_key: state_key.map(str::to_owned),
+                content: to_raw_value(&json!({"room_version": "11"})).unwrap(),
+                prev_events: Vec::new(),
+                auth_events: Vec::new(),
+                depth: 1,
+                origin_server_ts: MilliSecondsSinceUnixEpoch(uint!(1)),
+                redacts: None,
+            };
+            let create = draft.finish(story.version, house.key()).unwrap().into_pdu();
+            story.read(create.clone());
+            let child = story.write(&[&create.event_id, &tip], message(bob(), "child"));
+            house
+                .push_all(&story, bob(), &[create.event_id.clone(), child.clone()])
+                .await;
+            assert_eq!(house.verdict(&story, &create.event_id).await, None);
+            assert_eq!(house.verdict(&story, &child).await, None);
+        }
+        assert_eq!(house.tip(&story.room_id).await, tip);
+        assert_eq!(house.current(&story.room_id).await, before);
     })
     .await;
 }

@@ -12,6 +12,7 @@ use std::{
 
 use myelin_core::{
     event::{Event, Place, Verdict},
+    keys::KeyPair,
     number::{EventNr, StreamPosition},
     room_version::RoomVersion,
     state::State,
@@ -84,6 +85,11 @@ impl House {
             keys,
             transactions: AtomicU64::new(0),
         }
+    }
+
+    /// The key that this server signs with.
+    pub(crate) fn key(&self) -> &KeyPair {
+        self.keys.active()
     }
 
     /// Stops the server and starts it again on what it had written.

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     house::{House, alice, dora, new_event},
-    story::{bob, message, topic},
+    story::{self, bob, message, topic},
 };
 
 fn erin() -> &'static UserId {
@@ -247,7 +247,7 @@ async fn a_foreign_moderator_removes_a_local_user() {
         house.tell(&mut story).await;
         let tip = house.tip(&story.room_id).await;
         let mut woken = house.rooms.waking().listen(dora());
-        let ban = crate::story::membership(bob(), dora(), "ban");
+        let ban = story::membership(bob(), dora(), "ban");
         house.says(&mut story, &[&tip], ban).await;
         // She learns of it, and of nothing after it.
         assert!(woken.has_changed().unwrap());
@@ -356,6 +356,44 @@ async fn after_a_restart_numbers_positions_and_state_go_on() {
         assert_eq!(all[..shown.len()], shown);
         assert_eq!(all[shown.len()..], [ours, theirs]);
         assert!(house.room(&second).await.key.room > house.room(&story.room_id).await.key.room);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_a_resolution_puts_out_of_the_room_is_seen_to_be_gone() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (mut story, tip) = house.shared_room().await;
+        house.join(&story.room_id, dora()).await;
+        house.tell(&mut story).await;
+        let mut woken = house.rooms.waking().listen(dora());
+        // Written before she came, and late.
+        let closed = story::state(
+            bob(),
+            "m.room.join_rules",
+            "",
+            json!({"join_rule": "invite"}),
+        );
+        let closed = house.says(&mut story, &[&tip], closed).await;
+        assert_eq!(
+            house.verdict(&story, &closed).await,
+            Some(Verdict::Accepted)
+        );
+        assert_eq!(membership(&house, &story.room_id, dora()).await, None);
+        let of_dora = async |house: &House| {
+            let rooms = house.read(|tx| Box::pin(room_table::memberships_of_user(tx, dora())));
+            let rooms = rooms.await;
+            assert_eq!(rooms.len(), 1);
+            rooms[0].clone()
+        };
+        let gone = of_dora(&house).await;
+        assert_eq!(gone.membership, "leave");
+        assert_eq!(*woken.borrow_and_update(), gone.position);
+        let room = house.room(&story.room_id).await;
+        assert!(!room.local_users().contains(&dora().to_owned()));
+        let refused = house.send(&story.room_id, dora(), "m.room.message", None, json!({}));
+        assert!(matches!(refused.await, Err(RoomError::Forbidden(_))));
     })
     .await;
 }

@@ -11,6 +11,7 @@ mod outgoing;
 mod receiving;
 mod redactions;
 mod resident;
+mod server_acl;
 mod serving;
 mod snapshots;
 mod staging;

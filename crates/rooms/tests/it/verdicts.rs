@@ -2,8 +2,15 @@
 
 use std::{collections::BTreeSet, slice::from_ref};
 
-use myelin_core::event::Verdict;
-use myelin_storage::testing::on_each_engine;
+use myelin_core::{
+    event::{Event, Place, Verdict},
+    number::{EventNr, StreamPosition},
+};
+use myelin_storage::{
+    Priority, StorageError,
+    events::{self, NewEvent},
+    testing::on_each_engine,
+};
 use ruma::OwnedEventId;
 use serde_json::json;
 
@@ -213,6 +220,62 @@ async fn a_parent_that_comes_after_its_child_is_no_extremity() {
             .says(&mut story, &[&tip, &second], message(carol(), "third"))
             .await;
         assert_eq!(house.tip(&story.room_id).await, third);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_an_accepted_event_reaches_through_soft_failed_ones_is_no_extremity() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (mut story, tip) = house.shared_room().await;
+        let late = story.write(&[&tip], message(bob(), "late"));
+        let failed = story.chain(&late, ["a", "b"].map(|body| message(mallory(), body)));
+        let accepted = story.write(&[&failed[1]], message(carol(), "accepted"));
+        // The others took their places when the first was missing.
+        let room = house.room(&story.room_id).await;
+        let before = house.event(&story.room_id, &tip).await.unwrap().before();
+        let chain = [
+            (&failed[0], Verdict::SoftFailed),
+            (&failed[1], Verdict::SoftFailed),
+            (&accepted, Verdict::Accepted),
+        ];
+        let rows: Vec<NewEvent> = (2_000_001..)
+            .zip(chain)
+            .map(|(nr, (id, verdict))| NewEvent {
+                event: Event {
+                    nr: EventNr(nr),
+                    pdu: story.pdu(id).clone(),
+                    verdict,
+                    place: Place::Timeline {
+                        before: before.unwrap(),
+                        position: StreamPosition(-nr),
+                    },
+                    redacted_by: None,
+                },
+                reason: None,
+                auth_events: Vec::new(),
+                prev_events: vec![EventNr(nr - 1)],
+            })
+            .collect();
+        let (nr, missing) = (room.key.room, late.clone());
+        let put: Result<(), StorageError> = house
+            .fresh
+            .database
+            .write("a chain", Priority::Bulk, move |tx| {
+                Box::pin(async move {
+                    events::put_reference(tx, nr, EventNr(2_000_000), &missing).await?;
+                    for row in &rows {
+                        events::put(tx, nr, row).await?;
+                    }
+                    Ok(())
+                })
+            })
+            .await;
+        put.unwrap();
+        house.push_all(&story, bob(), from_ref(&late)).await;
+        assert_eq!(house.verdict(&story, &late).await, Some(Verdict::Accepted));
+        assert_eq!(house.tip(&story.room_id).await, tip);
     })
     .await;
 }

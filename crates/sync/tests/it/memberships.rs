@@ -1,7 +1,7 @@
 //! `/sync` when the user's own membership changes.
 
 use myelin_core::state::Membership;
-use myelin_storage::testing::on_each_engine;
+use myelin_storage::{Priority, StorageError, rooms as room_table, testing::on_each_engine};
 use ruma::RoomId;
 use serde_json::{Value, json};
 
@@ -161,6 +161,43 @@ async fn a_new_profile_is_no_new_room() {
         assert_eq!(section["state"]["events"], json!([]));
         let event = &section["timeline"]["events"][0];
         assert_eq!(event["unsigned"]["prev_content"]["membership"], "join");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_join_that_a_resolution_undid_is_the_end_of_the_room() {
+    on_each_engine(|fresh| async {
+        let house = House::open(fresh).await;
+        let room_id = house.room().await;
+        house.join(&room_id, bob()).await;
+        let first = house.first_sync(bob()).await;
+        assert_eq!(counts(&first), [1, 0, 0, 0]);
+        // As a commit does when bob's join is not in the current state any more.
+        let room = house.rooms.room(&room_id).await.unwrap().unwrap();
+        let state = room.current().unwrap().state;
+        let join = state.get_named(&room.keys(), "m.room.member", bob().as_str());
+        let (nr, join) = (room.key.room, join.unwrap().event());
+        let allocation = house.rooms.events_stream().allocate(1);
+        let position = allocation.positions().next().unwrap();
+        let put: Result<(), StorageError> = house
+            .fresh
+            .database
+            .write("undone", Priority::Interactive, move |tx| {
+                Box::pin(async move {
+                    let leave = Membership::Leave;
+                    room_table::put_local_membership(tx, nr, bob(), leave, join, position).await
+                })
+            })
+            .await;
+        put.unwrap();
+        drop(allocation);
+        let second = house.next_sync(bob(), &first).await;
+        assert_eq!(counts(&second), [0, 0, 0, 1]);
+        let timeline = said(&section(&second, "leave", &room_id)["timeline"]["events"]);
+        assert!(timeline.is_empty(), "{timeline:?}");
+        assert_eq!(counts(&house.next_sync(bob(), &second).await), [0, 0, 0, 0]);
+        assert_eq!(counts(&house.first_sync(bob()).await), [0, 0, 0, 0]);
     })
     .await;
 }

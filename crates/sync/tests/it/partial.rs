@@ -11,7 +11,7 @@ use myelin_core::{
     number::{EventNr, RoomNr, SnapshotNr, StreamPosition},
     pdu::Pdu,
     room_version::RoomVersion,
-    state::{Entry, HashKey, State},
+    state::{Entry, HashKey, Membership, State},
     state_codec,
 };
 use myelin_storage::{
@@ -251,7 +251,16 @@ impl Stored {
         }
         let current = self.states[1].0;
         room_table::put_state_at(tx, ROOM, at, current).await?;
-        room_table::put_local_membership(tx, ROOM, &self.events[JOIN], StreamPosition(1)).await?;
+        let join = &self.events[JOIN];
+        room_table::put_local_membership(
+            tx,
+            ROOM,
+            &join.pdu.sender,
+            Membership::Join,
+            join.nr,
+            StreamPosition(1),
+        )
+        .await?;
         let row = room_table::by_number(tx, ROOM).await?.unwrap();
         room_table::update(tx, ROOM, row.revision, Some(current), 1).await?;
         Ok(())
