@@ -7,6 +7,7 @@ pub(crate) mod keys;
 pub(crate) mod login;
 pub(crate) mod membership;
 pub(crate) mod profiles;
+pub(crate) mod public_rooms;
 pub(crate) mod push_rules;
 pub(crate) mod registration;
 pub(crate) mod room_creation;

@@ -127,6 +127,7 @@ impl From<RoomError> for ApiError {
             RoomError::AliasInUse(_) => {
                 Self::new(StatusCode::BAD_REQUEST, "M_ROOM_IN_USE", message)
             }
+            RoomError::BadAlias(_) => Self::new(StatusCode::BAD_REQUEST, "M_BAD_ALIAS", message),
             RoomError::TooLarge(_) => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE", message)
             }

@@ -132,7 +132,8 @@ pub(crate) async fn read_body(body: Body, limit: usize, api: &Api) -> Result<Byt
     }
 }
 
-fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+/// Reads a body.
+pub(crate) fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     expect_object(body)?;
     serde_json::from_slice(body).map_err(|error| match error.classify() {
         // It may be broken behind the place where it is of another form.

@@ -145,6 +145,15 @@ table! {
     }
     "Client-server API: Room aliases" Client {
         Public Read GET "/_matrix/client/v3/directory/room/{room_alias}" => client::directory::resolve;
+        User Change PUT "/_matrix/client/v3/directory/room/{room_alias}" => client::directory::add;
+        User Change DELETE "/_matrix/client/v3/directory/room/{room_alias}" => client::directory::remove;
+        User Read GET "/_matrix/client/v3/rooms/{room_id}/aliases" => client::directory::of_room;
+    }
+    "Client-server API: Published room directory" Client {
+        Public Read GET "/_matrix/client/v3/publicRooms" => client::public_rooms::list;
+        User Read POST "/_matrix/client/v3/publicRooms" => client::public_rooms::search;
+        Public Read GET "/_matrix/client/v3/directory/list/room/{room_id}" => client::public_rooms::visibility;
+        User Change PUT "/_matrix/client/v3/directory/list/room/{room_id}" => client::public_rooms::set_visibility;
     }
     "Client-server API: Room membership" Client {
         User Read GET "/_matrix/client/v3/joined_rooms" => client::membership::joined_rooms;
@@ -210,6 +219,10 @@ table! {
     "Server-server API: Querying for information" Federation {
         Server Read GET "/_matrix/federation/v1/query/profile" => federation::queries::profile;
         Server Read GET "/_matrix/federation/v1/query/directory" => federation::queries::directory;
+    }
+    "Server-server API: Published room directory" Federation {
+        Server Read GET "/_matrix/federation/v1/publicRooms" => federation::public_rooms::list;
+        Server Read POST "/_matrix/federation/v1/publicRooms" => federation::public_rooms::search;
     }
     "Server-server API: Device management" Federation {
         Server Read GET "/_matrix/federation/v1/user/devices/{user_id}" => federation::queries::user_devices;

@@ -1,7 +1,8 @@
 //! Asking another server about its aliases, users and itself.
 
+use http::Method;
 use ruma::{OwnedRoomId, OwnedServerName, RoomAliasId, ServerName, UserId};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
@@ -36,6 +37,22 @@ pub struct UserDevices {
     pub self_signing_key: Option<Box<RawValue>>,
 }
 
+/// Part of a server's public room directory. What a room shows of itself goes on as it came.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct RemoteDirectory {
+    /// The rooms.
+    pub chunk: Vec<Box<RawValue>>,
+    /// Where the next part begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_batch: Option<String>,
+    /// Where the part before this one begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prev_batch: Option<String>,
+    /// How many rooms there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_room_count_estimate: Option<u64>,
+}
+
 /// What software a server says to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
@@ -58,6 +75,23 @@ impl Federation {
     ) -> Result<Directory, FederationError> {
         let request = Request::get("query_directory", "v1/query/directory")
             .query("room_alias", alias)
+            .interactive();
+        self.ask(server, request).await
+    }
+
+    /// `POST /v1/publicRooms`: part of that server's public room directory. `request` has the fields
+    /// `limit`, `since` and `filter` of the client's endpoint of the same name.
+    ///
+    /// # Errors
+    /// Any [`FederationError`].
+    pub async fn public_rooms(
+        &self,
+        server: &ServerName,
+        request: &impl Serialize,
+    ) -> Result<RemoteDirectory, FederationError> {
+        let request = Request::new(Method::POST, "public_rooms", "v1/publicRooms")
+            .json(request)?
+            .limit(8 * MIB)
             .interactive();
         self.ask(server, request).await
     }

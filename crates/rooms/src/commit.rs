@@ -9,12 +9,12 @@ use myelin_core::{
     state::Membership,
 };
 use myelin_storage::{
-    Priority, StorageError, Tx,
+    Priority, StorageError, Tx, aliases,
     client_transactions::{self, ClientTransaction},
     events::{self, NewEvent},
     joins::{self, PartialRoom},
     outbox::{self, OutboxRow},
-    rooms, staged,
+    published_rooms, rooms, staged,
     stream::{Allocation, Stream},
 };
 use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, UserId};
@@ -73,15 +73,20 @@ pub(crate) struct Founding {
     pub(crate) creator: OwnedUserId,
     /// An alias that is free.
     pub(crate) alias: Option<String>,
+    /// Whether it stands in the public directory.
+    pub(crate) published: bool,
 }
 
 impl Founding {
     async fn put(&self, tx: &mut Tx, room: &Room) -> Result<(), StorageError> {
         rooms::put(tx, &room.key).await?;
         if let Some(alias) = &self.alias
-            && !rooms::put_alias(tx, alias, &room.key.room_id, &self.creator).await?
+            && !aliases::put(tx, alias, &room.key.room_id, &self.creator).await?
         {
             return Err(StorageError::Constraint(format!("{alias} is taken")));
+        }
+        if self.published {
+            published_rooms::set(tx, room.key.room, true).await?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use myelin_core::{
     room_version::RoomVersion,
     validate::ValidPdu,
 };
-use myelin_storage::{StorageError, events::RoomKey, rooms as room_table};
+use myelin_storage::{StorageError, events::RoomKey};
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UInt, UserId,
 };
@@ -46,6 +46,8 @@ pub struct CreateRoom {
     pub creation_content: Map<String, Value>,
     /// The local part of an alias on this server.
     pub alias_name: Option<String>,
+    /// Whether the room is listed in the public directory.
+    pub published: bool,
     /// A name.
     pub name: Option<String>,
     /// A topic.
@@ -67,7 +69,8 @@ impl Rooms {
     ///
     /// # Errors
     /// [`RoomError::UnsupportedVersion`], [`RoomError::AliasInUse`], [`RoomError::InvalidParam`] for
-    /// malformed parts, [`RoomError::Forbidden`] if the wished events contradict the rules.
+    /// malformed parts, [`RoomError::Forbidden`] if the wished events contradict the rules, or
+    /// publishing is not allowed.
     pub async fn create(
         &self,
         creator: &UserId,
@@ -85,7 +88,13 @@ impl Rooms {
             room_id: create.room_id.clone(),
             version,
         };
-        let alias = self.new_alias(&wish).await?;
+        let alias = match &wish.alias_name {
+            Some(name) => Some(self.free_alias(name).await?),
+            None => None,
+        };
+        if wish.published {
+            self.check_may_publish()?;
+        }
         let room = Arc::new(Room::new(self, key, KeyTable::default()));
         let mut turn = Turn::take(self, &room).await?;
         turn.put_create_event(create).await?;
@@ -95,6 +104,7 @@ impl Rooms {
         turn.batch.found(Founding {
             creator: creator.to_owned(),
             alias,
+            published: wish.published,
         });
         match turn.commit().await {
             Ok(()) => Ok(room.key.room_id.clone()),
@@ -154,33 +164,6 @@ impl Rooms {
         let room_id = format!("!{name}:{}", self.server_name());
         // A sigil, letters and digits, and a valid server name.
         RoomId::parse(room_id).expect("a valid room ID")
-    }
-
-    /// The alias that is wished for, if it is free.
-    async fn new_alias(&self, wish: &CreateRoom) -> Result<Option<String>, RoomError> {
-        let Some(name) = &wish.alias_name else {
-            return Ok(None);
-        };
-        let alias = format!("#{name}:{}", self.server_name());
-        if name.is_empty() || name.contains([':', '#']) || name.contains(char::is_whitespace) {
-            return Err(RoomError::InvalidParam(
-                "that is not the local part of an alias".into(),
-            ));
-        }
-        if alias.len() > 255 {
-            return Err(RoomError::InvalidParam("the alias is too long".into()));
-        }
-        let wanted = alias.clone();
-        let taken = self
-            .database()
-            .read("alias", move |tx| {
-                Box::pin(async move { room_table::alias(tx, &wanted).await })
-            })
-            .await?;
-        match taken {
-            Some(_) => Err(RoomError::AliasInUse(format!("{alias} is taken"))),
-            None => Ok(Some(alias)),
-        }
     }
 }
 

@@ -25,6 +25,9 @@ pub enum RoomError {
     /// The alias is taken.
     #[error("{0}")]
     AliasInUse(String),
+    /// A room may announce its own aliases only.
+    #[error("{0}")]
+    BadAlias(String),
     /// The event is larger than events may be.
     #[error("{0}")]
     TooLarge(String),

@@ -11,12 +11,8 @@ use myelin_core::{room_version::RoomVersion, state::Membership};
 use myelin_storage::{
     Priority, StorageError,
     joins::{self, JoinRecord},
-    rooms as room_table,
 };
-use ruma::{
-    OwnedRoomId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId, RoomOrAliasId, ServerName,
-    UserId,
-};
+use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomOrAliasId, ServerName, UserId};
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
@@ -84,42 +80,6 @@ impl Rooms {
         self.join_remotely(room_id.clone(), user.to_owned(), candidates, content)
             .await?;
         Ok(room_id)
-    }
-
-    /// The room behind an alias, and servers that may help to join it.
-    ///
-    /// # Errors
-    /// [`RoomError::NotFound`] if there is no such alias, [`RoomError::NoServer`] if its server
-    /// doesn't answer.
-    pub async fn resolve_alias(
-        &self,
-        alias: &RoomAliasId,
-    ) -> Result<(OwnedRoomId, Vec<OwnedServerName>), RoomError> {
-        if alias.server_name() == self.server_name() {
-            let name = alias.to_string();
-            let room_id = self
-                .database()
-                .read("alias", move |tx| {
-                    Box::pin(async move { room_table::alias(tx, &name).await })
-                })
-                .await?
-                .ok_or_else(|| RoomError::NotFound(format!("there is no alias {alias}")))?;
-            return Ok((room_id, vec![self.server_name().to_owned()]));
-        }
-        match self
-            .federation()
-            .query_directory(alias.server_name(), alias)
-            .await
-        {
-            Ok(directory) => Ok((directory.room_id, directory.servers)),
-            Err(error) if error.remote().is_some_and(|remote| remote.status == 404) => {
-                Err(RoomError::NotFound(format!("there is no alias {alias}")))
-            }
-            Err(error) => Err(RoomError::NoServer(format!(
-                "{}: {error}",
-                alias.server_name()
-            ))),
-        }
     }
 
     /// Servers to ask, each once, never ourselves.

@@ -5,6 +5,7 @@
 //! join, `send` that of a local event. All of them end in `turn` and `commit`, the only way into
 //! storage.
 
+mod alias;
 mod backfill;
 mod commit;
 mod create;
@@ -20,6 +21,8 @@ mod numbers;
 mod outgoing;
 mod outliers;
 mod pdu_answer;
+mod permission;
+mod publishing;
 mod receive;
 mod redaction;
 mod resident;
@@ -68,6 +71,8 @@ pub struct RoomsConfig {
     pub server_name: OwnedServerName,
     /// The version of rooms that clients create without naming one.
     pub default_room_version: RoomVersion,
+    /// Whether users may list rooms in the public directory.
+    pub allow_publishing: bool,
 }
 
 /// The rooms of this server. Clones share everything.

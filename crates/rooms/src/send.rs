@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     RoomError, Rooms,
+    alias::CANONICAL_ALIAS,
     new_event::{NewEvent, Waiting},
     room::Room,
     turn::{Candidate, Turn},
@@ -39,11 +40,15 @@ impl Rooms {
     ///
     /// # Errors
     /// [`RoomError::NotFound`] for an unknown room, [`RoomError::Forbidden`] if the room's rules don't
-    /// permit it, [`RoomError::BadJson`] and [`RoomError::TooLarge`] for what no event may be.
+    /// permit it, [`RoomError::BadJson`] and [`RoomError::TooLarge`] for what no event may be,
+    /// [`RoomError::BadAlias`] and [`RoomError::InvalidParam`] for aliases that are not the room's.
     pub async fn send(&self, room_id: &RoomId, event: NewEvent) -> Result<OwnedEventId, RoomError> {
         let room = self.known_room(room_id).await?;
         if let Some(same) = self.unchanged_state(&room, &event).await? {
             return Ok(same);
+        }
+        if event.event_type == CANONICAL_ALIAS && event.state_key.as_deref() == Some("") {
+            self.check_announced(&room, &event.content).await?;
         }
         self.send_in_turn(&room, event).await
     }

@@ -149,6 +149,7 @@ impl Server {
             RoomsConfig {
                 server_name: config.server_name.clone(),
                 default_room_version: config.default_room_version,
+                allow_publishing: config.public_rooms.allow_publishing,
             },
             env.clone(),
             database.clone(),

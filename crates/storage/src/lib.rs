@@ -11,6 +11,7 @@ mod param;
 mod statement;
 
 pub mod accounts;
+pub mod aliases;
 pub mod client_transactions;
 mod database;
 pub mod destinations;
@@ -25,6 +26,7 @@ mod migrations;
 pub mod outbox;
 mod postgres;
 pub mod profiles;
+pub mod published_rooms;
 pub mod rooms;
 mod row;
 pub mod server_keys;
@@ -49,6 +51,7 @@ pub use url::DatabaseUrl;
 #[cfg(test)]
 const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
     ("accounts", accounts::STATEMENTS),
+    ("aliases", aliases::STATEMENTS),
     ("client_transactions", client_transactions::STATEMENTS),
     ("destinations", destinations::STATEMENTS),
     ("device_keys", device_keys::STATEMENTS),
@@ -59,6 +62,7 @@ const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
     ("migrations", migrations::STATEMENTS),
     ("outbox", outbox::STATEMENTS),
     ("profiles", profiles::STATEMENTS),
+    ("published_rooms", published_rooms::STATEMENTS),
     ("rooms", rooms::STATEMENTS),
     ("server_keys", server_keys::STATEMENTS),
     ("snapshots", snapshots::STATEMENTS),

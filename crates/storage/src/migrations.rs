@@ -38,6 +38,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "set aside",
         sql: include_str!("../migrations/0005_set_aside.sql"),
     },
+    Migration {
+        number: 6,
+        name: "directory",
+        sql: include_str!("../migrations/0006_directory.sql"),
+    },
 ];
 
 statements! {

@@ -1,4 +1,4 @@
-//! Rooms, their numbering of state keys, aliases, and what local users are to them.
+//! Rooms, their numbering of state keys, and what local users are to them.
 
 use myelin_core::{
     completeness::{Completeness, StateRef},
@@ -62,10 +62,6 @@ statements! {
     MEMBERSHIPS_OF_ROOM = "SELECT m.user_id, m.room, r.room_id, m.membership, m.event, m.position
         FROM local_memberships m JOIN rooms r ON r.room = m.room
         WHERE m.room = $1 ORDER BY m.user_id";
-    /// The room behind a local alias.
-    ALIAS = "SELECT room_id, creator FROM room_aliases WHERE alias = $1";
-    /// A new local alias.
-    PUT_ALIAS = "INSERT INTO room_aliases (alias, room_id, creator) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
     /// A secret or another single value.
     SETTING = "SELECT value FROM settings WHERE name = $1";
     /// Sets a single value that wasn't set.
@@ -314,32 +310,6 @@ pub async fn memberships_of_room(
     room: RoomNr,
 ) -> Result<Vec<LocalMembership>, StorageError> {
     read_memberships(&tx.query(MEMBERSHIPS_OF_ROOM, params![room.0]).await?)
-}
-
-/// The room behind one of this server's aliases.
-pub async fn alias(tx: &mut Tx, alias: &str) -> Result<Option<OwnedRoomId>, StorageError> {
-    let row = tx.query_opt(ALIAS, params![alias]).await?;
-    row.map(|row| {
-        OwnedRoomId::try_from(row.text(0)?)
-            .map_err(|error| StorageError::Corrupt(format!("alias: {error}")))
-    })
-    .transpose()
-}
-
-/// Gives a room an alias. False if the alias is taken.
-pub async fn put_alias(
-    tx: &mut Tx,
-    alias: &str,
-    room_id: &RoomId,
-    creator: &UserId,
-) -> Result<bool, StorageError> {
-    let changed = tx
-        .execute(
-            PUT_ALIAS,
-            params![alias, room_id.as_str(), creator.as_str()],
-        )
-        .await?;
-    Ok(changed == 1)
 }
 
 /// A single value.

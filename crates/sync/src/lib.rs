@@ -5,6 +5,7 @@
 //! `core::visibility`; whether a partial state may answer, by `core::completeness`.
 
 mod access;
+mod aliases;
 mod answer;
 mod bulk;
 mod client_event;
@@ -15,6 +16,7 @@ mod joined_rooms;
 mod lazy_members;
 mod members;
 mod messages;
+mod public_rooms;
 mod room_section;
 mod section_state;
 mod state;
@@ -40,6 +42,7 @@ pub use filter::{EventFields, Filter, RoomEventFilter, RoomFilter};
 pub use members::MembersRequest;
 pub use messages::{Messages, MessagesRequest};
 pub use myelin_storage::events::Direction;
+pub use public_rooms::{PublicRooms, PublicRoomsFilter, PublicRoomsRequest, RoomProfile};
 pub use summary::Summary;
 pub use sync::SyncRequest;
 pub use token::{PageToken, SyncToken};

@@ -83,6 +83,7 @@ pub(crate) async fn create(
         preset,
         creation_content: request.creation_content,
         alias_name: request.room_alias_name,
+        published: request.visibility == Some(Visibility::Public),
         name: request.name,
         topic: request.topic,
         invite: request.invite,

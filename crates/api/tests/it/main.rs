@@ -1,6 +1,7 @@
 //! Tests of the API: requests to the router of a whole server without ports, on each database engine.
 
 mod accounts;
+mod directory;
 mod errors;
 mod federation;
 mod handshakes;
@@ -30,8 +31,12 @@ struct Site {
 }
 
 impl Site {
-    /// `example.org`, where anybody may register.
+    /// `example.org`, where anybody may register and publish rooms.
     async fn start(fresh: &Fresh) -> Self {
+        Self::start_with(fresh, true).await
+    }
+
+    async fn start_with(fresh: &Fresh, allow_publishing: bool) -> Self {
         // A failing test shows what was logged; the second test of a process finds it installed.
         let _ = tracing_subscriber::fmt().with_test_writer().try_init();
         let server_name = server_name!("example.org").to_owned();
@@ -54,6 +59,7 @@ impl Site {
         let rooms = RoomsConfig {
             server_name,
             default_room_version: RoomVersion::V12,
+            allow_publishing,
         };
         let rooms = Rooms::start(rooms, env.clone(), database, federation.clone());
         let rooms = rooms.await.unwrap();

@@ -75,6 +75,7 @@ impl House {
         let config = RoomsConfig {
             server_name,
             default_room_version: RoomVersion::V11,
+            allow_publishing: true,
         };
         let rooms = Rooms::start(config, env, database, federation)
             .await
@@ -422,6 +423,7 @@ pub(crate) fn wish(version: &str) -> CreateRoom {
         preset: Preset::Public,
         creation_content: Map::new(),
         alias_name: None,
+        published: false,
         name: None,
         topic: None,
         invite: Vec::new(),

@@ -44,6 +44,7 @@ impl House {
         let config = RoomsConfig {
             server_name,
             default_room_version: RoomVersion::V11,
+            allow_publishing: true,
         };
         let rooms = Rooms::start(config, env, database, federation)
             .await
@@ -66,6 +67,7 @@ impl House {
             preset: Preset::Public,
             creation_content: Map::new(),
             alias_name: None,
+            published: false,
             name: None,
             topic: None,
             invite: Vec::new(),
