@@ -2,8 +2,8 @@
 //! it can (MSC3902, MSC3706).
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -25,15 +25,31 @@ use crate::{
     room::Room,
 };
 
-/// A join that a crash interrupted is not repaired after this time: the user has seen it fail.
-const LONGEST_REPAIR: Duration = Duration::from_secs(3_600);
+/// The pause before a join of which it isn't known what became is repaired, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(4 * 3_600);
 
 type Outcome = Option<Result<(), RoomError>>;
+
+/// Who joins what.
+type JoinKey = (OwnedRoomId, OwnedUserId);
 
 /// The remote joins that are under way. They outlive the requests that began them, and a repeated
 /// request waits for the same join.
 #[derive(Default)]
-pub(crate) struct Joins(Mutex<HashMap<(OwnedRoomId, OwnedUserId), watch::Receiver<Outcome>>>);
+pub(crate) struct Joins {
+    running: Mutex<HashMap<JoinKey, watch::Receiver<Outcome>>>,
+    /// Those of which it isn't known what became, and which are tried again.
+    repairing: Mutex<HashSet<JoinKey>>,
+}
+
+/// What is known of a join after the servers that were asked.
+struct Progress {
+    /// A server may have let the user in without our knowing.
+    may_be_in: bool,
+    /// A server gave no answer that settles it.
+    unanswered: bool,
+}
 
 impl Rooms {
     /// Joins a room. When this returns the user is in it; after a partial join its members are still
@@ -118,7 +134,7 @@ impl Rooms {
             content: Value::Object(content).to_string(),
             started_ms: self.env().clock.now_ms(),
         };
-        let mut outcome = self.begin_join(record);
+        let mut outcome = self.begin_join(record, false);
         let ended = outcome.wait_for(Option::is_some).await;
         match ended.ok().and_then(|outcome| outcome.clone()) {
             Some(result) => result,
@@ -126,39 +142,47 @@ impl Rooms {
         }
     }
 
-    fn begin_join(&self, record: JoinRecord) -> watch::Receiver<Outcome> {
+    /// Carries a join out as a task, or attaches to it. `may_be_in`: an earlier attempt may have succeeded
+    /// without our knowing.
+    fn begin_join(&self, record: JoinRecord, may_be_in: bool) -> watch::Receiver<Outcome> {
         let key = (record.room_id.clone(), record.user_id.clone());
-        let mut joins = self
-            .0
-            .joins
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(outcome) = joins.get(&key) {
+        let mut running = lock(&self.0.joins.running);
+        if let Some(outcome) = running.get(&key) {
             return outcome.clone();
         }
         let (sender, outcome) = watch::channel(None);
-        joins.insert(key.clone(), outcome.clone());
-        drop(joins);
+        running.insert(key.clone(), outcome.clone());
+        drop(running);
         let rooms = self.clone();
         drop(self.env().tasks.spawn("join a room", async move {
-            let result = rooms.carry_out_join(&record).await;
-            if let Some(room) = rooms.room_in_use(&record.room_id) {
-                room.inbound.set_joining(false);
-                rooms.work(&room);
-            }
+            let mut progress = Progress {
+                may_be_in,
+                unanswered: false,
+            };
+            let result = rooms.carry_out_join(&record, &mut progress).await;
             if let Err(error) = &result {
                 tracing::info!(room = %record.room_id, user = %record.user_id, %error, "join failed");
             }
-            let mut joins = rooms.0.joins.0.lock().unwrap_or_else(PoisonError::into_inner);
-            joins.remove(&key);
+            if is_open(&result, &progress) {
+                // What was pushed since goes on waiting.
+                rooms.repair_join(record);
+            } else if let Some(room) = rooms.room_in_use(&record.room_id) {
+                room.inbound.set_joining(false);
+                rooms.work(&room);
+            }
+            lock(&rooms.0.joins.running).remove(&key);
             sender.send_replace(Some(result));
         }));
         outcome
     }
 
-    /// Writes the join down, so that a crash after `send_join` can be repaired, and carries it out.
-    async fn carry_out_join(&self, record: &JoinRecord) -> Result<(), RoomError> {
+    /// Writes the join down, so that a crash after `send_join` can be repaired, and carries it out. The
+    /// record stays until it is known what became of the join.
+    async fn carry_out_join(
+        &self,
+        record: &JoinRecord,
+        progress: &mut Progress,
+    ) -> Result<(), RoomError> {
         let written = record.clone();
         self.database()
             .write("begin a join", Priority::Interactive, move |tx| {
@@ -166,8 +190,8 @@ impl Rooms {
             })
             .await
             .map_err(RoomError::Storage)?;
-        let result = self.ask_candidates(record).await;
-        if result.is_err() {
+        let result = self.ask_candidates(record, progress).await;
+        if result.is_err() && !is_open(&result, progress) {
             let (room_id, user) = (record.room_id.clone(), record.user_id.clone());
             self.database()
                 .write("give up a join", Priority::Interactive, move |tx| {
@@ -180,13 +204,18 @@ impl Rooms {
     }
 
     /// Asks one candidate after the other, until one lets the user in or refuses for good.
-    async fn ask_candidates(&self, record: &JoinRecord) -> Result<(), RoomError> {
+    async fn ask_candidates(
+        &self,
+        record: &JoinRecord,
+        progress: &mut Progress,
+    ) -> Result<(), RoomError> {
         let mut last = None;
         for server in &record.candidates {
-            match self.join_through(server, record).await {
+            match self.join_through(server, record, progress).await {
                 Ok(()) => return Ok(()),
                 Err(error) if may_ask_another(&error) => {
                     tracing::info!(%server, room = %record.room_id, %error, "cannot join through it");
+                    progress.unanswered |= !is_refusal(&error);
                     last = Some(error);
                 }
                 Err(error) => return Err(error),
@@ -202,6 +231,7 @@ impl Rooms {
         &self,
         server: &ServerName,
         record: &JoinRecord,
+        progress: &mut Progress,
     ) -> Result<(), RoomError> {
         let versions: Vec<&str> = RoomVersion::supported().map(RoomVersion::as_str).collect();
         let template = self
@@ -216,47 +246,96 @@ impl Rooms {
         // What arrives waits for the end of the whole join, whichever candidate it succeeds with.
         handshake.room.inbound.set_joining(true);
         let result = handshake.send(server).await;
+        // It was sent; only an answer that says so means that nothing came of it.
+        progress.may_be_in |= !matches!(&result, Err(error) if is_refusal(error));
         if handshake.room.is_partial() {
             self.resync(&handshake.room);
         }
         result
     }
 
-    /// Repairs the joins that a crash interrupted.
-    pub(crate) async fn resume_joins(&self) -> Result<(), StorageError> {
-        let records = self
-            .database()
+    /// Tries a join again, with growing pauses, until it is known what became of it.
+    fn repair_join(&self, record: JoinRecord) {
+        let key = (record.room_id.clone(), record.user_id.clone());
+        if !lock(&self.0.joins.repairing).insert(key.clone()) {
+            return;
+        }
+        let rooms = self.clone();
+        drop(self.env().tasks.spawn("repair a join", async move {
+            let stopping = rooms.env().tasks.stopping();
+            let repairing = async {
+                let mut pause = FIRST_PAUSE;
+                loop {
+                    rooms.env().clock.sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    match rooms.join_records().await {
+                        Ok(open) => {
+                            let same = |open: &JoinRecord| {
+                                (&open.room_id, &open.user_id) == (&key.0, &key.1)
+                            };
+                            let Some(record) = open.into_iter().find(same) else {
+                                return;
+                            };
+                            let mut outcome = rooms.begin_join(record, true);
+                            // The task that tells it ends.
+                            drop(outcome.wait_for(Option::is_some).await);
+                        }
+                        Err(error) => tracing::error!(%error, "the joins can't be read"),
+                    }
+                }
+            };
+            Box::pin(stopping.run_until_cancelled(repairing)).await;
+            lock(&rooms.0.joins.repairing).remove(&key);
+        }));
+    }
+
+    /// The joins of which it isn't known what became.
+    async fn join_records(&self) -> Result<Vec<JoinRecord>, StorageError> {
+        self.database()
             .read("joins", |tx| {
                 Box::pin(async move { joins::joins(tx).await })
             })
-            .await?;
-        let oldest = self
-            .env()
-            .clock
-            .now_ms()
-            .saturating_sub(LONGEST_REPAIR.as_millis() as u64);
-        for record in records {
-            if record.started_ms >= oldest {
-                tracing::info!(room = %record.room_id, user = %record.user_id, "repairing a join");
-                // What others sent after the join that was lost has to wait for the new one: judged
-                // before it, it would be judged in a room without a state.
-                if let Some(room) = self.room(&record.room_id).await?
-                    && !room.has_server(self.server_name())
-                {
-                    room.inbound.set_joining(true);
-                }
-                drop(self.begin_join(record));
-            } else {
-                self.database()
-                    .write("forget a join", Priority::Interactive, move |tx| {
-                        Box::pin(async move {
-                            joins::delete_join(tx, &record.room_id, &record.user_id).await
-                        })
-                    })
-                    .await?;
+            .await
+    }
+
+    /// Repairs the joins that a stop or a crash interrupted, however long ago: the room may believe that
+    /// the user is in it.
+    pub(crate) async fn resume_joins(&self) -> Result<(), StorageError> {
+        for record in self.join_records().await? {
+            tracing::info!(room = %record.room_id, user = %record.user_id, "repairing a join");
+            // What others sent after the join that was lost has to wait for the new one: judged
+            // before it, it would be judged in a room without a state.
+            if let Some(room) = self.room(&record.room_id).await?
+                && !room.has_server(self.server_name())
+            {
+                room.inbound.set_joining(true);
             }
+            drop(self.begin_join(record, true));
         }
         Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether it isn't known what became of a join.
+fn is_open(result: &Result<(), RoomError>, progress: &Progress) -> bool {
+    progress.may_be_in
+        && match result {
+            Ok(()) => false,
+            Err(RoomError::NoServer(_)) => progress.unanswered,
+            Err(RoomError::Storage(error)) => !error.is_lasting(),
+            Err(_) => false,
+        }
+}
+
+/// Whether a server has answered and will not let the user in, as opposed to one that failed to.
+fn is_refusal(error: &RoomError) -> bool {
+    match error {
+        RoomError::Remote(error) => error.remote().is_some_and(|remote| remote.status < 500),
+        _ => false,
     }
 }
 
