@@ -15,7 +15,9 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use crate::{event::Event, key_table::StateKey, pdu::Pdu, room_version::RoomVersion};
+use crate::{
+    event::Event, event_type::EventType, key_table::StateKey, pdu::Pdu, room_version::RoomVersion,
+};
 
 /// Why an event is not permitted. The text names the rule, for logs and for clients.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,13 +53,13 @@ pub fn auth_keys(version: RoomVersion, pdu: &Pdu) -> Result<Vec<StateKey>, Rejec
 /// As for [`auth_keys`].
 pub fn auth_keys_for(
     version: RoomVersion,
-    event_type: &TimelineEventType,
+    event_type: &EventType,
     sender: &UserId,
     state_key: Option<&str>,
     content: &RawValue,
 ) -> Result<Vec<StateKey>, Rejection> {
     let rules = version.authorization();
-    let keys = auth_types_for_event(event_type, sender, state_key, content, rules);
+    let keys = auth_types_for_event(event_type.for_ruma(), sender, state_key, content, rules);
     let keys = keys.map_err(Rejection::Malformed)?.into_iter();
     Ok(keys
         .map(|(event_type, state_key)| StateKey::new(event_type.to_string(), state_key))
@@ -157,11 +159,11 @@ impl state_res::Event for Incoming<'_> {
     }
 
     fn event_type(&self) -> &TimelineEventType {
-        &self.0.event_type
+        self.0.event_type.for_ruma()
     }
 
     fn content(&self) -> &RawValue {
-        &self.0.content
+        self.0.content_for_ruma()
     }
 
     fn state_key(&self) -> Option<&str> {

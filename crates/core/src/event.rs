@@ -98,11 +98,11 @@ impl ruma::state_res::Event for Event {
     }
 
     fn event_type(&self) -> &TimelineEventType {
-        &self.pdu.event_type
+        self.pdu.event_type.for_ruma()
     }
 
     fn content(&self) -> &RawValue {
-        &self.pdu.content
+        self.pdu.content_for_ruma()
     }
 
     fn state_key(&self) -> Option<&str> {

@@ -11,6 +11,7 @@ mod canonical_json;
 pub mod completeness;
 pub mod desk;
 pub mod event;
+pub mod event_type;
 pub mod key_table;
 pub mod keys;
 pub mod number;

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     canonical_json::{self, Object, Value},
+    event_type::{EventType, levels_for_ruma},
     key_table::MEMBER,
     room_version::RoomVersion,
     state::Membership,
@@ -29,7 +30,7 @@ pub struct Pdu {
     /// The author.
     pub sender: OwnedUserId,
     /// The type.
-    pub event_type: TimelineEventType,
+    pub event_type: EventType,
     /// The state key of state events.
     pub state_key: Option<String>,
     /// The content.
@@ -48,6 +49,8 @@ pub struct Pdu {
     pub membership: Option<Membership>,
     /// The canonical JSON as it travels, without `unsigned`.
     pub json: Box<str>,
+    /// The content as ruma is told it, if that is different.
+    pub(crate) ruma_content: Option<Box<RawValue>>,
 }
 
 /// Stored JSON that does not have the form of a PDU.
@@ -99,13 +102,17 @@ impl Pdu {
                 });
             }
         };
-        let event_type = TimelineEventType::from(&*fields.event_type);
-        let redacts = match event_type {
+        let event_type = EventType::from(&*fields.event_type);
+        let redacts = match event_type.for_ruma() {
             TimelineEventType::RoomRedaction => redacted_event(version, &fields),
             _ => None,
         };
-        let membership = match event_type {
+        let membership = match event_type.for_ruma() {
             TimelineEventType::RoomMember => membership(fields.content),
+            _ => None,
+        };
+        let ruma_content = match event_type.for_ruma() {
+            TimelineEventType::RoomPowerLevels => levels_for_ruma(fields.content),
             _ => None,
         };
         let Some(room_id) = fields
@@ -131,7 +138,13 @@ impl Pdu {
             membership,
             event_id,
             json,
+            ruma_content,
         })
+    }
+
+    /// The content as ruma is told it.
+    pub(crate) fn content_for_ruma(&self) -> &RawValue {
+        self.ruma_content.as_ref().unwrap_or(&self.content)
     }
 
     /// Whether this is a state event of a given type and state key.
@@ -143,7 +156,7 @@ impl Pdu {
 /// The room of a create event that carries none.
 fn derived_room(
     version: RoomVersion,
-    event_type: &TimelineEventType,
+    event_type: &EventType,
     event_id: &OwnedEventId,
 ) -> Option<OwnedRoomId> {
     let derivable =

@@ -12,7 +12,7 @@ use ruma::{
     state_res::events::{RoomCreateEvent, RoomPowerLevelsEvent, RoomPowerLevelsIntField},
 };
 
-use crate::{event::Event, room_version::RoomVersion};
+use crate::{event::Event, event_type::EventType, room_version::RoomVersion};
 
 /// What the creator has where nobody has set power levels.
 const UNSET_CREATOR_LEVEL: Level = Level::Finite(100);
@@ -99,17 +99,20 @@ impl PowerLevels {
     }
 
     /// What sending an event of a type takes.
-    pub fn needed_to_send(&self, event_type: &TimelineEventType, is_state: bool) -> i64 {
+    pub fn needed_to_send(&self, event_type: &EventType, is_state: bool) -> i64 {
         let default = if is_state {
             self.state_default
         } else {
             self.events_default
         };
-        self.events.get(event_type).copied().unwrap_or(default)
+        self.events
+            .get(event_type.for_ruma())
+            .copied()
+            .unwrap_or(default)
     }
 
     /// Whether a joined user has the power to send an event of a type.
-    pub fn may_send(&self, user: &UserId, event_type: &TimelineEventType, is_state: bool) -> bool {
+    pub fn may_send(&self, user: &UserId, event_type: &EventType, is_state: bool) -> bool {
         self.reaches(user, self.needed_to_send(event_type, is_state))
     }
 

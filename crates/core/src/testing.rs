@@ -241,6 +241,7 @@ impl Room {
             depth,
             membership: membership.filter(|_| draft.event_type == MEMBER),
             json: "{}".into(),
+            ruma_content: None,
         }
     }
 

@@ -6,6 +6,7 @@ use myelin_core::{
     auth,
     build::{BuildError, EventDraft},
     event::{Event, Verdict},
+    event_type::EventType,
     key_table::MEMBER,
     receive::{Decision, Placement, Plan},
     state::Membership,
@@ -254,7 +255,7 @@ impl Turn<'_> {
     }
 
     async fn draft(&mut self, event: NewEvent) -> Result<EventDraft, RoomError> {
-        let event_type = TimelineEventType::from(event.event_type.as_str());
+        let event_type = EventType::from(event.event_type.as_str());
         if event.event_type == MEMBER && membership(&event.content).is_none() {
             return Err(RoomError::BadJson(
                 "the content needs a valid `membership`".into(),

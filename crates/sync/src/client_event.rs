@@ -2,7 +2,6 @@
 //! pruned if the event was redacted.
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
@@ -17,7 +16,7 @@ use myelin_rooms::{Room, Rooms};
 use myelin_storage::{StorageError, timelines};
 use myelin_users::Requester;
 use ruma::{EventId, OwnedEventId, RoomId, UserId};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::{SyncError, filter::EventFields};
@@ -122,20 +121,6 @@ pub(crate) fn shown(room: &Room, event: &Event) -> Result<Arc<Pdu>, SyncError> {
     Ok(Arc::new(redact(room.key.version, &event.pdu)?))
 }
 
-/// The type as the author wrote it. ruma's enumeration takes some names for others that mean the same.
-pub(crate) fn written_type(pdu: &Pdu) -> Cow<'_, str> {
-    #[derive(Deserialize)]
-    struct Typed<'a> {
-        #[serde(borrow, rename = "type")]
-        event_type: Cow<'a, str>,
-    }
-    let typed: Result<Typed<'_>, _> = serde_json::from_str(&pdu.json);
-    typed.map_or_else(
-        |_| pdu.event_type.to_string().into(),
-        |typed| typed.event_type,
-    )
-}
-
 /// What the events of one page refer to.
 struct Writer<'a> {
     room: &'a Room,
@@ -231,7 +216,7 @@ impl<'a> Writer<'a> {
             room_id: self.form.room_id.then_some(&*pdu.room_id),
             sender: &pdu.sender,
             state_key: pdu.state_key.as_deref(),
-            event_type: &written_type(pdu),
+            event_type: &pdu.event_type.to_string(),
             unsigned: Unsigned { age, ..unsigned },
         };
         to_raw_value(&event).map_err(unwritable)

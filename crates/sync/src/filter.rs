@@ -7,7 +7,7 @@ use ruma::RoomId;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use crate::{SyncError, client_event::written_type};
+use crate::SyncError;
 
 /// How many timeline events a room gets if the client doesn't say.
 const DEFAULT_LIMIT: usize = 10;
@@ -103,8 +103,8 @@ impl RoomEventFilter {
     /// Whether an event of a wanted room is wanted.
     pub(crate) fn wants(&self, pdu: &Pdu) -> bool {
         let event_type = match self.types.is_some() || self.not_types.is_some() {
-            true => written_type(pdu),
-            false => "".into(),
+            true => pdu.event_type.to_string(),
+            false => String::new(),
         };
         let is_type = |pattern: &str| matches(pattern, &event_type);
         let is_sender = |user: &str| user == pdu.sender.as_str();

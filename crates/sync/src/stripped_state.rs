@@ -11,7 +11,7 @@ use crate::{
     SyncError,
     access::placed,
     answer::StrippedEvent,
-    client_event::{EventJson, shown, written_type},
+    client_event::{EventJson, shown},
 };
 
 /// The stripped state that goes with an invite or a knock: what the room was when it was made, if this server
@@ -42,7 +42,7 @@ pub(crate) async fn stripped_state(
             content: &pdu.content,
             sender: pdu.sender.as_str(),
             state_key,
-            event_type: &written_type(&pdu),
+            event_type: &pdu.event_type.to_string(),
         });
         stripped.push(json.map_err(|error| StorageError::Corrupt(error.to_string()))?);
     }

@@ -14,7 +14,13 @@ use ruma::{
 };
 
 use super::{AuthState, ResolutionError, conflict::Conflict};
-use crate::{desk::Desk, event::Event, key_table::StateKey, room_version::RoomVersion};
+use crate::{
+    desk::Desk,
+    event::Event,
+    event_type::{key_for_ruma, key_from_ruma},
+    key_table::StateKey,
+    room_version::RoomVersion,
+};
 
 /// Replays the full conflicted set: the conflicted events, the auth `difference`, and with version
 /// 2.1 the conflicted `subgraph`. Gives the entries of all keys that are not shared.
@@ -65,7 +71,7 @@ pub(super) fn replay(
     // Step 5: what is shared wins. Of that, ruma was given the relevant entries only.
     resolved
         .into_iter()
-        .map(|((event_type, state_key), id)| (StateKey::new(event_type.to_string(), state_key), id))
+        .map(|(key, id)| (key_from_ruma(key), id))
         .collect::<BTreeMap<_, _>>()
         .into_iter()
         .filter(|(name, _)| conflict.shared(&name.event_type, &name.state_key).is_none())
@@ -91,10 +97,7 @@ fn note_failure(failed: &Cell<Option<ResolutionError>>, desk: &Desk, id: &EventI
 fn to_ruma(
     (name, event): (&StateKey, &Arc<Event>),
 ) -> ((ruma::events::StateEventType, String), OwnedEventId) {
-    (
-        (name.event_type.as_str().into(), name.state_key.clone()),
-        event.pdu.event_id.clone(),
-    )
+    (key_for_ruma(name), event.pdu.event_id.clone())
 }
 
 fn ids(events: &[Arc<Event>]) -> EventIdSet<OwnedEventId> {

@@ -4,12 +4,16 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{
     EventId, OwnedEventId,
-    events::StateEventType,
     state_res::{StateMap, utils::event_id_set::EventIdSet},
 };
 
 use super::Room;
-use crate::{event::Event, key_table::StateKey, state::State};
+use crate::{
+    event::Event,
+    event_type::{key_for_ruma, key_from_ruma},
+    key_table::StateKey,
+    state::State,
+};
 
 /// Resolves whole states with their whole auth chains.
 ///
@@ -39,15 +43,15 @@ pub fn resolve_plainly(room: &Room, states: &[State]) -> BTreeMap<StateKey, Owne
     let resolved = resolved.expect("well-formed events can be resolved");
     resolved
         .into_iter()
-        .map(|((event_type, state_key), id)| (StateKey::new(event_type.to_string(), state_key), id))
+        .map(|(key, id)| (key_from_ruma(key), id))
         .collect()
 }
 
 fn whole_map(room: &Room, state: &State) -> StateMap<OwnedEventId> {
     let entry = |event: &Arc<Event>| {
-        let event_type = StateEventType::from(event.pdu.event_type.to_string());
         let state_key = event.pdu.state_key.clone().unwrap_or_default();
-        ((event_type, state_key), event.pdu.event_id.clone())
+        let name = StateKey::new(event.pdu.event_type.to_string(), state_key);
+        (key_for_ruma(&name), event.pdu.event_id.clone())
     };
     state
         .entries()

@@ -5,7 +5,7 @@ use myelin_core::{
     power_levels::{Level, PowerLevels},
     room_version::RoomVersion,
 };
-use ruma::{events::TimelineEventType, user_id};
+use ruma::user_id;
 use serde_json::json;
 
 use crate::room::Room;
@@ -50,14 +50,8 @@ fn without_power_levels_the_creator_has_100_and_the_defaults_hold() {
             }
         );
         assert_eq!(levels.level_of(user_id!("@m:m")), Level::Finite(0));
-        assert_eq!(
-            levels.needed_to_send(&TimelineEventType::RoomName, true),
-            50
-        );
-        assert_eq!(
-            levels.needed_to_send(&TimelineEventType::RoomMessage, false),
-            0
-        );
+        assert_eq!(levels.needed_to_send(&"m.room.name".into(), true), 50);
+        assert_eq!(levels.needed_to_send(&"m.room.message".into(), false), 0);
         assert!(levels.may_invite(user_id!("@m:m")));
         assert!(!levels.may_ban(user_id!("@m:m"), user_id!("@u:u")));
     }
@@ -83,9 +77,9 @@ fn what_users_may_do_follows_their_level_and_that_of_the_target() {
     assert!(levels.may_kick(moderator, member) && !levels.may_kick(moderator, moderator));
     assert!(!levels.may_kick(moderator, creator) && levels.may_kick(creator, moderator));
     assert!(levels.may_ban(moderator, member) && !levels.may_ban(member, moderator));
-    assert!(levels.may_send(moderator, &TimelineEventType::RoomName, true));
-    assert!(!levels.may_send(member, &TimelineEventType::RoomName, true));
-    assert!(levels.may_send(member, &TimelineEventType::RoomMessage, false));
+    assert!(levels.may_send(moderator, &"m.room.name".into(), true));
+    assert!(!levels.may_send(member, &"m.room.name".into(), true));
+    assert!(levels.may_send(member, &"m.room.message".into(), false));
     assert!(levels.may_redact(moderator, member) && !levels.may_redact(member, moderator));
     assert!(
         levels.may_redact(member, user_id!("@other:u")),

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::{
     house::{House, alice},
-    story::{Story, Words, bob, carol, mallory, membership, message, state, topic},
+    story::{Entries, Story, Words, bob, carol, mallory, membership, message, state, topic},
 };
 
 async fn assert_current(house: &House, story: &Story, tips: &[&OwnedEventId]) {
@@ -181,6 +181,40 @@ async fn whatever_the_branches_the_current_state_is_that_of_plain_resolution() {
         let room_id = &crowd.story.room_id;
         let tips: Vec<_> = house.extremities(room_id).await.into_iter().collect();
         assert_eq!(house.current(room_id).await, crowd.story.before(&tips));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn types_that_are_written_differently_are_different_state() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (mut story, tip) = house.shared_room().await;
+        // ruma takes the first for the second.
+        let types = [
+            "org.matrix.call.sdp_stream_metadata_changed",
+            "m.call.sdp_stream_metadata_changed",
+        ];
+        let mut ids = Vec::new();
+        for of in types {
+            let words = state(bob(), of, "key", json!({ "of": of }));
+            ids.push(house.says(&mut story, &[&tip], words).await);
+        }
+        let written = |current: &Entries| {
+            let key = |of: &str| current.get(&(of.to_owned(), "key".to_owned())).cloned();
+            types.map(|of| key(of).unwrap())
+        };
+        // Resolved from two branches, and after them.
+        assert_eq!(written(&house.current(&story.room_id).await)[..], ids);
+        house.say(&story.room_id, alice(), "both").await;
+        assert_eq!(written(&house.current(&story.room_id).await)[..], ids);
+        // A conflict of one leaves the other alone.
+        let words = state(bob(), types[0], "key", json!({"of": "another branch"}));
+        let other = house.says(&mut story, &[&tip], words).await;
+        let expected = [other, ids[1].clone()];
+        assert_eq!(written(&house.current(&story.room_id).await), expected);
+        let house = house.restart().await;
+        assert_eq!(written(&house.current(&story.room_id).await), expected);
     })
     .await;
 }

@@ -14,7 +14,7 @@ use myelin_core::{
 };
 use ruma::{
     EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, ServerName, UInt, UserId,
-    events::{StateEventType, TimelineEventType},
+    events::StateEventType,
     server_name,
     state_res::{StateMap, utils::event_id_set::EventIdSet},
     user_id,
@@ -209,7 +209,7 @@ impl Story {
         let content = to_raw_value(&words.content).unwrap();
         let auth_keys = auth::auth_keys_for(
             self.version,
-            &TimelineEventType::from(&words.event_type[..]),
+            &words.event_type[..].into(),
             words.sender,
             words.state_key.as_deref(),
             &content,
