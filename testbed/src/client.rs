@@ -252,7 +252,7 @@ impl Client {
         let mut from = String::new();
         for _ in 0..100 {
             let page = self
-                .get(&in_room(room, &format!("messages?dir=b&limit=20{from}")))
+                .get(&in_room(room, &format!("messages?dir=b&limit=100{from}")))
                 .await;
             events.extend(array(&page["chunk"]));
             let Some(end) = page["end"].as_str().filter(|_| !enough(&events)) else {
