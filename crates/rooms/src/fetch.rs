@@ -153,12 +153,12 @@ impl Rooms {
     ) -> Result<(), RoomError> {
         pdus.sort_by_key(|pdu| pdu.depth);
         for pdu in pdus {
-            if self.is_backed_off(&pdu.event_id).await? {
+            if self.rests(room, &pdu).await? {
                 continue;
             }
             let id = pdu.event_id.clone();
             match self.pull(room, server, pdu, backfilled).await {
-                Ok(()) => {}
+                Ok(()) => self.forget_failed_pulls(&id).await?,
                 Err(RoomError::Storage(error)) => return Err(error.into()),
                 Err(error) => {
                     tracing::warn!(room = %room.key.room_id, event = %id, %error, "pull failed");
@@ -169,20 +169,40 @@ impl Rooms {
         Ok(())
     }
 
+    /// Whether an event can wait because it failed, or because a parent that is missing did: the state
+    /// there would have to be asked for again.
+    async fn rests(&self, room: &Arc<Room>, pdu: &ValidPdu) -> Result<bool, RoomError> {
+        let parents = room
+            .known_events(self, pdu.prev_events.iter().cloned())
+            .await?;
+        let in_timeline = |id: &OwnedEventId| matches!(parents.get(id), Some(Known::Held(parent)) if parent.in_timeline());
+        let missing = pdu.prev_events.iter().filter(|id| !in_timeline(id));
+        for id in missing.chain([&pdu.event_id]) {
+            if self.is_backed_off(id).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// After n failures an event is not pulled for 2^min(n, 8) hours (R59).
     async fn is_backed_off(&self, id: &EventId) -> Result<bool, RoomError> {
-        let wanted = id.to_owned();
-        let failure = self
-            .database()
-            .read("pull failures", move |tx| {
-                Box::pin(async move { joins::pull_failure(tx, &wanted).await })
-            })
-            .await?;
-        let Some((attempts, last_ms)) = failure else {
+        let Some((attempts, last_ms)) = self.pull_failure(id).await? else {
             return Ok(false);
         };
         let wait_ms = (1_u64 << attempts.min(8)) * 3_600_000;
         Ok(self.env().clock.now_ms() < last_ms + wait_ms)
+    }
+
+    /// How often an event failed, and when it did last, in Unix milliseconds.
+    async fn pull_failure(&self, id: &EventId) -> Result<Option<(u32, u64)>, RoomError> {
+        let wanted = id.to_owned();
+        self.database()
+            .read("pull failures", move |tx| {
+                Box::pin(async move { joins::pull_failure(tx, &wanted).await })
+            })
+            .await
+            .map_err(RoomError::Storage)
     }
 
     async fn note_failed_pull(&self, id: &EventId, error: &RoomError) -> Result<(), RoomError> {
@@ -192,6 +212,19 @@ impl Rooms {
         self.database()
             .write("note a failed pull", Priority::Bulk, move |tx| {
                 Box::pin(async move { joins::put_pull_failure(tx, &id, now_ms, &error).await })
+            })
+            .await
+            .map_err(RoomError::Storage)
+    }
+
+    async fn forget_failed_pulls(&self, id: &EventId) -> Result<(), RoomError> {
+        if self.pull_failure(id).await?.is_none() {
+            return Ok(());
+        }
+        let id = id.to_owned();
+        self.database()
+            .write("an event was pulled", Priority::Bulk, move |tx| {
+                Box::pin(async move { joins::delete_pull_failure(tx, &id).await })
             })
             .await
             .map_err(RoomError::Storage)

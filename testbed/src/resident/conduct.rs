@@ -132,16 +132,32 @@ impl Resident {
     /// # Panics
     /// If that does not happen.
     pub async fn until_asked(&self, origin: &str, endpoint: &str, times: usize) {
+        let what = format!("{origin} to ask {endpoint} {times} times");
+        self.until(&what, || self.asked(origin, endpoint).len() >= times)
+            .await;
+    }
+
+    /// Waits until a server has asked at an endpoint with a body that names an event.
+    ///
+    /// # Panics
+    /// If that does not happen.
+    pub async fn until_asked_about(&self, origin: &str, endpoint: &str, event: &str) {
+        let names = |asked: &Asked| asked.body.to_string().contains(event);
+        let what = format!("{origin} to ask {endpoint} about {event}");
+        self.until(&what, || self.asked(origin, endpoint).iter().any(names))
+            .await;
+    }
+
+    async fn until(&self, what: &str, happened: impl Fn() -> bool) {
         let mut asked = self.diary.asked.subscribe();
-        let enough = |all: &Vec<Asked>| {
-            let wanted = |asked: &&Asked| asked.origin == origin && asked.endpoint == endpoint;
-            all.iter().filter(wanted).count() >= times
+        let waiting = async {
+            while !happened() {
+                // Its sender is `self`.
+                asked.changed().await.ok();
+            }
         };
-        let waited = tokio::time::timeout(PATIENCE, asked.wait_for(enough)).await;
-        assert!(
-            waited.is_ok(),
-            "{origin} did not ask {endpoint} {times} times"
-        );
+        let waited = tokio::time::timeout(PATIENCE, waiting).await;
+        assert!(waited.is_ok(), "waited in vain for {what}");
     }
 
     fn conduct(&self, name: &ServerName, endpoint: &str) -> Option<Conduct> {

@@ -86,6 +86,12 @@ impl Newcomer {
         self.life.stop().await;
     }
 
+    /// Ends the server; then the statements must count nothing.
+    pub(super) async fn stop_and_expect(self, none: &'static [&'static str]) {
+        self.life.stop().await;
+        self.machine.assert_at_rest(none).await;
+    }
+
     /// Registers another user of the server.
     pub(super) async fn register(&self, user: &str) -> Client {
         Client::register(self.life.address(), user).await
