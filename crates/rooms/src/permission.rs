@@ -6,7 +6,7 @@ use myelin_core::{
     completeness::Question, event::Event, power_levels::PowerLevels, state::Membership,
 };
 use myelin_storage::StorageError;
-use ruma::{UserId, events::TimelineEventType};
+use ruma::UserId;
 use serde_json::value::RawValue;
 
 use crate::{RoomError, Rooms, room::Room};
@@ -35,10 +35,9 @@ impl Rooms {
             return Ok(false);
         };
         let levels = self.current_event(room, "m.room.power_levels").await?;
-        let event_type = TimelineEventType::from(event_type);
         Ok(
             PowerLevels::read(room.key.version, &create, levels.as_ref())
-                .is_ok_and(|levels| levels.may_send(user, &event_type, true)),
+                .is_ok_and(|levels| levels.may_send(user, &event_type.into(), true)),
         )
     }
 
