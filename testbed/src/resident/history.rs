@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use myelin_core::auth;
 use myelin_core::build::EventDraft;
+use myelin_core::event_type::EventType;
 use myelin_core::keys::KeyPair;
 use myelin_core::pdu::Pdu;
 use myelin_core::room_version::RoomVersion;
 use myelin_core::state::Membership;
 use myelin_env::Env;
-use ruma::events::TimelineEventType;
 use ruma::{
     EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId,
     RoomId, UInt, UserId,
@@ -110,7 +110,7 @@ impl History {
         content: &Value,
     ) -> EventDraft {
         let content = to_raw_value(content).unwrap();
-        let kind = TimelineEventType::from(event_type);
+        let kind = EventType::from(event_type);
         let cited = auth::auth_keys_for(self.version, &kind, sender, state_key, &content).unwrap();
         let cited = cited
             .into_iter()

@@ -355,7 +355,7 @@ async fn an_event_that_could_not_be_placed_rests_for_growing_times() {
     assert_eq!(newcomer.times("state_ids"), before + 1);
 
     // Nothing is asked for what comes after it either, and that is no failure of its own.
-    let mut later = newcomer.miss(1);
+    let later = newcomer.miss(1);
     resident.misbehave(None, "get_missing_events", newest_only());
     newcomer.push(&later).await;
     newcomer.until_judged().await;
