@@ -13,5 +13,6 @@ pub(crate) mod registration;
 pub(crate) mod room_creation;
 pub(crate) mod sending;
 pub(crate) mod shared_secret;
+pub(crate) mod spaces;
 pub(crate) mod sync;
 pub(crate) mod versions;

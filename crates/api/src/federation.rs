@@ -5,4 +5,5 @@ pub(crate) mod membership;
 pub(crate) mod public_rooms;
 pub(crate) mod queries;
 pub(crate) mod server;
+pub(crate) mod spaces;
 pub(crate) mod transactions;

@@ -155,6 +155,9 @@ table! {
         Public Read GET "/_matrix/client/v3/directory/list/room/{room_id}" => client::public_rooms::visibility;
         User Change PUT "/_matrix/client/v3/directory/list/room/{room_id}" => client::public_rooms::set_visibility;
     }
+    "Client-server API: Spaces" Client {
+        User Wait GET "/_matrix/client/v1/rooms/{room_id}/hierarchy" => client::spaces::hierarchy;
+    }
     "Client-server API: Room membership" Client {
         User Read GET "/_matrix/client/v3/joined_rooms" => client::membership::joined_rooms;
         User Change POST "/_matrix/client/v3/join/{room_id_or_alias}" => client::membership::join;
@@ -223,6 +226,9 @@ table! {
     "Server-server API: Published room directory" Federation {
         Server Read GET "/_matrix/federation/v1/publicRooms" => federation::public_rooms::list;
         Server Read POST "/_matrix/federation/v1/publicRooms" => federation::public_rooms::search;
+    }
+    "Server-server API: Spaces" Federation {
+        Server Read GET "/_matrix/federation/v1/hierarchy/{room_id}" => federation::spaces::hierarchy;
     }
     "Server-server API: Device management" Federation {
         Server Read GET "/_matrix/federation/v1/user/devices/{user_id}" => federation::queries::user_devices;

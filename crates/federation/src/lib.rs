@@ -35,6 +35,7 @@ mod recent;
 mod request;
 mod resolver;
 mod signing_keys;
+mod spaces;
 mod splitter;
 #[cfg(test)]
 mod testing;
@@ -54,7 +55,8 @@ pub use membership::{Invite, Template};
 pub use pdu_stream::{
     PduList, PduStream, SendJoinAnswer, SendJoinRest, SendJoinStream, StateAnswer, StreamedPdu,
 };
-pub use queries::{Directory, ServerSoftware, UserDevices};
+pub use queries::{Directory, RemoteDirectory, ServerSoftware, UserDevices};
 pub use resolver::{ResolveError, Resolver, Service, SystemResolver};
 pub use signing_keys::{KeyFileError, OldKey, SigningKeys};
+pub use spaces::RemoteHierarchy;
 pub use transactions::{MOST_EDUS, MOST_PDUS, Transaction, TransactionAnswer};

@@ -12,6 +12,7 @@ mod client_event;
 mod error;
 mod event;
 mod filter;
+mod hierarchy;
 mod joined_rooms;
 mod lazy_members;
 mod members;
@@ -19,6 +20,7 @@ mod messages;
 mod public_rooms;
 mod room_section;
 mod section_state;
+mod space;
 mod state;
 mod state_delta;
 mod stripped_state;
@@ -39,6 +41,7 @@ pub use answer::{
 pub use client_event::EventJson;
 pub use error::SyncError;
 pub use filter::{EventFields, Filter, RoomEventFilter, RoomFilter};
+pub use hierarchy::{Hierarchy, HierarchyRequest, ServedHierarchy};
 pub use members::MembersRequest;
 pub use messages::{Messages, MessagesRequest};
 pub use myelin_storage::events::Direction;
@@ -47,6 +50,7 @@ pub use summary::Summary;
 pub use sync::SyncRequest;
 pub use token::{PageToken, SyncToken};
 
+use hierarchy::RemoteSpaces;
 use lazy_members::SentMembers;
 
 /// Reads for clients. Clones share everything.
@@ -56,6 +60,7 @@ pub struct Sync(Arc<Inner>);
 struct Inner {
     rooms: Rooms,
     sent_members: SentMembers,
+    remote_spaces: RemoteSpaces,
 }
 
 impl Sync {
@@ -65,6 +70,7 @@ impl Sync {
         Self(Arc::new(Inner {
             rooms,
             sent_members: SentMembers::default(),
+            remote_spaces: RemoteSpaces::default(),
         }))
     }
 
@@ -74,6 +80,10 @@ impl Sync {
 
     fn sent_members(&self) -> &SentMembers {
         &self.0.sent_members
+    }
+
+    fn remote_spaces(&self) -> &RemoteSpaces {
+        &self.0.remote_spaces
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{Sync, SyncError, client_event::shown};
 const MOST_ROOMS: usize = 500;
 
 /// What the current state says about a room, each with an empty state key.
-const TELLING: [&str; 8] = [
+const TELLING: [&str; 9] = [
     "m.room.create",
     "m.room.name",
     "m.room.topic",
@@ -23,6 +23,7 @@ const TELLING: [&str; 8] = [
     "m.room.join_rules",
     "m.room.history_visibility",
     "m.room.guest_access",
+    "m.room.encryption",
 ];
 
 /// What is asked of a directory: the body of `POST /publicRooms`.
@@ -93,6 +94,12 @@ pub struct RoomProfile {
     pub world_readable: bool,
     /// Whether guests may join.
     pub guest_can_join: bool,
+    /// The algorithm by which messages are encrypted. Not part of a directory.
+    #[serde(skip)]
+    pub(crate) encryption: Option<String>,
+    /// The rooms whose members may join. Not part of a directory.
+    #[serde(skip)]
+    pub(crate) allowed_room_ids: Vec<OwnedRoomId>,
 }
 
 /// Where a page begins: the room before it, or for the way back after it.
@@ -196,7 +203,21 @@ impl Told {
                 "world_readable",
             ),
             guest_can_join: is("m.room.guest_access", "guest_access", "can_join"),
+            encryption: self.field("m.room.encryption", "algorithm"),
+            allowed_room_ids: self.allowed_rooms(),
         }
+    }
+}
+
+impl Told {
+    fn allowed_rooms(&self) -> Vec<OwnedRoomId> {
+        let allow: Vec<serde_json::Value> =
+            self.field("m.room.join_rules", "allow").unwrap_or_default();
+        let rooms = allow
+            .iter()
+            .filter(|entry| entry["type"] == "m.room_membership")
+            .filter_map(|entry| OwnedRoomId::try_from(entry["room_id"].as_str()?).ok());
+        rooms.collect()
     }
 }
 
@@ -306,6 +327,8 @@ mod tests {
             join_rule: "public".to_owned(),
             world_readable: false,
             guest_can_join: false,
+            encryption: None,
+            allowed_room_ids: Vec::new(),
         }
     }
 

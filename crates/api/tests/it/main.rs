@@ -6,6 +6,7 @@ mod errors;
 mod federation;
 mod handshakes;
 mod rooms;
+mod spaces;
 
 use std::sync::Arc;
 

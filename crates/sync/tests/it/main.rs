@@ -8,4 +8,5 @@ mod memberships;
 mod messages;
 mod partial;
 mod reads;
+mod spaces;
 mod waiting;
