@@ -10,7 +10,7 @@ use myelin_core::{
 use ruma::{EventId, OwnedEventId, OwnedRoomId};
 use std::sync::Arc;
 
-use crate::{Param, Row, StorageError, Tx, event_id};
+use crate::{Param, Row, StorageError, Tx, event_id, param::message};
 
 /// The first byte of stored event JSON: canonical JSON as it is.
 const FORMAT_PLAIN: u8 = 1;
@@ -243,6 +243,7 @@ pub async fn put(tx: &mut Tx, room: RoomNr, new: &NewEvent) -> Result<(), Storag
     let mut json = Vec::with_capacity(event.pdu.json.len() + 1);
     json.push(FORMAT_PLAIN);
     json.extend_from_slice(event.pdu.json.as_bytes());
+    let reason = new.reason.as_deref().map(message);
     tx.execute(
         PUT_EVENT,
         params![
@@ -250,7 +251,7 @@ pub async fn put(tx: &mut Tx, room: RoomNr, new: &NewEvent) -> Result<(), Storag
             &id[..],
             room.0,
             verdict_code(event.verdict),
-            new.reason.as_deref(),
+            reason.as_deref(),
             event.pdu.depth,
             position,
             before.map(|before| before.snapshot().0),
@@ -298,10 +299,16 @@ pub async fn replace_state(
     verdict: Verdict,
     reason: Option<&str>,
 ) -> Result<bool, StorageError> {
+    let reason = reason.map(message);
     let changed = tx
         .execute(
             REPLACE_STATE,
-            params![event.0, snapshot.0, verdict_code(verdict), reason],
+            params![
+                event.0,
+                snapshot.0,
+                verdict_code(verdict),
+                reason.as_deref()
+            ],
         )
         .await?;
     Ok(changed > 0)

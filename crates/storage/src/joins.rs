@@ -3,7 +3,7 @@
 use myelin_core::number::{EventNr, RoomNr};
 use ruma::{EventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, UserId};
 
-use crate::{Row, StorageError, Tx, event_id};
+use crate::{Row, StorageError, Tx, event_id, param::message};
 
 statements! {
     /// A join begins.
@@ -189,9 +189,10 @@ pub async fn resync_failed(
     next_try_ms: u64,
     error: &str,
 ) -> Result<(), StorageError> {
+    let error = message(error);
     tx.execute(
         RESYNC_FAILED,
-        params![room.0, i64::from(attempts), next_try_ms as i64, error],
+        params![room.0, i64::from(attempts), next_try_ms as i64, &error[..]],
     )
     .await?;
     Ok(())
@@ -224,8 +225,12 @@ pub async fn put_pull_failure(
     error: &str,
 ) -> Result<(), StorageError> {
     let id = event_id::to_stored(id);
-    tx.execute(PUT_PULL_FAILURE, params![&id[..], now_ms as i64, error])
-        .await?;
+    let error = message(error);
+    tx.execute(
+        PUT_PULL_FAILURE,
+        params![&id[..], now_ms as i64, &error[..]],
+    )
+    .await?;
     Ok(())
 }
 

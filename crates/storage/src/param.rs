@@ -42,6 +42,15 @@ macro_rules! params {
     };
 }
 
+/// A message for people, as text: what others wrote may be quoted in it, and U+0000 is shown as U+FFFD.
+pub(crate) fn message(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') {
+        text.replace('\0', "\u{fffd}").into()
+    } else {
+        text.into()
+    }
+}
+
 impl From<u64> for Param<'_> {
     fn from(value: u64) -> Self {
         i64::try_from(value).map_or(Self::TooLarge(value), Self::Int)

@@ -7,6 +7,8 @@ use myelin_core::{
     room_version::RoomVersion,
     state::Membership,
 };
+use std::borrow::Cow;
+
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 
 use crate::{Row, StorageError, Tx, events::RoomKey};
@@ -172,6 +174,21 @@ pub async fn last_number(tx: &mut Tx) -> Result<i64, StorageError> {
     Ok(row.map(|row| row.int(0)).transpose()?.unwrap_or(0))
 }
 
+/// Text of an event as a column that can't hold U+0000.
+fn escaped(text: &str) -> Cow<'_, str> {
+    if text.contains(['\0', '\u{1}']) {
+        text.replace('\u{1}', "\u{1}1")
+            .replace('\0', "\u{1}0")
+            .into()
+    } else {
+        text.into()
+    }
+}
+
+fn unescaped(stored: &str) -> String {
+    stored.replace("\u{1}0", "\0").replace("\u{1}1", "\u{1}")
+}
+
 /// A room's numbering of state keys, ascending.
 pub async fn state_keys(tx: &mut Tx, room: RoomNr) -> Result<Vec<(KeyNr, StateKey)>, StorageError> {
     let rows = tx.query(STATE_KEYS, params![room.0]).await?;
@@ -179,7 +196,7 @@ pub async fn state_keys(tx: &mut Tx, room: RoomNr) -> Result<Vec<(KeyNr, StateKe
         .map(|row| {
             Ok((
                 KeyNr(row.int(0)? as u32),
-                StateKey::new(row.text(1)?, row.text(2)?),
+                StateKey::new(unescaped(row.text(1)?), unescaped(row.text(2)?)),
             ))
         })
         .collect()
@@ -192,14 +209,10 @@ pub async fn put_state_key(
     key: KeyNr,
     name: &StateKey,
 ) -> Result<(), StorageError> {
+    let (event_type, state_key) = (escaped(&name.event_type), escaped(&name.state_key));
     tx.execute(
         PUT_STATE_KEY,
-        params![
-            room.0,
-            i64::from(key.0),
-            &name.event_type[..],
-            &name.state_key[..]
-        ],
+        params![room.0, i64::from(key.0), &event_type[..], &state_key[..]],
     )
     .await?;
     Ok(())

@@ -3,7 +3,7 @@
 use myelin_core::number::RoomNr;
 use ruma::{OwnedEventId, OwnedServerName, ServerName};
 
-use crate::{StorageError, Tx, event_id};
+use crate::{StorageError, Tx, event_id, param::message};
 
 statements! {
     /// One more staged PDU.
@@ -93,7 +93,8 @@ pub async fn delete(tx: &mut Tx, staged: i64) -> Result<(), StorageError> {
 
 /// Keeps a PDU that can't be judged out of the way, with the reason. It isn't listed any more.
 pub async fn set_aside(tx: &mut Tx, staged: i64, failure: &str) -> Result<(), StorageError> {
-    tx.execute(SET_ASIDE, params![staged, failure]).await?;
+    let failure = message(failure);
+    tx.execute(SET_ASIDE, params![staged, &failure[..]]).await?;
     Ok(())
 }
 

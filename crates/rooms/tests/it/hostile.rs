@@ -9,7 +9,7 @@ use serde_json::{json, value::to_raw_value};
 
 use crate::{
     house::{House, alice},
-    story::{bob, carol, mallory, message, topic},
+    story::{bob, carol, mallory, message, state, topic},
 };
 
 #[tokio::test]
@@ -157,6 +157,44 @@ async fn a_second_create_event_is_refused_and_so_is_what_is_built_on_it() {
         }
         assert_eq!(house.tip(&story.room_id).await, tip);
         assert_eq!(house.current(&story.room_id).await, before);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_zero_in_the_text_of_an_event_stops_nothing() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (mut story, tip) = house.shared_room().await;
+        let odd = [
+            state(bob(), "x", "a\0b", json!({})),
+            state(bob(), "x", "a\u{1}b", json!({})),
+            state(bob(), "x", "a\u{1}0b", json!({})),
+            state(bob(), "y\0", "", json!({"z\0": "\0"})),
+            // The reasons for rejecting these quote them.
+            state(mallory(), "y\0", "", json!({})),
+            state(
+                mallory(),
+                "m.room.power_levels",
+                "",
+                json!({"users": {"\0": 1}}),
+            ),
+        ];
+        let ids = story.chain(&tip, odd);
+        house.push_all(&story, bob(), &ids).await;
+        for id in &ids[..4] {
+            assert_eq!(house.verdict(&story, id).await, Some(Verdict::Accepted));
+        }
+        for id in &ids[4..] {
+            assert_eq!(house.verdict(&story, id).await, Some(Verdict::Rejected));
+        }
+        let house = house.restart().await;
+        let current = house.current(&story.room_id).await;
+        for (key, id) in ["a\0b", "a\u{1}b", "a\u{1}0b"].iter().zip(&ids) {
+            let key = ("x".to_owned(), (*key).to_owned());
+            assert_eq!(current.get(&key), Some(id));
+        }
+        house.say(&story.room_id, alice(), "on").await;
     })
     .await;
 }
