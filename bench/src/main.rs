@@ -1,12 +1,24 @@
 //! Benchmarks: programs which print tables.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a benchmark is outside of the program: it has tasks of its own"
+)]
+
 mod resolution;
+mod sends;
+mod stored;
 
-use std::{env, io, process::ExitCode};
+use std::{
+    env,
+    error::Error,
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
-const USAGE: &str = "usage: myelin-bench resolution [MEMBERS...]";
+const USAGE: &str = "usage: myelin-bench resolution|sends-during-resync [MEMBERS...]";
 
-fn main() -> io::Result<ExitCode> {
+fn main() -> Result<ExitCode, Box<dyn Error>> {
     let arguments = env::args().skip(1).collect::<Vec<_>>();
     let Some((name, rest)) = arguments.split_first() else {
         return usage();
@@ -17,13 +29,13 @@ fn main() -> io::Result<ExitCode> {
         .collect::<Result<Vec<_>, _>>();
     match (name.as_str(), numbers) {
         ("resolution", Ok(members)) => resolution::run(&members, &mut io::stdout().lock())?,
+        ("sends-during-resync", Ok(members)) => sends::run(&members, &mut io::stdout().lock())?,
         _ => return usage(),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn usage() -> io::Result<ExitCode> {
-    use io::Write as _;
+fn usage() -> Result<ExitCode, Box<dyn Error>> {
     writeln!(io::stderr(), "{USAGE}")?;
     Ok(ExitCode::FAILURE)
 }

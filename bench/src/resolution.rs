@@ -1,9 +1,12 @@
 //! What resolving two states costs that differ in 100 entries, by the size of the room.
 //!
-//! In memory: what a server with a warm cache pays. `loaded` and `rounds` say how much a cold one
-//! reads from storage, and in how many steps.
+//! In memory (`plain` by the definition, `pruned` as the server does it): what a server with a warm
+//! cache pays. `sqlite`: the same from a database, with nothing in memory but the numbering of the
+//! room's keys: loading the two states (`states`, a part of it), what conflicts and the auth chains,
+//! resolving, and encoding the result. `events`, `citing` and `rounds` say how much is read, and in how
+//! many steps.
 
-use std::{io, time::Duration};
+use std::{error::Error, io, time::Duration};
 
 use myelin_core::{
     desk::{Desk, Needed},
@@ -15,12 +18,14 @@ use myelin_core::{
 use myelin_env::Clock;
 use serde_json::json;
 
+use crate::stored::Stored;
+
 const DEFAULT_MEMBERS: [usize; 3] = [1_000, 10_000, 50_000];
 const POWER_CHANGES: usize = 200;
 const RUNS: usize = 5;
 
 /// Prints a row for each room version and number of members.
-pub(crate) fn run(members: &[usize], out: &mut impl io::Write) -> io::Result<()> {
+pub(crate) fn run(members: &[usize], out: &mut impl io::Write) -> Result<(), Box<dyn Error>> {
     let members = if members.is_empty() {
         &DEFAULT_MEMBERS
     } else {
@@ -28,18 +33,29 @@ pub(crate) fn run(members: &[usize], out: &mut impl io::Write) -> io::Result<()>
     };
     writeln!(
         out,
-        "{:>7} {:>8} {:>9} {:>12} {:>12} {:>7} {:>7} {:>7}",
-        "version", "members", "conflicts", "plain ms", "pruned ms", "rounds", "events", "citing"
+        "{:>7} {:>8} {:>9} {:>12} {:>12} {:>12} {:>12} {:>7} {:>7} {:>7}",
+        "version",
+        "members",
+        "conflicts",
+        "plain ms",
+        "pruned ms",
+        "sqlite ms",
+        "states ms",
+        "rounds",
+        "events",
+        "citing"
     )?;
     for version in [RoomVersion::V11, RoomVersion::V12] {
         for members in members {
-            let row = measure(version, *members);
+            let row = measure(version, *members)?;
             writeln!(
                 out,
-                "{version:>7} {members:>8} {:>9} {:>12.3} {:>12.3} {:>7} {:>7} {:>7}",
+                "{version:>7} {members:>8} {:>9} {:>12.3} {:>12.3} {:>12.3} {:>12.3} {:>7} {:>7} {:>7}",
                 row.conflicts,
                 milliseconds(row.plain),
                 milliseconds(row.pruned),
+                milliseconds(row.sqlite),
+                milliseconds(row.states),
                 row.rounds,
                 row.events,
                 row.citing,
@@ -53,6 +69,8 @@ struct Row {
     conflicts: usize,
     plain: Duration,
     pruned: Duration,
+    sqlite: Duration,
+    states: Duration,
     rounds: usize,
     events: usize,
     citing: usize,
@@ -62,7 +80,7 @@ fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
-fn measure(version: RoomVersion, members: usize) -> Row {
+fn measure(version: RoomVersion, members: usize) -> Result<Row, Box<dyn Error>> {
     let clock = Clock::real();
     let (mut room, start) = Room::crowd(version, members, POWER_CHANGES);
     let states = fork(&mut room, &start);
@@ -70,6 +88,8 @@ fn measure(version: RoomVersion, members: usize) -> Row {
         conflicts: states[0].diff(&states[1]).len(),
         plain: Duration::MAX,
         pruned: Duration::MAX,
+        sqlite: Duration::MAX,
+        states: Duration::MAX,
         rounds: 0,
         events: 0,
         citing: 0,
@@ -88,6 +108,7 @@ fn measure(version: RoomVersion, members: usize) -> Row {
             room.load(&mut desk, &needed);
         }
     }
+    let stored = Stored::write(&room, &start, &states)?;
     for _ in 0..RUNS {
         let start = clock.instant();
         let resolved = ask(&desk);
@@ -98,8 +119,14 @@ fn measure(version: RoomVersion, members: usize) -> Row {
         let plain = resolve_plainly(&room, &states);
         row.plain = row.plain.min(start.elapsed(&clock));
         assert_eq!(resolved.map(|state| state.len()), Ok(plain.len()));
+
+        let cost = stored.resolve(&room, states.len())?;
+        assert_eq!(cost.entries, plain.len());
+        if cost.whole < row.sqlite {
+            (row.sqlite, row.states) = (cost.whole, cost.states);
+        }
     }
-    row
+    Ok(row)
 }
 
 /// Two branches: on each, 41 members change their profiles, 8 are kicked, and power levels and a
