@@ -36,6 +36,7 @@ mod staging;
 mod state_cache;
 mod states;
 mod stripped;
+mod taking;
 mod template;
 mod turn;
 mod validation;
@@ -53,11 +54,10 @@ use myelin_storage::{Database, Priority, StorageError, rooms as room_table, stre
 use ruma::{OwnedServerName, RoomId, ServerName};
 
 pub use create::{CreateRoom, Preset};
-pub use error::{RoomError, ServeError};
+pub use error::{ReceiveError, RoomError, ServeError};
 pub use membership::JoinContent;
 pub use new_event::NewEvent;
 pub use pdu_answer::PduAnswer;
-pub use receive::ReceiveError;
 pub use resident::Handed;
 pub use room::{CurrentState, Keys, Room};
 pub use waking::Waking;
@@ -95,7 +95,7 @@ struct Inner {
     last_founding_ms: AtomicU64,
     joins: join::Joins,
     workers: receive::Workers,
-    transactions: receive::Transactions,
+    transactions: taking::Transactions,
     resyncs: resync::Resyncs,
 }
 
@@ -158,7 +158,7 @@ impl Rooms {
             last_founding_ms: AtomicU64::new(0),
             joins: join::Joins::default(),
             workers: receive::Workers::default(),
-            transactions: receive::Transactions::default(),
+            transactions: taking::Transactions::default(),
             resyncs: resync::Resyncs::default(),
         }));
         rooms.resume_joins().await?;

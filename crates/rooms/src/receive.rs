@@ -3,15 +3,13 @@
 //!
 //! ```text
 //! receive_transaction   checks 1 to 3 (format, signatures, hash); staged, answered
+//!                       (each transaction once: `taking`)
 //! work_through          in order of arrival: decide (checks 4 to 6), commit; what needs other servers is parked
 //! settle                what was parked: ask for it once, decide again, or refuse
+//! set_aside             what can never be judged
 //! ```
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use myelin_core::{
     receive::{Decision, Placement, Plan, RemoteNeed},
@@ -21,13 +19,13 @@ use myelin_storage::{
     Priority, StorageError,
     staged::{self, Staged},
 };
-use ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName};
+use ruma::{OwnedRoomId, RoomId, ServerName};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 use tokio::sync::Notify;
 
 use crate::{
-    RoomError, Rooms,
+    ReceiveError, RoomError, Rooms,
     room::Room,
     staging::Arrival,
     turn::{Candidate, Turn},
@@ -48,51 +46,6 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// How long a sender is held up at most.
 const LONGEST_HOLD: Duration = Duration::from_secs(30);
-
-/// Why a transaction was not taken.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum ReceiveError {
-    /// It isn't a transaction.
-    #[error("{0}")]
-    BadJson(String),
-    /// More than 50 PDUs or 100 EDUs.
-    #[error("a transaction has at most 50 PDUs and 100 EDUs")]
-    TooMany,
-    /// Another transaction of this server is being taken (R35).
-    #[error("another transaction of this server is in progress")]
-    Busy,
-    /// The database failed: nothing was acknowledged.
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-}
-
-/// The transactions that are being taken, one for each origin.
-#[derive(Default)]
-pub(crate) struct Transactions(Mutex<HashMap<OwnedServerName, InProgress>>);
-
-struct InProgress {
-    txn_id: String,
-    done: Arc<Notify>,
-}
-
-/// Marks a transaction as being taken until it is dropped.
-struct Taking<'a> {
-    transactions: &'a Transactions,
-    origin: OwnedServerName,
-    done: Arc<Notify>,
-}
-
-impl Drop for Taking<'_> {
-    fn drop(&mut self) {
-        let mut taking = self
-            .transactions
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        taking.remove(&self.origin);
-        self.done.notify_waiters();
-    }
-}
 
 /// The rooms whose workers run.
 #[derive(Default)]
@@ -160,59 +113,6 @@ impl Rooms {
             self.work(&arrival.room);
         }
         Ok(raw)
-    }
-
-    /// One transaction of an origin at a time; a repetition waits for the first to be answered.
-    async fn begin_taking(
-        &self,
-        origin: &ServerName,
-        txn_id: &str,
-    ) -> Result<Taking<'_>, ReceiveError> {
-        let transactions = &self.0.transactions;
-        loop {
-            let done = {
-                let mut taking = transactions
-                    .0
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
-                match taking.get(origin) {
-                    None => {
-                        let done = Arc::new(Notify::new());
-                        let in_progress = InProgress {
-                            txn_id: txn_id.to_owned(),
-                            done: done.clone(),
-                        };
-                        taking.insert(origin.to_owned(), in_progress);
-                        let origin = origin.to_owned();
-                        return Ok(Taking {
-                            transactions,
-                            origin,
-                            done,
-                        });
-                    }
-                    Some(other) if other.txn_id != txn_id => return Err(ReceiveError::Busy),
-                    Some(same) => same.done.clone().notified_owned(),
-                }
-            };
-            done.await;
-        }
-    }
-
-    async fn earlier_response(
-        &self,
-        origin: &ServerName,
-        txn_id: &str,
-    ) -> Result<Option<Box<RawValue>>, StorageError> {
-        let (origin, txn_id) = (origin.to_owned(), txn_id.to_owned());
-        let response = self
-            .database()
-            .read("received transaction", move |tx| {
-                Box::pin(async move { staged::transaction(tx, &origin, &txn_id).await })
-            })
-            .await?;
-        Ok(response
-            .and_then(|response| String::from_utf8(response).ok())
-            .and_then(|response| RawValue::from_string(response).ok()))
     }
 
     /// Sorts PDUs by the rooms that we are in, in order of arrival. Others are ignored: their senders
