@@ -11,6 +11,7 @@ pub(crate) mod public_rooms;
 pub(crate) mod push_rules;
 pub(crate) mod registration;
 pub(crate) mod room_creation;
+pub(crate) mod room_upgrades;
 pub(crate) mod sending;
 pub(crate) mod shared_secret;
 pub(crate) mod spaces;

@@ -155,6 +155,9 @@ table! {
         Public Read GET "/_matrix/client/v3/directory/list/room/{room_id}" => client::public_rooms::visibility;
         User Change PUT "/_matrix/client/v3/directory/list/room/{room_id}" => client::public_rooms::set_visibility;
     }
+    "Client-server API: Room upgrades" Client {
+        User Change POST "/_matrix/client/v3/rooms/{room_id}/upgrade" => client::room_upgrades::upgrade;
+    }
     "Client-server API: Spaces" Client {
         User Wait GET "/_matrix/client/v1/rooms/{room_id}/hierarchy" => client::spaces::hierarchy;
     }

@@ -11,11 +11,7 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 
-use crate::{
-    RoomError, Rooms,
-    new_event::{NewEvent, raw},
-    room::Room,
-};
+use crate::{RoomError, Rooms, new_event::NewEvent, room::Room};
 
 /// The state event that tells a room's aliases.
 pub(crate) const CANONICAL_ALIAS: &str = "m.room.canonical_alias";
@@ -235,14 +231,7 @@ impl Rooms {
         if content == before {
             return Ok(());
         }
-        let event = NewEvent {
-            sender: user.to_owned(),
-            event_type: CANONICAL_ALIAS.into(),
-            state_key: Some(String::new()),
-            content: raw(&Value::Object(content)),
-            redacts: None,
-            transaction: None,
-        };
+        let event = NewEvent::state(user, CANONICAL_ALIAS, Value::Object(content));
         self.send(&room.key.room_id, event).await?;
         Ok(())
     }

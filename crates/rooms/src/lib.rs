@@ -39,6 +39,7 @@ mod stripped;
 mod taking;
 mod template;
 mod turn;
+mod upgrade;
 mod validation;
 mod waking;
 
@@ -60,6 +61,7 @@ pub use new_event::NewEvent;
 pub use pdu_answer::PduAnswer;
 pub use resident::Handed;
 pub use room::{CurrentState, Keys, Room};
+pub use upgrade::Upgrade;
 pub use waking::Waking;
 
 use crate::numbers::Numbers;

@@ -26,6 +26,18 @@ pub struct NewEvent {
 }
 
 impl NewEvent {
+    /// A state event with an empty state key.
+    pub(crate) fn state(sender: &UserId, event_type: &str, content: Value) -> Self {
+        Self {
+            sender: sender.to_owned(),
+            event_type: event_type.to_owned(),
+            state_key: Some(String::new()),
+            content: raw(&content),
+            redacts: None,
+            transaction: None,
+        }
+    }
+
     /// A membership event. `content` says all of it.
     pub(crate) fn membership(
         sender: &UserId,

@@ -11,6 +11,8 @@ statements! {
     PUT_ALIAS = "INSERT INTO room_aliases (alias, room_id, creator) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
     /// An alias that ends.
     DELETE_ALIAS = "DELETE FROM room_aliases WHERE alias = $1";
+    /// Makes a room's aliases another's.
+    MOVE_ALIASES = "UPDATE room_aliases SET room_id = $2 WHERE room_id = $1";
     /// The aliases of a room.
     ALIASES_OF_ROOM = "SELECT alias FROM room_aliases WHERE room_id = $1 ORDER BY alias";
 }
@@ -69,4 +71,14 @@ pub async fn delete(tx: &mut Tx, alias: &str) -> Result<bool, StorageError> {
 pub async fn of_room(tx: &mut Tx, room_id: &RoomId) -> Result<Vec<String>, StorageError> {
     let rows = tx.query(ALIASES_OF_ROOM, params![room_id.as_str()]).await?;
     rows.iter().map(|row| Ok(row.text(0)?.to_owned())).collect()
+}
+
+/// Makes all of a room's aliases lead to another room.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn move_all(tx: &mut Tx, from: &RoomId, to: &RoomId) -> Result<(), StorageError> {
+    tx.execute(MOVE_ALIASES, params![from.as_str(), to.as_str()])
+        .await?;
+    Ok(())
 }

@@ -7,6 +7,7 @@ mod federation;
 mod handshakes;
 mod rooms;
 mod spaces;
+mod upgrades;
 
 use std::sync::Arc;
 
