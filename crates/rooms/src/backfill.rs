@@ -27,11 +27,14 @@ impl Rooms {
         depth: i64,
         limit: usize,
     ) -> Result<bool, RoomError> {
+        if self.extremities_near(room, depth, limit).await?.is_empty() {
+            return Ok(false);
+        }
         let _one_at_a_time = room.backfilling.lock().await;
-        // Who waited may find that the other one has fetched what was wanted (L21).
         let near = self.extremities_near(room, depth, limit).await?;
         if near.is_empty() {
-            return Ok(false);
+            // While this one waited, another has fetched what both want (L21).
+            return Ok(true);
         }
         let from: Vec<OwnedEventId> = near.into_iter().map(|end| end.event_id).collect();
         let mut refusals = 0;
