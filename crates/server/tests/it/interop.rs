@@ -5,6 +5,7 @@
 //! that what they demand of Myelin is what the reference does.
 
 mod delivery;
+mod discovery;
 mod exchange;
 mod first_start;
 mod forks;

@@ -65,6 +65,9 @@ shared_secret = "{SHARED_SECRET}"
 
 [rate_limits]
 enabled = false
+
+[public_rooms]
+allow_publishing = true
 "#,
         name = site.name,
         data = in_directory("data").display(),

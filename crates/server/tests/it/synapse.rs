@@ -100,6 +100,8 @@ federation_custom_ca_list: ["{ca}"]
 ip_range_blacklist: []
 federation_ip_range_blacklist: []
 presence: {{enabled: false}}
+allow_public_rooms_over_federation: true
+room_list_publication_rules: [{{action: allow}}]
 bcrypt_rounds: 4
 federation:
   max_long_retries: 0
