@@ -151,12 +151,49 @@ impl Client {
         self.post(&in_room(room, "leave"), json!({})).await;
     }
 
+    /// Joins a room, by its ID, that this server is in, as far as the client knows.
+    pub async fn join_via(&self, room: &str, server: &str) {
+        let (status, answer) = self.try_join(room, server).await;
+        assert_eq!(status, 200, "{}: {answer}", self.user_id);
+    }
+
+    /// The same where it may be refused; answers status and body.
+    pub async fn try_join(&self, room: &str, server: &str) -> (u16, Value) {
+        let (room, server) = (encode(room), encode(server));
+        let path = format!("/_matrix/client/v3/join/{room}?via={server}&server_name={server}");
+        self.call("POST", &path, Some(json!({}))).await
+    }
+
+    /// Knocks upon a room that this server is in, as far as the client knows.
+    pub async fn knock(&self, room: &str, server: &str) {
+        let (room, server) = (encode(room), encode(server));
+        let path = format!("/_matrix/client/v3/knock/{room}?via={server}&server_name={server}");
+        self.post(&path, json!({ "reason": "please" })).await;
+    }
+
+    pub async fn forget(&self, room: &str) {
+        self.post(&in_room(room, "forget"), json!({})).await;
+    }
+
+    pub async fn invite(&self, room: &str, user: &str) {
+        self.change(room, "invite", user).await;
+    }
+
     pub async fn kick(&self, room: &str, user: &str) {
-        self.post(
-            &in_room(room, "kick"),
-            json!({ "user_id": user, "reason": "a test" }),
-        )
-        .await;
+        self.change(room, "kick", user).await;
+    }
+
+    pub async fn ban(&self, room: &str, user: &str) {
+        self.change(room, "ban", user).await;
+    }
+
+    pub async fn unban(&self, room: &str, user: &str) {
+        self.change(room, "unban", user).await;
+    }
+
+    async fn change(&self, room: &str, action: &str, user: &str) {
+        let body = json!({ "user_id": user, "reason": "a test" });
+        self.post(&in_room(room, action), body).await;
     }
 
     /// Sends a text message; answers its event ID.
@@ -300,7 +337,7 @@ impl Watch {
                 if let Some(event) = found(&self.events) {
                     return event;
                 }
-                self.step().await;
+                self.step(Duration::from_secs(10)).await;
             }
         };
         tokio::time::timeout(PATIENCE, search)
@@ -325,17 +362,34 @@ impl Watch {
         self.until(room, &what, wanted).await
     }
 
-    async fn step(&mut self) {
-        let answer = self
-            .client
-            .sync(LAZY, self.since.as_deref(), Duration::from_secs(10))
-            .await;
+    /// Forgets what was shown so far: what is waited for from now on has to come anew.
+    pub async fn start_anew(&mut self) {
+        // A server may answer a first sync with what it answered some time ago.
+        for _ in 0..20 {
+            let before = self.since.clone();
+            self.step(Duration::ZERO).await;
+            if self.since == before {
+                break;
+            }
+        }
+        self.events.clear();
+    }
+
+    async fn step(&mut self, timeout: Duration) {
+        let answer = self.client.sync(LAZY, self.since.as_deref(), timeout).await;
         self.since = Some(text(&answer, "next_batch"));
         for section in ["join", "leave"] {
             for (room, part) in answer["rooms"][section].as_object().into_iter().flatten() {
                 let events = array(&part["state"]["events"])
                     .into_iter()
                     .chain(array(&part["timeline"]["events"]));
+                self.events
+                    .extend(events.map(|event| (room.clone(), event)));
+            }
+        }
+        for (section, key) in [("invite", "invite_state"), ("knock", "knock_state")] {
+            for (room, part) in answer["rooms"][section].as_object().into_iter().flatten() {
+                let events = array(&part[key]["events"]).into_iter();
                 self.events
                     .extend(events.map(|event| (room.clone(), event)));
             }

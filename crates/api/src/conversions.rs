@@ -131,6 +131,7 @@ impl From<RoomError> for ApiError {
             RoomError::TooLarge(_) => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE", message)
             }
+            RoomError::StillInRoom(_) => Self::unknown(message),
             RoomError::Remote(error) => error.into(),
             RoomError::NoServer(_) => Self::bad_gateway(message),
             RoomError::StillPartial => Self::unavailable(message),

@@ -165,7 +165,9 @@ table! {
         User Read GET "/_matrix/client/v3/joined_rooms" => client::membership::joined_rooms;
         User Change POST "/_matrix/client/v3/join/{room_id_or_alias}" => client::membership::join;
         User Change POST "/_matrix/client/v3/rooms/{room_id}/join" => client::membership::join;
+        User Change POST "/_matrix/client/v3/knock/{room_id_or_alias}" => client::membership::knock;
         User Change POST "/_matrix/client/v3/rooms/{room_id}/leave" => client::membership::leave;
+        User Change POST "/_matrix/client/v3/rooms/{room_id}/forget" => client::membership::forget;
         User Change POST "/_matrix/client/v3/rooms/{room_id}/invite" => client::membership::invite;
         User Change POST "/_matrix/client/v3/rooms/{room_id}/kick" => client::membership::kick;
         User Change POST "/_matrix/client/v3/rooms/{room_id}/ban" => client::membership::ban;
@@ -207,6 +209,9 @@ table! {
         Server Read GET "/_matrix/federation/v1/event/{event_id}" => federation::events::event;
         Server Read GET "/_matrix/federation/v1/state/{room_id}" => federation::events::state;
         Server Read GET "/_matrix/federation/v1/state_ids/{room_id}" => federation::events::state_ids;
+    }
+    "Server-server API: Inviting to a room" Federation {
+        Server Change PUT "/_matrix/federation/v2/invite/{room_id}/{event_id}" => federation::membership::invite;
     }
     "Server-server API: Joining rooms" Federation {
         Server Read GET "/_matrix/federation/v1/make_join/{room_id}/{user_id}" => federation::membership::make_join;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use myelin_storage::events::{self, BackwardExtremity};
 use ruma::{OwnedEventId, OwnedServerName, ServerName};
 
-use crate::{RoomError, Rooms, join::named, room::Room};
+use crate::{RoomError, Rooms, candidates::named, room::Room};
 
 /// How many events are asked for.
 const ASKED_FOR: u32 = 100;

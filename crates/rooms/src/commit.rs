@@ -13,6 +13,7 @@ use myelin_storage::{
     client_transactions::{self, ClientTransaction},
     events::{self, NewEvent},
     joins::{self, PartialRoom},
+    out_of_band::{self, OutOfBand},
     outbox::{self, OutboxRow},
     published_rooms, rooms, staged,
     stream::{Allocation, Stream},
@@ -34,6 +35,7 @@ pub(crate) struct Batch {
     backward: Vec<(EventNr, Option<i64>)>,
     current: Vec<(StreamPosition, StateRef)>,
     local_memberships: Vec<LocalMembership>,
+    out_of_band: Vec<OutOfBand>,
     redactions: Vec<(EventNr, EventNr)>,
     pending_redactions: Vec<(OwnedEventId, EventNr)>,
     outbox: Vec<OutboxRow>,
@@ -139,6 +141,11 @@ impl Batch {
 
     pub(crate) fn put_local_membership(&mut self, membership: LocalMembership) {
         self.local_memberships.push(membership);
+    }
+
+    /// What is known of a local membership to which the room says nothing.
+    pub(crate) fn put_out_of_band(&mut self, known: OutOfBand) {
+        self.out_of_band.push(known);
     }
 
     pub(crate) fn put_redaction(&mut self, redacted: EventNr, by: EventNr) {
@@ -266,6 +273,7 @@ impl Batch {
             && self.replaced.is_empty()
             && self.join.is_none()
             && self.redactions.is_empty()
+            && self.out_of_band.is_empty()
             && !self.now_full
     }
 
@@ -378,6 +386,10 @@ impl Write {
             let (user, position) = (&local.user, local.position);
             rooms::put_local_membership(tx, room, user, local.membership, local.event, position)
                 .await?;
+            out_of_band::delete(tx, room, user).await?;
+        }
+        for known in &self.batch.out_of_band {
+            out_of_band::put(tx, room, known).await?;
         }
         let current = self.after.current.as_ref().map(|current| current.reference);
         let revision = self.before.revision;

@@ -98,8 +98,13 @@ impl Rooms {
         let room = Arc::new(Room::new(self, key, KeyTable::default()));
         let mut turn = Turn::take(self, &room).await?;
         turn.put_create_event(create).await?;
+        let mut invites = Vec::new();
         for event in first_events(version, creator, &wish, alias.as_deref()) {
-            turn.send(event).await?;
+            if self.remote_invitee(&event).is_some() {
+                invites.push(event);
+            } else {
+                turn.send(event).await?;
+            }
         }
         turn.batch.found(Founding {
             creator: creator.to_owned(),
@@ -107,11 +112,19 @@ impl Rooms {
             published: wish.published,
         });
         match turn.commit().await {
-            Ok(()) => Ok(room.key.room_id.clone()),
+            Ok(()) => {}
             // Somebody else was faster.
-            Err(StorageError::Constraint(taken)) => Err(RoomError::AliasInUse(taken)),
-            Err(error) => Err(error.into()),
+            Err(StorageError::Constraint(taken)) => return Err(RoomError::AliasInUse(taken)),
+            Err(error) => return Err(error.into()),
         }
+        for invite in invites {
+            let user = invite.state_key.clone();
+            // The room is there, whatever the other servers say.
+            if let Err(error) = self.send(&room.key.room_id, invite).await {
+                tracing::warn!(room = %room.key.room_id, ?user, %error, "not invited");
+            }
+        }
+        Ok(room.key.room_id.clone())
     }
 
     fn create_event(

@@ -37,6 +37,9 @@ pub enum RoomError {
     /// No server that could have helped did.
     #[error("{0}")]
     NoServer(String),
+    /// The user has to leave the room first.
+    #[error("{0}")]
+    StillInRoom(String),
     /// The room's state isn't complete yet: try again.
     #[error("the room's members are still being loaded")]
     StillPartial,

@@ -4,30 +4,25 @@
 use std::sync::Arc;
 
 use myelin_core::{
-    build,
     completeness::Completeness,
     event::Verdict,
-    key_table::KeyTable,
     receive::{Decision, KnownState, Placement, RemoteNeed},
     room_version::RoomVersion,
+    state::Membership,
     validate::ValidPdu,
 };
 use myelin_federation::{PduList, SendJoinRest, StreamedPdu, Template};
-use myelin_storage::{Priority, events::RoomKey, joins::PartialRoom, rooms as room_table};
-use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, OwnedUserId, RoomId, ServerName,
-    UserId,
-};
+use myelin_storage::{Priority, joins::PartialRoom};
+use ruma::{OwnedServerName, OwnedUserId, RoomId, ServerName, UserId};
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
     RoomError, Rooms,
     commit::JoinOutcome,
-    membership::with_membership,
+    completion::Wanted,
     outliers::{ListedState, Outliers, remote},
     room::Room,
-    send::{not_built, timestamp},
     turn::{Candidate, Turn},
 };
 
@@ -45,64 +40,27 @@ pub(crate) struct Handshake<'a> {
 }
 
 impl<'a> Handshake<'a> {
-    /// Checks a template (N9), completes and signs it.
+    /// Completes a template.
     pub(crate) async fn new(
         rooms: &'a Rooms,
         room_id: &RoomId,
         user: &UserId,
-        template: Template,
+        template: &Template,
         content: Map<String, Value>,
     ) -> Result<Handshake<'a>, RoomError> {
-        let version = RoomVersion::parse(&template.room_version)
-            .map_err(|_| RoomError::UnsupportedVersion(template.room_version.clone()))?;
-        let mut event: CanonicalJsonObject = serde_json::from_str(template.event.get())
-            .map_err(|error| RoomError::NoServer(format!("the template is malformed: {error}")))?;
-        let text = |field: &str| event.get(field).and_then(CanonicalJsonValue::as_str);
-        let fits = text("type") == Some("m.room.member")
-            && text("sender") == Some(user.as_str())
-            && text("state_key") == Some(user.as_str())
-            && text("room_id") == Some(room_id.as_str());
-        let authoriser = match event.get("content").and_then(CanonicalJsonValue::as_object) {
-            Some(content)
-                if content
-                    .get("membership")
-                    .and_then(CanonicalJsonValue::as_str)
-                    == Some("join") =>
-            {
-                content.get("join_authorised_via_users_server").cloned()
-            }
-            _ => {
-                return Err(RoomError::NoServer(
-                    "the template is not that of a join".into(),
-                ));
-            }
+        let wanted = Wanted {
+            room_id,
+            user,
+            membership: Membership::Join,
         };
-        if !fits {
-            return Err(RoomError::NoServer(
-                "the template is for something else".into(),
-            ));
-        }
-        let authorising = authoriser
-            .as_ref()
-            .and_then(CanonicalJsonValue::as_str)
-            .and_then(|user| <&UserId>::try_from(user).ok())
-            .map(|user| user.server_name().to_owned());
-        event.insert("content".into(), join_content(&content, authoriser)?);
-        let now = timestamp(rooms);
-        event.insert(
-            "origin_server_ts".into(),
-            CanonicalJsonValue::Integer(now.get().into()),
-        );
-        let join =
-            build::sign_template(version, &event, rooms.federation().signing_keys().active())
-                .map_err(not_built)?;
-        let room = rooms.room_for_join(room_id, version).await?;
+        let completed = rooms.complete_template(wanted, template, content)?;
+        let room = rooms.room_of_version(room_id, completed.version).await?;
         Ok(Handshake {
             rooms,
             room,
             user: user.to_owned(),
-            join,
-            authorising,
+            join: completed.pdu,
+            authorising: completed.authorising,
         })
     }
 
@@ -281,64 +239,6 @@ impl<'a> Handshake<'a> {
             .await
             .map_err(RoomError::Storage)
     }
-}
-
-impl Rooms {
-    /// The room that is to be joined, with its version as the resident says. What an invite or
-    /// another resident said before yields to that, as long as nobody here was in the room (R91).
-    async fn room_for_join(
-        &self,
-        room_id: &RoomId,
-        version: RoomVersion,
-    ) -> Result<Arc<Room>, RoomError> {
-        let known = self.room(room_id).await?;
-        let old = match &known {
-            Some(room) if room.key.version.as_str() == version.as_str() => return Ok(room.clone()),
-            Some(room) if room.current().is_some() => {
-                return Err(RoomError::NoServer("the room has another version".into()));
-            }
-            known => known.as_ref().map(|room| room.key.room),
-        };
-        let key = RoomKey {
-            room: self.numbers().room(),
-            room_id: room_id.to_owned(),
-            version,
-        };
-        let written = key.clone();
-        let begun = self
-            .database()
-            .write("a room to be joined", Priority::Interactive, move |tx| {
-                Box::pin(async move {
-                    match old {
-                        Some(old) => room_table::begin_again(tx, old, &written).await,
-                        None => room_table::put(tx, &written).await.map(|()| true),
-                    }
-                })
-            })
-            .await
-            .map_err(RoomError::Storage)?;
-        if !begun {
-            return Err(RoomError::NoServer("the room has another version".into()));
-        }
-        let room = Arc::new(Room::new(self, key, KeyTable::default()));
-        Ok(match known {
-            Some(_) => self.use_instead(room),
-            None => self.use_room(room),
-        })
-    }
-}
-
-fn join_content(
-    content: &Map<String, Value>,
-    authoriser: Option<CanonicalJsonValue>,
-) -> Result<CanonicalJsonValue, RoomError> {
-    let content = Value::Object(with_membership(content));
-    let mut content = CanonicalJsonValue::try_from(content)
-        .map_err(|error| RoomError::BadJson(error.to_string()))?;
-    if let (CanonicalJsonValue::Object(content), Some(authoriser)) = (&mut content, authoriser) {
-        content.insert("join_authorised_via_users_server".into(), authoriser);
-    }
-    Ok(content)
 }
 
 fn is_create_event(json: &RawValue) -> bool {

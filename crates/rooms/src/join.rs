@@ -7,27 +7,42 @@ use std::{
     time::Duration,
 };
 
-use myelin_core::{room_version::RoomVersion, state::Membership};
+use myelin_core::{
+    room_version::RoomVersion,
+    state::{Membership, State},
+};
 use myelin_storage::{
     Priority, StorageError,
     joins::{self, JoinRecord},
 };
-use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomOrAliasId, ServerName, UserId};
+use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomOrAliasId, ServerName, UserId};
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 use crate::{
     RoomError, Rooms,
+    candidates::{Attempts, named},
+    completion::AUTHORISER,
     handshake::Handshake,
     membership::{JoinContent, with_membership},
     new_event::NewEvent,
     outliers::remote,
+    restricted::Condition,
     room::Room,
 };
 
 /// The pause before a join of which it isn't known what became is repaired, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4 * 3_600);
+/// How many of a room's servers are asked to let a user in whom nobody here can.
+const MOST_ASKED: usize = 20;
+
+/// What became of a join to a room that this server knows.
+enum Here {
+    Joined,
+    /// These servers may be able to let the user in.
+    Ask(Vec<OwnedServerName>),
+}
 
 type Outcome = Option<Result<(), RoomError>>;
 
@@ -66,25 +81,12 @@ impl Rooms {
         via: Vec<OwnedServerName>,
         content: JoinContent,
     ) -> Result<OwnedRoomId, RoomError> {
-        let (room_id, mut candidates) = match <&RoomId>::try_from(target) {
-            Ok(room_id) => (room_id.to_owned(), via),
-            Err(alias) => {
-                let (room_id, servers) = self.resolve_alias(alias).await?;
-                (room_id, servers.into_iter().chain(via).collect())
+        let (room_id, mut candidates) = self.locate(target, via).await?;
+        if let Some(room) = self.room(&room_id).await? {
+            match self.join_here(&room, user, &content).await? {
+                Here::Joined => return Ok(room_id),
+                Here::Ask(servers) => candidates.extend(servers),
             }
-        };
-        if let Some(room) = self.room(&room_id).await?
-            && room.has_server(self.server_name())
-        {
-            if self.membership_of(&room, user) == Some(Membership::Join) {
-                return Ok(room_id);
-            }
-            if !room.is_partial() {
-                self.join_here(&room, user, &content).await?;
-                return Ok(room_id);
-            }
-            // We may not know of a ban, so a server with all members has to let the user in (R111).
-            candidates.extend(named(&room.servers_at_join()));
         }
         candidates.extend(room_id.server_name().map(ToOwned::to_owned));
         let candidates = self.candidates(candidates);
@@ -98,25 +100,58 @@ impl Rooms {
         Ok(room_id)
     }
 
-    /// Servers to ask, each once, never ourselves.
-    fn candidates(&self, servers: Vec<OwnedServerName>) -> Vec<OwnedServerName> {
-        let mut candidates: Vec<OwnedServerName> = Vec::new();
-        for server in servers {
-            if server != self.server_name() && !candidates.contains(&server) {
-                candidates.push(server);
-            }
-        }
-        candidates
-    }
-
+    /// Joins a room that this server is in, as far as it can let the user in.
     async fn join_here(
         &self,
         room: &Arc<Room>,
         user: &UserId,
         content: &JoinContent,
-    ) -> Result<(), RoomError> {
-        let event = NewEvent::membership(user, user, with_membership(content));
-        self.send(&room.key.room_id, event).await.map(drop)
+    ) -> Result<Here, RoomError> {
+        let invite = self.out_of_band(room, user).await?;
+        let mut inviter: Vec<_> = invite.into_iter().map(|invite| invite.via).collect();
+        let Some(current) = room
+            .current()
+            .filter(|_| room.has_server(self.server_name()))
+        else {
+            return Ok(Here::Ask(inviter));
+        };
+        if self.membership_of(room, user) == Some(Membership::Join) {
+            return Ok(Here::Joined);
+        }
+        if room.is_partial() {
+            // We may not know of a ban, so a server with all members has to let the user in (R111).
+            inviter.extend(named(&room.servers_at_join()));
+            return Ok(Here::Ask(inviter));
+        }
+        let mut content = with_membership(content);
+        match self.condition(room, &current.state, user).await? {
+            Condition::None | Condition::NotMet => {}
+            Condition::Unknown => return self.ask_others(&current.state),
+            Condition::Met => match self.authoriser(room, &current.state).await? {
+                Some(user) => drop(content.insert(AUTHORISER.into(), user.as_str().into())),
+                None => return self.ask_others(&current.state),
+            },
+        }
+        let event = NewEvent::membership(user, user, content);
+        match self.send(&room.key.room_id, event).await {
+            Ok(_) => Ok(Here::Joined),
+            // The invite has not arrived in the room yet; where it was made it is known (R25).
+            Err(RoomError::Forbidden(_)) if !inviter.is_empty() => Ok(Here::Ask(inviter)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Somebody on another server in the room may be able to let a user in.
+    fn ask_others(&self, state: &State) -> Result<Here, RoomError> {
+        let others = state.servers().map(|(server, _)| server.to_string());
+        let others: Vec<String> = others.take(MOST_ASKED).collect();
+        let others = self.candidates(named(&others));
+        if others.is_empty() {
+            return Err(RoomError::Forbidden(
+                "nobody in the room can let the user in".into(),
+            ));
+        }
+        Ok(Here::Ask(others))
     }
 
     /// Starts a remote join, or attaches to the one that is under way, and waits for it.
@@ -209,22 +244,17 @@ impl Rooms {
         record: &JoinRecord,
         progress: &mut Progress,
     ) -> Result<(), RoomError> {
-        let mut last = None;
+        let mut attempts = Attempts::default();
         for server in &record.candidates {
             match self.join_through(server, record, progress).await {
                 Ok(()) => return Ok(()),
-                Err(error) if may_ask_another(&error) => {
-                    tracing::info!(%server, room = %record.room_id, %error, "cannot join through it");
+                Err(error) => {
                     progress.unanswered |= !is_refusal(&error);
-                    last = Some(error);
+                    attempts.failed(server, error)?;
                 }
-                Err(error) => return Err(error),
             }
         }
-        let why = last.map_or_else(|| "no server to ask".to_owned(), |error| error.to_string());
-        Err(RoomError::NoServer(format!(
-            "no server could help to join the room: {why}"
-        )))
+        Err(attempts.nobody())
     }
 
     async fn join_through(
@@ -242,7 +272,7 @@ impl Rooms {
         let content: Map<String, Value> = serde_json::from_str(&record.content)
             .map_err(|error| RoomError::BadJson(error.to_string()))?;
         let handshake =
-            Handshake::new(self, &record.room_id, &record.user_id, template, content).await?;
+            Handshake::new(self, &record.room_id, &record.user_id, &template, content).await?;
         // What arrives waits for the end of the whole join, whichever candidate it succeeds with.
         handshake.room.inbound.set_joining(true);
         let result = handshake.send(server).await;
@@ -335,37 +365,6 @@ fn is_open(result: &Result<(), RoomError>, progress: &Progress) -> bool {
 fn is_refusal(error: &RoomError) -> bool {
     match error {
         RoomError::Remote(error) => error.remote().is_some_and(|remote| remote.status < 500),
-        _ => false,
-    }
-}
-
-/// Server names out of stored text.
-pub(crate) fn named(servers: &[String]) -> impl Iterator<Item = OwnedServerName> + '_ {
-    servers
-        .iter()
-        .filter_map(|server| ServerName::parse(server).ok())
-}
-
-/// Whether another server may say something else (R87).
-fn may_ask_another(error: &RoomError) -> bool {
-    match error {
-        RoomError::NoServer(_) => true,
-        RoomError::Remote(error) => match error.remote() {
-            None => true,
-            Some(remote) => {
-                remote.status >= 500
-                    || matches!(
-                        remote.errcode.as_deref(),
-                        Some(
-                            "M_NOT_FOUND"
-                                | "M_UNABLE_TO_AUTHORISE_JOIN"
-                                | "M_UNABLE_TO_GRANT_JOIN"
-                                | "M_UNABLE_DUE_TO_PARTIAL_STATE"
-                                | "ORG.MATRIX.MSC3895_UNABLE_DUE_TO_PARTIAL_STATE"
-                        )
-                    )
-            }
-        },
         _ => false,
     }
 }

@@ -7,17 +7,23 @@
 
 mod alias;
 mod backfill;
+mod candidates;
 mod commit;
+mod completion;
 mod create;
 mod error;
 mod event_cache;
 mod fetch;
 mod handshake;
 mod inbound;
+mod invite;
 mod join;
+mod knock;
+mod leave;
 mod membership;
 mod new_event;
 mod numbers;
+mod out_of_band;
 mod outgoing;
 mod outliers;
 mod pdu_answer;
@@ -48,10 +54,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicU64},
 };
 
-use myelin_core::{keys::KeyPair, number::RoomNr, room_version::RoomVersion, state::HashKey};
+use myelin_core::{
+    key_table::KeyTable, keys::KeyPair, number::RoomNr, room_version::RoomVersion, state::HashKey,
+};
 use myelin_env::Env;
 use myelin_federation::{Federation, Urgency};
-use myelin_storage::{Database, Priority, StorageError, rooms as room_table, stream::Stream};
+use myelin_storage::{
+    Database, Priority, StorageError, events::RoomKey, rooms as room_table, stream::Stream,
+};
 use ruma::{OwnedServerName, RoomId, ServerName};
 
 pub use create::{CreateRoom, Preset};
@@ -269,6 +279,49 @@ impl Rooms {
         self.room(room_id)
             .await?
             .ok_or_else(RoomError::unknown_room)
+    }
+
+    /// A room of which another server says what version it has. What an invite or another resident
+    /// said before yields to that, as long as nobody here was in the room (R91).
+    pub(crate) async fn room_of_version(
+        &self,
+        room_id: &RoomId,
+        version: RoomVersion,
+    ) -> Result<Arc<Room>, RoomError> {
+        let known = self.room(room_id).await?;
+        let old = match &known {
+            Some(room) if room.key.version.as_str() == version.as_str() => return Ok(room.clone()),
+            Some(room) if room.current().is_some() => {
+                return Err(RoomError::NoServer("the room has another version".into()));
+            }
+            known => known.as_ref().map(|room| room.key.room),
+        };
+        let key = RoomKey {
+            room: self.numbers().room(),
+            room_id: room_id.to_owned(),
+            version,
+        };
+        let written = key.clone();
+        let begun = self
+            .database()
+            .write("a room to be joined", Priority::Interactive, move |tx| {
+                Box::pin(async move {
+                    match old {
+                        Some(old) => room_table::begin_again(tx, old, &written).await,
+                        None => room_table::put(tx, &written).await.map(|()| true),
+                    }
+                })
+            })
+            .await
+            .map_err(RoomError::Storage)?;
+        if !begun {
+            return Err(RoomError::NoServer("the room has another version".into()));
+        }
+        let room = Arc::new(Room::new(self, key, KeyTable::default()));
+        Ok(match known {
+            Some(_) => self.use_instead(room),
+            None => self.use_room(room),
+        })
     }
 
     fn room_in_use(&self, room_id: &RoomId) -> Option<Arc<Room>> {

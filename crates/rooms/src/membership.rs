@@ -1,4 +1,4 @@
-//! Changes of membership that need no other server: joins to rooms we are in, leaves, kicks, bans.
+//! Changes of membership in rooms that this server is in: kicks, bans, unbans, invites, new profiles.
 
 use std::sync::Arc;
 
@@ -31,30 +31,6 @@ impl Rooms {
         }
         let event = NewEvent::membership(sender, target, content);
         self.send(room_id, event).await
-    }
-
-    /// Leaves a room, or declines an invitation to one that this server is in. Leaving twice is no
-    /// error.
-    ///
-    /// # Errors
-    /// As [`Rooms::send`].
-    pub async fn leave(
-        &self,
-        user: &UserId,
-        room_id: &RoomId,
-        reason: Option<String>,
-    ) -> Result<(), RoomError> {
-        let room = self.known_room(room_id).await?;
-        match self.membership_of(&room, user) {
-            Some(Membership::Leave) => return Ok(()),
-            None => {
-                return Err(RoomError::Forbidden(format!("{user} is not in the room")));
-            }
-            Some(_) => {}
-        }
-        self.set_membership(user, room_id, user, Membership::Leave, reason)
-            .await?;
-        Ok(())
     }
 
     /// What one of our users is to a room, by the current state.

@@ -137,8 +137,9 @@ impl Rooms {
         }
         let mut known = Vec::new();
         for (room_id, pdus) in rooms {
-            if let Some(room) = self.room_for_pushes(&room_id).await? {
-                known.push((room, pdus));
+            match self.room_for_pushes(&room_id).await? {
+                Some(room) => known.push((room, pdus)),
+                None => self.take_rescissions(&room_id, &pdus).await?,
             }
         }
         Ok(known)

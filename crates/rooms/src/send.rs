@@ -16,7 +16,8 @@ use myelin_storage::{
     outbox::OutboxRow,
 };
 use ruma::{
-    MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, UInt, UserId, events::TimelineEventType,
+    MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId, RoomId, UInt, UserId,
+    events::TimelineEventType,
 };
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
@@ -51,7 +52,19 @@ impl Rooms {
         if event.event_type == CANONICAL_ALIAS && event.state_key.as_deref() == Some("") {
             self.check_announced(&room, &event.content).await?;
         }
-        self.send_in_turn(&room, event).await
+        match self.remote_invitee(&event) {
+            Some(target) => self.invite_remotely(&room, event, &target).await,
+            None => self.send_in_turn(&room, event).await,
+        }
+    }
+
+    /// Whom an event invites, if that is a user of another server.
+    pub(crate) fn remote_invitee(&self, event: &NewEvent) -> Option<OwnedUserId> {
+        let is_invite =
+            event.event_type == MEMBER && membership(&event.content) == Some(Membership::Invite);
+        let target = event.state_key.as_deref().filter(|_| is_invite)?;
+        let target = UserId::parse(target).ok()?;
+        (!self.is_local(&target)).then_some(target)
     }
 
     /// The current state event, if the new one says the same.
@@ -261,7 +274,6 @@ impl Turn<'_> {
                 "the content needs a valid `membership`".into(),
             ));
         }
-        self.refuse_remote_invite(&event)?;
         let keys = auth::auth_keys_for(
             self.room.key.version,
             &event_type,
@@ -311,23 +323,6 @@ impl Turn<'_> {
             origin_server_ts: timestamp(self.rooms),
             redacts: event.redacts,
         })
-    }
-
-    /// An invited user's server has to be asked first, which this server can't do yet. An event that
-    /// only the room knows of would be no invitation.
-    fn refuse_remote_invite(&self, event: &NewEvent) -> Result<(), RoomError> {
-        let target = event
-            .state_key
-            .as_deref()
-            .and_then(|key| <&UserId>::try_from(key).ok());
-        let is_invite =
-            event.event_type == MEMBER && membership(&event.content) == Some(Membership::Invite);
-        match target {
-            Some(target) if is_invite && !self.rooms.is_local(target) => Err(RoomError::Forbidden(
-                "this server can't invite users of other servers yet".into(),
-            )),
-            _ => Ok(()),
-        }
     }
 
     /// The parents of a new event: the forward extremities, the deepest if there are many.

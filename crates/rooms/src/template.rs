@@ -8,7 +8,8 @@ use ruma::{RoomId, ServerName, UserId};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Rooms, ServeError, new_event::NewEvent, restricted::Condition, room::Room, turn::Turn,
+    Rooms, ServeError, completion::AUTHORISER, new_event::NewEvent, restricted::Condition,
+    room::Room, turn::Turn,
 };
 
 impl Rooms {
@@ -36,7 +37,7 @@ impl Rooms {
                 let authoriser = self.authoriser(&room, state).await?;
                 let authoriser = authoriser.ok_or(ServeError::UnableToGrant)?;
                 let authoriser = authoriser.as_str().into();
-                content.insert("join_authorised_via_users_server".into(), authoriser);
+                content.insert(AUTHORISER.into(), authoriser);
             }
             Condition::Unknown => return Err(ServeError::UnableToAuthorise),
             Condition::NotMet => return Err(not_let_in(user)),

@@ -23,6 +23,7 @@ pub mod events;
 pub mod filters;
 pub mod joins;
 mod migrations;
+pub mod out_of_band;
 pub mod outbox;
 mod postgres;
 pub mod profiles;
@@ -60,6 +61,7 @@ const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
     ("filters", filters::STATEMENTS),
     ("joins", joins::STATEMENTS),
     ("migrations", migrations::STATEMENTS),
+    ("out_of_band", out_of_band::STATEMENTS),
     ("outbox", outbox::STATEMENTS),
     ("profiles", profiles::STATEMENTS),
     ("published_rooms", published_rooms::STATEMENTS),

@@ -43,6 +43,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "directory",
         sql: include_str!("../migrations/0006_directory.sql"),
     },
+    Migration {
+        number: 7,
+        name: "out of band",
+        sql: include_str!("../migrations/0007_out_of_band.sql"),
+    },
 ];
 
 statements! {

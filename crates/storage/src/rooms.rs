@@ -21,10 +21,13 @@ statements! {
     /// A new room, or a corrected version of one that was known only from an invite.
     PUT_ROOM = "INSERT INTO rooms (room, room_id, version, revision, partial, min_depth)
         VALUES ($1, $2, $3, 0, FALSE, 0) ON CONFLICT (room_id) DO UPDATE SET version = excluded.version";
-    /// A room without a timeline gets another number and version.
-    RENUMBER_ROOM = "UPDATE rooms SET room = $2, version = $3 WHERE room = $1 AND snapshot IS NULL";
+    /// A room without a timeline gets another number and version, as if nothing had been written of it.
+    RENUMBER_ROOM = "UPDATE rooms SET room = $2, version = $3, revision = 0
+        WHERE room = $1 AND snapshot IS NULL";
     /// What local users are to a room with another number.
     RENUMBER_MEMBERSHIPS = "UPDATE local_memberships SET room = $2 WHERE room = $1";
+    /// What its users are to it from outside.
+    RENUMBER_OUT_OF_BAND = "UPDATE out_of_band_memberships SET room = $2 WHERE room = $1";
     /// Events that wait for a room with another number.
     RENUMBER_STAGED = "UPDATE staged_pdus SET room = $2 WHERE room = $1";
     /// Who cites what, for all events of a room.
@@ -64,6 +67,9 @@ statements! {
     MEMBERSHIPS_OF_ROOM = "SELECT m.user_id, m.room, r.room_id, m.membership, m.event, m.position
         FROM local_memberships m JOIN rooms r ON r.room = m.room
         WHERE m.room = $1 ORDER BY m.user_id";
+    /// A user who is not in the room any more doesn't want to hear of it.
+    FORGET = "UPDATE local_memberships SET forgotten = TRUE
+        WHERE user_id = $1 AND room = $2 AND membership IN ('leave', 'ban')";
     /// A secret or another single value.
     SETTING = "SELECT value FROM settings WHERE name = $1";
     /// Sets a single value that wasn't set.
@@ -140,7 +146,7 @@ pub async fn begin_again(tx: &mut Tx, old: RoomNr, key: &RoomKey) -> Result<bool
     if tx.execute(RENUMBER_ROOM, renumbered).await? == 0 {
         return Ok(false);
     }
-    for statement in [RENUMBER_MEMBERSHIPS, RENUMBER_STAGED] {
+    for statement in [RENUMBER_MEMBERSHIPS, RENUMBER_OUT_OF_BAND, RENUMBER_STAGED] {
         tx.execute(statement, params![old.0, key.room.0]).await?;
     }
     for statement in [FORGET_AUTH_EDGES, FORGET_EVENTS, FORGET_STATE_KEYS] {
@@ -304,6 +310,12 @@ pub async fn put_local_membership(
     )
     .await?;
     Ok(())
+}
+
+/// Notes that a user doesn't want to hear of a room any more. False if the user is not out of it.
+pub async fn forget(tx: &mut Tx, user: &UserId, room: RoomNr) -> Result<bool, StorageError> {
+    let changed = tx.execute(FORGET, params![user.as_str(), room.0]).await?;
+    Ok(changed == 1)
 }
 
 /// The rooms of a local user that it hasn't forgotten.

@@ -115,7 +115,10 @@ impl SectionReader<'_> {
             changed: Some(event),
         };
         let found = self.room.events(self.rooms, [event]).await?;
-        let event = found.get(&event).cloned();
+        let event = match found.get(&event) {
+            Some(found) => Some(found.clone()),
+            None => self.out_of_band(event).await?,
+        };
         let was_in = match event.as_ref().and_then(placed) {
             // The resolution of a fork undid the join.
             Some(_) if is_join(event.as_ref()) => true,
@@ -136,6 +139,14 @@ impl SectionReader<'_> {
             timeline: section.timeline,
             account_data: Default::default(),
         })
+    }
+
+    /// A leave of the user that the room has no part in.
+    async fn out_of_band(&self, event: EventNr) -> Result<Option<Arc<Event>>, SyncError> {
+        let known = self.rooms.out_of_band(self.room, self.user()).await?;
+        Ok(known
+            .map(|known| known.event)
+            .filter(|known| known.nr == event))
     }
 
     /// Somebody who rejected an invite, or was never let in, sees that and nothing else.

@@ -2,9 +2,11 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use myelin_core::number::EventNr;
+use myelin_core::{key_table::MEMBER, number::EventNr, pdu::Pdu};
 use myelin_rooms::{Room, Rooms};
 use myelin_storage::StorageError;
+use ruma::UserId;
+use serde::Deserialize;
 use serde_json::value::to_raw_value;
 
 use crate::{
@@ -14,13 +16,22 @@ use crate::{
     client_event::{EventJson, shown},
 };
 
-/// The stripped state that goes with an invite or a knock: what the room was when it was made, if this server
-/// knows that, and the event itself.
+/// The stripped state that goes with an invite or a knock of a user: what the room was when it was made, as this
+/// server or the inviting one knows that, and the event itself.
 pub(crate) async fn stripped_state(
     rooms: &Rooms,
     room: &Arc<Room>,
+    user: &UserId,
     membership: EventNr,
 ) -> Result<Vec<EventJson>, SyncError> {
+    if let Some(known) = rooms.out_of_band(room, user).await?
+        && known.event.nr == membership
+    {
+        let is_other = |json: &EventJson| !says_membership_of(json, user);
+        let mut stripped: Vec<_> = known.stripped_state.into_iter().filter(is_other).collect();
+        stripped.extend(strip(&known.event.pdu)?);
+        return Ok(stripped);
+    }
     let found = room.events(rooms, [membership]).await?;
     let mut wanted = BTreeSet::from([membership]);
     if let Some(event) = found.get(&membership)
@@ -35,16 +46,35 @@ pub(crate) async fn stripped_state(
     let mut stripped = Vec::new();
     for event in events {
         let pdu = shown(room, &event)?;
-        let Some(state_key) = &pdu.state_key else {
-            continue;
-        };
-        let json = to_raw_value(&StrippedEvent {
-            content: &pdu.content,
-            sender: pdu.sender.as_str(),
-            state_key,
-            event_type: &pdu.event_type.to_string(),
-        });
-        stripped.push(json.map_err(|error| StorageError::Corrupt(error.to_string()))?);
+        stripped.extend(strip(&pdu)?);
     }
     Ok(stripped)
+}
+
+/// A state event as those see it who are not in the room.
+fn strip(pdu: &Pdu) -> Result<Option<EventJson>, SyncError> {
+    let Some(state_key) = &pdu.state_key else {
+        return Ok(None);
+    };
+    let json = to_raw_value(&StrippedEvent {
+        content: &pdu.content,
+        sender: pdu.sender.as_str(),
+        state_key,
+        event_type: &pdu.event_type.to_string(),
+    });
+    Ok(Some(json.map_err(|error| {
+        StorageError::Corrupt(error.to_string())
+    })?))
+}
+
+/// Whether a stripped event is a membership of a user: of that, the event itself is shown.
+fn says_membership_of(json: &EventJson, user: &UserId) -> bool {
+    #[derive(Deserialize)]
+    struct Key {
+        #[serde(rename = "type")]
+        event_type: String,
+        state_key: String,
+    }
+    serde_json::from_str::<Key>(json.get())
+        .is_ok_and(|key| key.event_type == MEMBER && key.state_key == user.as_str())
 }

@@ -225,13 +225,17 @@ impl Sync {
             }
             (_, None) => {}
             (Membership::Invite, Some(event)) => {
-                let invite_state = stripped_state(rooms, room, event).await?.into();
+                let invite_state = stripped_state(rooms, room, &request.viewer.user_id, event)
+                    .await?
+                    .into();
                 sections
                     .invite
                     .insert(room_id, InvitedRoom { invite_state });
             }
             (Membership::Knock, Some(event)) => {
-                let knock_state = stripped_state(rooms, room, event).await?.into();
+                let knock_state = stripped_state(rooms, room, &request.viewer.user_id, event)
+                    .await?
+                    .into();
                 sections.knock.insert(room_id, KnockedRoom { knock_state });
             }
             (Membership::Leave | Membership::Ban, Some(event)) => {

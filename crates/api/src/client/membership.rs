@@ -27,14 +27,7 @@ pub(crate) async fn join(
     Query(parameters): Query<Vec<(String, String)>>,
     OptionalJson(body): OptionalJson<Reason>,
 ) -> Result<Json<Value>, ApiError> {
-    // `server_name` is what `via` was called before version 1.12 of the specification.
-    let via = parameters
-        .iter()
-        .filter(|(name, _)| name == "via" || name == "server_name");
-    let via = via.map(|(_, server)| OwnedServerName::try_from(server.as_str()));
-    let via = via
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| ApiError::invalid_param(format!("via: {error}")))?;
+    let via = via(&parameters)?;
     tracing::Span::current().record("room", target.as_str());
     let mut content = own_profile(&api, &requester.user_id).await?;
     if let Some(reason) = body.reason {
@@ -45,6 +38,46 @@ pub(crate) async fn join(
         .join(&requester.user_id, &target, via, content)
         .await?;
     Ok(Json(json!({ "room_id": room_id })))
+}
+
+/// The servers that the client thinks are in the room.
+fn via(parameters: &[(String, String)]) -> Result<Vec<OwnedServerName>, ApiError> {
+    // `server_name` is what `via` was called before version 1.12 of the specification.
+    let via = parameters
+        .iter()
+        .filter(|(name, _)| name == "via" || name == "server_name");
+    via.map(|(_, server)| OwnedServerName::try_from(server.as_str()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| ApiError::invalid_param(format!("via: {error}")))
+}
+
+pub(crate) async fn knock(
+    State(api): State<Api>,
+    User(requester): User,
+    Path(target): Path<OwnedRoomOrAliasId>,
+    Query(parameters): Query<Vec<(String, String)>>,
+    OptionalJson(body): OptionalJson<Reason>,
+) -> Result<Json<Value>, ApiError> {
+    let via = via(&parameters)?;
+    tracing::Span::current().record("room", target.as_str());
+    let mut content = own_profile(&api, &requester.user_id).await?;
+    if let Some(reason) = body.reason {
+        content.insert("reason".to_owned(), reason.into());
+    }
+    let rooms = api.rooms();
+    let room_id = rooms
+        .knock(&requester.user_id, &target, via, content)
+        .await?;
+    Ok(Json(json!({ "room_id": room_id })))
+}
+
+pub(crate) async fn forget(
+    State(api): State<Api>,
+    User(requester): User,
+    Path(room_id): Path<OwnedRoomId>,
+) -> Result<Json<Value>, ApiError> {
+    api.rooms().forget(&requester.user_id, &room_id).await?;
+    Ok(Json(json!({})))
 }
 
 /// What the user shows of itself, for its membership events.

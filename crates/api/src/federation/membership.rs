@@ -1,4 +1,4 @@
-//! Server-server API, "Joining rooms", "Leaving rooms", "Knocking upon a room".
+//! Server-server API, "Inviting to a room", "Joining rooms", "Leaving rooms", "Knocking upon a room".
 
 use axum::{extract::State, response::Response};
 use myelin_rooms::Handed;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     Api, ApiError,
     admission::Signed,
-    request::{Json, Path, Query, pdu_response},
+    request::{Json, Path, Query, from_json, pdu_response},
 };
 
 /// The room versions that the asking server names.
@@ -102,6 +102,31 @@ pub(crate) async fn send_knock(
 ) -> Result<Response, ApiError> {
     let answer = api.rooms().send_knock(handed(&request, &place));
     Ok(pdu_response(answer.await?))
+}
+
+#[derive(Deserialize)]
+struct Invitation {
+    event: Invite,
+}
+
+#[derive(Deserialize)]
+struct Invite {
+    state_key: OwnedUserId,
+}
+
+pub(crate) async fn invite(
+    State(api): State<Api>,
+    Path(place): Path<(OwnedRoomId, OwnedEventId)>,
+    request: Signed,
+) -> Result<Json<Value>, ApiError> {
+    let invitation: Invitation = from_json(&request.body)?;
+    let invited = invitation.event.state_key;
+    if invited.server_name() == api.rooms().server_name() {
+        // An invite for nobody is not kept.
+        api.users().local_profile(&invited).await?;
+    }
+    let answer = api.rooms().receive_invite(handed(&request, &place));
+    Ok(Json(answer.await?))
 }
 
 fn handed<'a>(

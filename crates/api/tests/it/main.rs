@@ -5,6 +5,7 @@ mod directory;
 mod errors;
 mod federation;
 mod handshakes;
+mod invitations;
 mod rooms;
 mod spaces;
 mod upgrades;

@@ -158,6 +158,31 @@ async fn what_the_client_wishes_is_in_the_room() {
 }
 
 #[tokio::test]
+async fn a_room_is_there_even_if_the_server_of_an_invited_user_is_not() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let wish = CreateRoom {
+            invite: vec![bob().to_owned(), dora().to_owned()],
+            ..wish("12")
+        };
+        let room_id = house.rooms.create(alice(), wish).await.unwrap();
+        assert!(house.was_asked(bob().server_name()).await);
+        let invite = content(&house, &room_id, "m.room.member", dora().as_str()).await;
+        assert_eq!(invite["membership"], "invite");
+        // An invite that its server did not sign is none.
+        let current = house.current(&room_id).await;
+        assert!(!current.contains_key(&("m.room.member".into(), bob().to_string())));
+        let invite = house
+            .rooms
+            .set_membership(alice(), &room_id, bob(), Membership::Invite, None);
+        let failed = invite.await;
+        assert!(matches!(failed, Err(RoomError::Remote(_))), "{failed:?}");
+        assert_eq!(house.current(&room_id).await, current);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_made_leaves_nothing_behind() {
     on_each_engine(|fresh| async move {
         let house = House::open(fresh).await;
@@ -185,11 +210,6 @@ async fn what_cannot_be_made_leaves_nothing_behind() {
             matches!(refused, Err(RoomError::Forbidden(_))),
             "{refused:?}"
         );
-        let invites = CreateRoom {
-            invite: vec![bob().to_owned()],
-            ..named(wish("12"))
-        };
-        assert!(house.rooms.create(alice(), invites).await.is_err());
         let alias = room_alias_id!("#nice:x.example");
         let found = house.rooms.resolve_alias(alias).await;
         assert!(matches!(found, Err(RoomError::NotFound(_))), "{found:?}");

@@ -6,6 +6,7 @@ mod forks;
 mod gaps;
 mod hostile;
 mod house;
+mod invites;
 mod joining;
 mod local;
 mod outgoing;

@@ -10,5 +10,6 @@ mod exchange;
 mod first_start;
 mod forks;
 mod meeting;
+mod memberships;
 mod nio;
 mod partial_join;

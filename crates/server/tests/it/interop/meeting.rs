@@ -22,14 +22,16 @@ pub(super) struct Meeting {
     pub(super) alias: String,
 }
 
+/// Two servers that trust each other.
+pub(super) async fn pair(one: Kind, other: Kind) -> (Homeserver, Homeserver) {
+    let ca = Ca::generate();
+    tokio::join!(Homeserver::start(one, &ca), Homeserver::start(other, &ca))
+}
+
 impl Meeting {
     /// Starts a server with the room, and one for bob.
     pub(super) async fn prepare(resident: Kind, joining: Kind, room_version: &str) -> Self {
-        let ca = Ca::generate();
-        let (resident, joining) = tokio::join!(
-            Homeserver::start(resident, &ca),
-            Homeserver::start(joining, &ca)
-        );
+        let (resident, joining) = pair(resident, joining).await;
         let alice = resident.register("alice").await;
         let carol = resident.register("carol").await;
         let dave = resident.register("dave").await;
