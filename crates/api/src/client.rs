@@ -16,4 +16,5 @@ pub(crate) mod sending;
 pub(crate) mod shared_secret;
 pub(crate) mod spaces;
 pub(crate) mod sync;
+pub(crate) mod to_device;
 pub(crate) mod versions;

@@ -1,7 +1,7 @@
 //! Which answer each error of the other crates becomes.
 
 use http::StatusCode;
-use myelin_federation::{AuthError, FederationError};
+use myelin_federation::{AuthError, FederationError, TransactionError};
 use myelin_rooms::{ReceiveError, RoomError, ServeError};
 use myelin_storage::StorageError;
 use myelin_sync::SyncError;
@@ -158,12 +158,20 @@ impl From<SyncError> for ApiError {
     }
 }
 
+impl From<TransactionError> for ApiError {
+    fn from(error: TransactionError) -> Self {
+        let message = error.to_string();
+        match error {
+            TransactionError::BadJson(_) => Self::bad_json(message),
+            TransactionError::TooMany => Self::unknown(message),
+        }
+    }
+}
+
 impl From<ReceiveError> for ApiError {
     fn from(error: ReceiveError) -> Self {
         let message = error.to_string();
         match error {
-            ReceiveError::BadJson(_) => Self::bad_json(message),
-            ReceiveError::TooMany => Self::unknown(message),
             ReceiveError::Busy => Self::new(StatusCode::TOO_MANY_REQUESTS, "M_UNKNOWN", message),
             ReceiveError::Storage(error) => error.into(),
         }

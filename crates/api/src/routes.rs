@@ -140,6 +140,9 @@ table! {
         User Change POST "/_matrix/client/v3/keys/upload" => client::keys::upload;
         User Read POST "/_matrix/client/v3/keys/query" => client::keys::query;
     }
+    "Client-server API: Send-to-Device messaging" Client {
+        User Change PUT "/_matrix/client/v3/sendToDevice/{event_type}/{txn_id}" => client::to_device::send;
+    }
     "Client-server API: Room creation" Client {
         User Change POST "/_matrix/client/v3/createRoom" => client::room_creation::create;
     }

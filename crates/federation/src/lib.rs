@@ -59,4 +59,7 @@ pub use queries::{Directory, RemoteDirectory, ServerSoftware, UserDevices};
 pub use resolver::{ResolveError, Resolver, Service, SystemResolver};
 pub use signing_keys::{KeyFileError, OldKey, SigningKeys};
 pub use spaces::RemoteHierarchy;
-pub use transactions::{MOST_EDUS, MOST_PDUS, Transaction, TransactionAnswer};
+pub use transactions::{
+    Edu, MOST_EDUS, MOST_PDUS, ReceivedTransaction, Transaction, TransactionAnswer,
+    TransactionError,
+};

@@ -1,4 +1,5 @@
-//! Sending events to another server.
+//! Transactions: sending them to another server, and reading what one of another server says
+//! (server-server API, "Transactions").
 
 use std::collections::BTreeMap;
 
@@ -31,6 +32,63 @@ pub struct Transaction<'a> {
 /// What became of the PDUs of a transaction, as far as the server says: an error for each that it did
 /// not take.
 pub type TransactionAnswer = BTreeMap<OwnedEventId, Option<String>>;
+
+/// What another server sends in one go.
+#[derive(Debug, Default)]
+pub struct ReceivedTransaction {
+    /// At most [`MOST_PDUS`].
+    pub pdus: Vec<Box<RawValue>>,
+    /// At most [`MOST_EDUS`]. Those that aren't any are left out.
+    pub edus: Vec<Edu>,
+}
+
+/// Something about a room or a user that is no part of any room's history.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Edu {
+    /// What it is about, for instance `m.typing`.
+    pub edu_type: String,
+    /// What it says.
+    pub content: Box<RawValue>,
+}
+
+/// Why a body is no transaction.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TransactionError {
+    /// It isn't one.
+    #[error("{0}")]
+    BadJson(String),
+    /// There is too much in it (R34).
+    #[error("a transaction has at most {MOST_PDUS} PDUs and {MOST_EDUS} EDUs")]
+    TooMany,
+}
+
+impl ReceivedTransaction {
+    /// Reads the body of a transaction.
+    ///
+    /// # Errors
+    /// Any [`TransactionError`].
+    pub fn read(body: &[u8]) -> Result<Self, TransactionError> {
+        #[derive(Deserialize)]
+        struct Body {
+            #[serde(default)]
+            pdus: Vec<Box<RawValue>>,
+            #[serde(default)]
+            edus: Vec<Box<RawValue>>,
+        }
+        let body: Body = serde_json::from_slice(body)
+            .map_err(|error| TransactionError::BadJson(error.to_string()))?;
+        if body.pdus.len() > MOST_PDUS || body.edus.len() > MOST_EDUS {
+            return Err(TransactionError::TooMany);
+        }
+        let edus = body.edus.iter();
+        Ok(Self {
+            pdus: body.pdus,
+            edus: edus
+                .filter_map(|edu| serde_json::from_str(edu.get()).ok())
+                .collect(),
+        })
+    }
+}
 
 impl Federation {
     /// `PUT /v1/send`: sends a transaction.
@@ -80,5 +138,41 @@ impl Federation {
             Some((event_id, verdict.error))
         });
         Ok(verdicts.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ReceivedTransaction, TransactionError};
+    use serde_json::json;
+
+    #[test]
+    fn what_is_no_edu_does_not_affect_its_neighbours() {
+        let edus = json!([
+            {"edu_type": "m.typing"}, 5, {"edu_type": "m.one", "content": 1}, {"content": {}},
+            {"edu_type": "m.two", "content": {"a": 0.5}, "more": true},
+        ]);
+        let body = json!({ "edus": edus }).to_string();
+        let read = ReceivedTransaction::read(body.as_bytes()).expect("a transaction");
+        let types: Vec<_> = read.edus.iter().map(|edu| &edu.edu_type[..]).collect();
+        assert_eq!(types, ["m.one", "m.two"]);
+        assert_eq!(read.edus[1].content.get(), r#"{"a":0.5}"#);
+    }
+
+    #[test]
+    fn a_transaction_has_limits() {
+        let full = json!({ "pdus": vec![1; 50], "edus": vec![1; 100] }).to_string();
+        assert!(ReceivedTransaction::read(full.as_bytes()).is_ok());
+        for body in [
+            json!({ "pdus": vec![1; 51] }),
+            json!({ "edus": vec![1; 101] }),
+        ] {
+            let read = ReceivedTransaction::read(body.to_string().as_bytes());
+            assert!(matches!(read, Err(TransactionError::TooMany)));
+        }
+        for body in ["", "{", r#"{"pdus": {}}"#, r#"{"edus": 1}"#] {
+            let read = ReceivedTransaction::read(body.as_bytes());
+            assert!(matches!(read, Err(TransactionError::BadJson(_))), "{body}");
+        }
     }
 }

@@ -121,12 +121,6 @@ impl ServeError {
 /// Why a transaction was not taken.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ReceiveError {
-    /// It isn't a transaction.
-    #[error("{0}")]
-    BadJson(String),
-    /// More than 50 PDUs or 100 EDUs.
-    #[error("a transaction has at most 50 PDUs and 100 EDUs")]
-    TooMany,
     /// Another transaction of this server is being taken (R35).
     #[error("another transaction of this server is in progress")]
     Busy,

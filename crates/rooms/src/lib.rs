@@ -47,7 +47,6 @@ mod template;
 mod turn;
 mod upgrade;
 mod validation;
-mod waking;
 
 use std::{
     collections::HashMap,
@@ -61,6 +60,7 @@ use myelin_env::Env;
 use myelin_federation::{Federation, Urgency};
 use myelin_storage::{
     Database, Priority, StorageError, events::RoomKey, rooms as room_table, stream::Stream,
+    waking::Waking,
 };
 use ruma::{OwnedServerName, RoomId, ServerName};
 
@@ -72,7 +72,6 @@ pub use pdu_answer::PduAnswer;
 pub use resident::Handed;
 pub use room::{CurrentState, Keys, Room};
 pub use upgrade::Upgrade;
-pub use waking::Waking;
 
 use crate::numbers::Numbers;
 

@@ -4,6 +4,9 @@
 //! row once and wakes a sender for each receiver; a sender walks the outbox from its own cursor and
 //! leaves when it has reached the end. Only a server that is behind, because requests to it fail, has
 //! a row of its own with its cursor, so that it gets what it missed after a restart too.
+//!
+//! EDUs go along. Those that must not be lost wait in a table of their own, a row for each server;
+//! whoever writes them there says so ([`Rooms::send_waiting_edus`]).
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -12,9 +15,9 @@ use std::{
 };
 
 use myelin_core::{event::Event, number::StreamPosition};
-use myelin_federation::{FederationError, MOST_PDUS, Transaction};
+use myelin_federation::{FederationError, MOST_EDUS, MOST_PDUS, Transaction};
 use myelin_storage::{
-    Priority, StorageError,
+    Priority, StorageError, edu_outbox,
     outbox::{self, OutboxRow},
     rooms as room_table,
 };
@@ -26,6 +29,9 @@ use crate::Rooms;
 
 /// How many rows of the outbox are read together.
 const READ_TOGETHER: usize = 200;
+
+/// How many bytes of EDUs a transaction has at most, but for a single one that has more.
+const MOST_EDU_BYTES: usize = 1024 * 1024;
 
 /// How many transactions are on their way at the same time.
 const PARALLEL_TRANSACTIONS: usize = 200;
@@ -40,8 +46,14 @@ const DELIVERED: &str = "outbox_delivered";
 /// The senders that run.
 pub(crate) struct Outgoing {
     news: Notify,
-    senders: Mutex<HashMap<OwnedServerName, Sender>>,
+    senders: Mutex<Senders>,
     permits: Semaphore,
+}
+
+struct Senders {
+    by_server: HashMap<OwnedServerName, Sender>,
+    /// Every row of the outbox up to here has woken its senders. Who has none has everything.
+    dispatched: StreamPosition,
 }
 
 struct Sender {
@@ -50,15 +62,27 @@ struct Sender {
     cursor: StreamPosition,
     /// Whether the cursor is stored.
     behind: bool,
+    /// Whether EDUs may wait in storage.
+    edus_wait: bool,
     /// The server is there again.
     alive: Arc<Notify>,
+}
+
+impl Sender {
+    /// Whether the server has all that it is to get.
+    fn is_done(&self) -> bool {
+        self.cursor >= self.wanted && !self.edus_wait
+    }
 }
 
 impl Default for Outgoing {
     fn default() -> Self {
         Self {
             news: Notify::new(),
-            senders: Mutex::default(),
+            senders: Mutex::new(Senders {
+                by_server: HashMap::new(),
+                dispatched: StreamPosition(0),
+            }),
             permits: Semaphore::new(PARALLEL_TRANSACTIONS),
         }
     }
@@ -70,7 +94,7 @@ impl Outgoing {
         self.news.notify_one();
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<OwnedServerName, Sender>> {
+    fn lock(&self) -> MutexGuard<'_, Senders> {
         self.senders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -81,33 +105,61 @@ struct Prepared {
     made_ms: u64,
     pdus: Vec<Box<RawValue>>,
     upto: StreamPosition,
+    edus: Edus,
+}
+
+/// The EDUs of a transaction.
+#[derive(Default)]
+struct Edus {
+    json: Vec<Box<RawValue>>,
+    /// The positions of those that are stored.
+    stored: Vec<StreamPosition>,
+}
+
+/// What a sender is woken for.
+#[derive(Clone, Copy)]
+enum Wanted {
+    /// The row of the outbox at this position.
+    Row(StreamPosition),
+    /// All rows after a stored cursor.
+    Behind(StreamPosition),
+    /// EDUs that are stored.
+    Edus,
 }
 
 impl Rooms {
     /// Goes on with the deliveries that a stop interrupted, and begins to dispatch.
     pub(crate) async fn start_outgoing(&self) -> Result<(), StorageError> {
-        let (delivered, behind) = self
+        let (delivered, behind, with_edus) = self
             .database()
             .read("outbox cursors", |tx| {
                 Box::pin(async move {
                     let delivered = room_table::setting(tx, DELIVERED).await?;
-                    Ok((delivered, outbox::cursors(tx).await?))
+                    let behind = outbox::cursors(tx).await?;
+                    Ok((delivered, behind, edu_outbox::servers(tx).await?))
                 })
             })
             .await?;
         let delivered = delivered
             .and_then(|bytes| <[u8; 8]>::try_from(&bytes[..]).ok())
             .map_or(0, i64::from_be_bytes);
+        let delivered = StreamPosition(delivered);
+        self.outgoing().lock().dispatched = delivered;
         for (server, cursor) in behind {
             if let Ok(server) = ServerName::parse(&server) {
-                self.wake_sender(&server, cursor, StreamPosition(i64::MAX), true);
+                self.wake_sender(&server, Wanted::Behind(cursor));
+            }
+        }
+        for server in with_edus {
+            if let Ok(server) = ServerName::parse(&server) {
+                self.wake_sender(&server, Wanted::Edus);
             }
         }
         let rooms = self.clone();
         drop(self.env().tasks.spawn("dispatch events", async move {
             let stopping = rooms.env().tasks.stopping();
             stopping
-                .run_until_cancelled(rooms.dispatch(StreamPosition(delivered)))
+                .run_until_cancelled(rooms.dispatch(delivered))
                 .await;
         }));
         Ok(())
@@ -115,8 +167,15 @@ impl Rooms {
 
     /// A server has sent a request, so what is kept for it can be sent.
     pub fn server_is_alive(&self, server: &ServerName) {
-        if let Some(sender) = self.outgoing().lock().get(server) {
+        if let Some(sender) = self.outgoing().lock().by_server.get(server) {
             sender.alive.notify_one();
+        }
+    }
+
+    /// Delivers the EDUs that were stored for servers.
+    pub fn send_waiting_edus(&self, servers: &[OwnedServerName]) {
+        for server in servers {
+            self.wake_sender(server, Wanted::Edus);
         }
     }
 
@@ -144,9 +203,9 @@ impl Rooms {
         let rows = self.outbox_after(position).await?;
         for row in &rows {
             for server in self.receivers(row).await? {
-                let before = StreamPosition(row.position.0 - 1);
-                self.wake_sender(&server, before, row.position, false);
+                self.wake_sender(&server, Wanted::Row(row.position));
             }
+            self.outgoing().lock().dispatched = row.position;
         }
         Ok(rows.last().map(|row| row.position))
     }
@@ -204,7 +263,7 @@ impl Rooms {
     /// Writes down up to where everybody has everything, and forgets what nobody needs any more.
     async fn note_delivered(&self, dispatched: StreamPosition) -> Result<(), StorageError> {
         let (delivered, needed) = {
-            let senders = self.outgoing().lock();
+            let senders = &self.outgoing().lock().by_server;
             let live = senders.values().filter(|sender| !sender.behind);
             let delivered = live.map(|sender| sender.cursor).min().unwrap_or(dispatched);
             let slowest = senders.values().map(|sender| sender.cursor).min();
@@ -223,26 +282,28 @@ impl Rooms {
             .await
     }
 
-    /// Makes sure that a sender will deliver what the outbox has for a server up to `wanted`.
-    fn wake_sender(
-        &self,
-        server: &ServerName,
-        cursor: StreamPosition,
-        wanted: StreamPosition,
-        behind: bool,
-    ) {
+    /// Makes sure that a sender will deliver what a server is to get.
+    fn wake_sender(&self, server: &ServerName, wanted: Wanted) {
         let mut senders = self.outgoing().lock();
-        if let Some(sender) = senders.get_mut(server) {
-            sender.wanted = sender.wanted.max(wanted);
+        let (cursor, upto) = match wanted {
+            Wanted::Row(position) => (StreamPosition(position.0 - 1), position),
+            Wanted::Behind(cursor) => (cursor, StreamPosition(i64::MAX)),
+            Wanted::Edus => (senders.dispatched, senders.dispatched),
+        };
+        let edus_wait = matches!(wanted, Wanted::Edus);
+        if let Some(sender) = senders.by_server.get_mut(server) {
+            sender.wanted = sender.wanted.max(upto);
+            sender.edus_wait |= edus_wait;
             return;
         }
         let alive = Arc::new(Notify::new());
-        senders.insert(
+        senders.by_server.insert(
             server.to_owned(),
             Sender {
-                wanted,
+                wanted: upto,
                 cursor,
-                behind,
+                behind: matches!(wanted, Wanted::Behind(_)),
+                edus_wait,
                 alive: alive.clone(),
             },
         );
@@ -264,20 +325,21 @@ impl Rooms {
                 Ok(upto) => cursor = upto,
                 Err(error) => {
                     tracing::error!(%server, %error, "deliveries are interrupted");
+                    self.send_waiting_edus(&[server.to_owned()]);
                     self.env().clock.sleep(SHORT_PAUSE).await;
                     continue;
                 }
             }
             let behind = {
                 let mut senders = self.outgoing().lock();
-                let Some(sender) = senders.get_mut(server) else {
+                let Some(sender) = senders.by_server.get_mut(server) else {
                     return;
                 };
                 sender.cursor = cursor;
                 if sender.wanted == StreamPosition(i64::MAX) {
                     sender.wanted = self.events_stream().readable();
                 }
-                if cursor < sender.wanted {
+                if !sender.is_done() {
                     continue;
                 }
                 // From here on what it lacks counts as not delivered, cursor or no cursor.
@@ -287,11 +349,8 @@ impl Rooms {
                 tracing::error!(%server, %error, "a cursor can't be removed");
             }
             let mut senders = self.outgoing().lock();
-            if senders
-                .get(server)
-                .is_some_and(|sender| cursor >= sender.wanted)
-            {
-                senders.remove(server);
+            if senders.by_server.get(server).is_some_and(Sender::is_done) {
+                senders.by_server.remove(server);
                 drop(senders);
                 self.outgoing().wake();
                 return;
@@ -307,7 +366,7 @@ impl Rooms {
         alive: &Notify,
     ) -> Result<StreamPosition, StorageError> {
         let prepared = self.prepare(server, cursor).await?;
-        if prepared.pdus.is_empty() {
+        if prepared.pdus.is_empty() && prepared.edus.json.is_empty() {
             return Ok(prepared.upto);
         }
         while let Err(error) = self.transmit(server, &prepared).await {
@@ -319,9 +378,11 @@ impl Rooms {
             self.fall_behind(server, cursor).await?;
             self.wait_for(server, alive).await?;
         }
+        self.edus_delivered(server, prepared.edus.stored).await?;
         let behind = self
             .outgoing()
             .lock()
+            .by_server
             .get(server)
             .is_some_and(|sender| sender.behind);
         if behind {
@@ -336,20 +397,47 @@ impl Rooms {
         server: &ServerName,
         cursor: StreamPosition,
     ) -> Result<Prepared, StorageError> {
+        // Before anything is read: what is wanted from now on may not be among it.
+        let (wanted, edus_wait) = {
+            let mut senders = self.outgoing().lock();
+            let sender = senders.by_server.get_mut(server);
+            sender.map_or((cursor, false), |sender| {
+                (sender.wanted, std::mem::take(&mut sender.edus_wait))
+            })
+        };
+        let edus = match edus_wait {
+            true => self.prepare_edus(server).await?,
+            false => Edus::default(),
+        };
+        let (pdus, upto) = self.prepare_pdus(server, cursor, wanted).await?;
+        Ok(Prepared {
+            txn_id: self.env().random.alphanumeric(16),
+            made_ms: self.env().clock.now_ms(),
+            pdus,
+            upto,
+            edus,
+        })
+    }
+
+    /// The next events for a server, and up to where it has everything with them.
+    async fn prepare_pdus(
+        &self,
+        server: &ServerName,
+        cursor: StreamPosition,
+        wanted: StreamPosition,
+    ) -> Result<(Vec<Box<RawValue>>, StreamPosition), StorageError> {
         let mut pdus = Vec::new();
         let mut upto = cursor;
-        // Before the rows are read: what is wanted from now on may not be among them.
-        let wanted = self
-            .outgoing()
-            .lock()
-            .get(server)
-            .map_or(cursor, |sender| sender.wanted)
-            .min(self.events_stream().readable());
+        let wanted = wanted.min(self.events_stream().readable());
         let rows = self.outbox_after(cursor).await?;
         let at_end = rows.len() < READ_TOGETHER;
         for row in rows {
             if pdus.len() == MOST_PDUS {
-                return Ok(self.prepared(pdus, upto));
+                return Ok((pdus, upto));
+            }
+            if row.position > wanted {
+                // The dispatcher has yet to come to it, and would have it sent again.
+                return Ok((pdus, upto.max(wanted)));
             }
             if self.is_receiver(&row, server).await?
                 && let Some(room) = self.room_by_nr(row.room).await?
@@ -367,17 +455,53 @@ impl Rooms {
             // Nothing lies between here and there.
             upto = upto.max(wanted);
         }
-        Ok(self.prepared(pdus, upto))
+        Ok((pdus, upto))
     }
 
-    fn prepared(&self, pdus: Vec<Box<RawValue>>, upto: StreamPosition) -> Prepared {
-        let txn_id = self.env().random.alphanumeric(16);
-        Prepared {
-            txn_id,
-            made_ms: self.env().clock.now_ms(),
-            pdus,
-            upto,
+    /// The next stored EDUs for a server.
+    async fn prepare_edus(&self, server: &ServerName) -> Result<Edus, StorageError> {
+        let name = server.to_owned();
+        let waiting = self
+            .database()
+            .read("waiting EDUs", move |tx| {
+                Box::pin(async move { edu_outbox::waiting(tx, &name, MOST_EDUS + 1).await })
+            })
+            .await?;
+        let (mut edus, mut bytes) = (Edus::default(), 0);
+        let mut all = true;
+        for waiting in waiting {
+            bytes += waiting.edu.len();
+            if edus.json.len() == MOST_EDUS || (bytes > MOST_EDU_BYTES && !edus.json.is_empty()) {
+                all = false;
+                break;
+            }
+            match serde_json::from_slice(&waiting.edu) {
+                Ok(json) => edus.json.push(json),
+                Err(error) => tracing::error!(%server, %error, "a stored EDU can't be read"),
+            }
+            edus.stored.push(waiting.position);
         }
+        if !all && let Some(sender) = self.outgoing().lock().by_server.get_mut(server) {
+            sender.edus_wait = true;
+        }
+        Ok(edus)
+    }
+
+    /// Forgets stored EDUs that a server has.
+    async fn edus_delivered(
+        &self,
+        server: &ServerName,
+        delivered: Vec<StreamPosition>,
+    ) -> Result<(), StorageError> {
+        if delivered.is_empty() {
+            return Ok(());
+        }
+        let server = server.to_owned();
+        self.database()
+            .write("EDUs were delivered", Priority::Bulk, move |tx| {
+                Box::pin(async move { edu_outbox::delete(tx, &server, &delivered).await })
+            })
+            .await
     }
 
     async fn transmit(
@@ -390,7 +514,7 @@ impl Rooms {
         let transaction = Transaction {
             origin_server_ts: prepared.made_ms,
             pdus: &prepared.pdus,
-            edus: &[],
+            edus: &prepared.edus.json,
         };
         let answer = self
             .federation()
@@ -411,7 +535,7 @@ impl Rooms {
         cursor: StreamPosition,
     ) -> Result<(), StorageError> {
         self.put_cursor(server, cursor).await?;
-        if let Some(sender) = self.outgoing().lock().get_mut(server) {
+        if let Some(sender) = self.outgoing().lock().by_server.get_mut(server) {
             sender.behind = true;
         }
         // Others are not held up by this one.

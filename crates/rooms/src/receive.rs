@@ -21,7 +21,10 @@ use myelin_storage::{
 };
 use ruma::{OwnedRoomId, RoomId, ServerName};
 use serde::Deserialize;
-use serde_json::{json, value::RawValue};
+use serde_json::{
+    json,
+    value::{RawValue, to_raw_value},
+};
 use tokio::sync::Notify;
 
 use crate::{
@@ -30,10 +33,6 @@ use crate::{
     staging::Arrival,
     turn::{Candidate, Turn},
 };
-
-/// The most PDUs and EDUs of a transaction (R34).
-const MOST_PDUS: usize = 50;
-const MOST_EDUS: usize = 100;
 
 /// How many events are decided and committed together.
 const LONGEST_RUN: usize = 100;
@@ -54,17 +53,9 @@ pub(crate) struct Workers {
     shorter: Notify,
 }
 
-#[derive(Deserialize)]
-struct Body {
-    #[serde(default)]
-    pdus: Vec<Box<RawValue>>,
-    #[serde(default)]
-    edus: Vec<Box<RawValue>>,
-}
-
 impl Rooms {
-    /// Takes a transaction of another server. When this returns, what was not refused is durable;
-    /// the answer says what was refused.
+    /// Takes the PDUs of another server's transaction. When this returns, what was not refused is
+    /// durable; the answer says what was refused.
     ///
     /// # Errors
     /// Any [`ReceiveError`]; then nothing was taken.
@@ -72,20 +63,15 @@ impl Rooms {
         &self,
         origin: &ServerName,
         txn_id: &str,
-        body: &[u8],
+        pdus: Vec<Box<RawValue>>,
     ) -> Result<Box<RawValue>, ReceiveError> {
-        let body: Body = serde_json::from_slice(body)
-            .map_err(|error| ReceiveError::BadJson(error.to_string()))?;
-        if body.pdus.len() > MOST_PDUS || body.edus.len() > MOST_EDUS {
-            return Err(ReceiveError::TooMany);
-        }
         let _taking = self.begin_taking(origin, txn_id).await?;
         if let Some(response) = self.earlier_response(origin, txn_id).await? {
             return Ok(response);
         }
         let mut results = serde_json::Map::new();
         let mut arrivals = Vec::new();
-        for (room, pdus) in self.by_room(body.pdus).await? {
+        for (room, pdus) in self.by_room(pdus).await? {
             if self.allows(&room, origin).await? {
                 self.hold_back(&room).await;
                 arrivals.extend(self.check(&room, pdus, &mut results).await);
@@ -93,15 +79,18 @@ impl Rooms {
                 self.refuse(origin, &room, pdus, &mut results).await;
             }
         }
-        let response = json!({ "pdus": results }).to_string();
-        let raw = RawValue::from_string(response.clone())
-            .map_err(|error| ReceiveError::BadJson(error.to_string()))?;
+        let answer = to_raw_value(&json!({ "pdus": results })).expect("values can be written");
         // Before they are staged: a worker that runs may judge them at once.
         for arrival in &arrivals {
             arrival.room.inbound.add_to_backlog(1);
         }
         let staged = self
-            .stage(origin.to_owned(), txn_id.to_owned(), &arrivals, response)
+            .stage(
+                origin.to_owned(),
+                txn_id.to_owned(),
+                &arrivals,
+                answer.get().to_owned(),
+            )
             .await;
         if let Err(error) = staged {
             for arrival in &arrivals {
@@ -112,7 +101,7 @@ impl Rooms {
         for arrival in arrivals {
             self.work(&arrival.room);
         }
-        Ok(raw)
+        Ok(answer)
     }
 
     /// Sorts PDUs by the rooms that we are in, in order of arrival. Others are ignored: their senders

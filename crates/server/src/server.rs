@@ -103,7 +103,7 @@ impl Parts {
             database.clone(),
             Arc::new(keys),
         )?;
-        let users = Users::new(
+        let users = Users::open(
             UsersConfig {
                 server_name: config.server_name.clone(),
                 registration_enabled: config.registration.enabled,
@@ -112,7 +112,8 @@ impl Parts {
             env.clone(),
             database.clone(),
             federation.clone(),
-        );
+        )
+        .await?;
         Ok(Self {
             database,
             federation,
@@ -167,7 +168,7 @@ impl Server {
                 ),
             },
             env: env.clone(),
-            sync: Sync::new(rooms.clone()),
+            sync: Sync::new(rooms.clone(), users.clone()),
             users: users.clone(),
             rooms,
             federation,

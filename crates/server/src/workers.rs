@@ -7,13 +7,19 @@
 use std::time::Duration;
 
 use myelin_env::Env;
-use myelin_storage::{BoxFuture, Database, Priority, StorageError, client_transactions, staged};
+use myelin_storage::{
+    BoxFuture, Database, Priority, StorageError, client_transactions, staged, to_device,
+};
 
 use crate::telemetry;
 
 /// For how long a repeated request of a client, and a repeated transaction of another server, is
 /// known to be one.
 const TRANSACTION_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// For how long a message to a device is known to be a repeated one. A server that could not be
+/// answered repeats it after a week at the latest, and more than once.
+const MESSAGE_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Work that goes on by itself. A round may be interrupted and repeated anywhere, and takes no input
 /// but the clock.
@@ -77,13 +83,15 @@ pub(crate) fn start(env: &Env, database: &Database) {
 }
 
 async fn forget_old_transactions(env: Env, database: Database) -> Result<(), StorageError> {
-    let lifetime_ms = u64::try_from(TRANSACTION_LIFETIME.as_millis()).unwrap_or(u64::MAX);
-    let before_ms = env.clock.now_ms().saturating_sub(lifetime_ms);
+    let now_ms = env.clock.now_ms();
+    let before_ms = now_ms.saturating_sub(TRANSACTION_LIFETIME.as_millis() as u64);
+    let messages_before_ms = now_ms.saturating_sub(MESSAGE_LIFETIME.as_millis() as u64);
     database
         .write("forget old transactions", Priority::Bulk, move |tx| {
             Box::pin(async move {
                 client_transactions::delete_before(tx, before_ms).await?;
                 staged::delete_transactions(tx, before_ms).await?;
+                to_device::delete_taken(tx, messages_before_ms).await?;
                 Ok(())
             })
         })

@@ -1,8 +1,9 @@
 //! Devices of this server's users, and the access tokens that speak for them.
 
+use myelin_core::number::StreamPosition;
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 
-use crate::{Row, StorageError, Tx};
+use crate::{Row, StorageError, Tx, to_device};
 
 statements! {
     /// A device; logging in again with the same ID keeps it, and its name unless a new one is given.
@@ -106,7 +107,7 @@ pub async fn list_version(tx: &mut Tx, user: &UserId) -> Result<Option<u64>, Sto
     row.map(|row| Ok(row.int(0)?.unsigned_abs())).transpose()
 }
 
-/// Removes a device with its tokens and keys.
+/// Removes a device with its tokens and keys, and the messages that wait for it.
 ///
 /// # Errors
 /// Any [`StorageError`].
@@ -120,14 +121,19 @@ pub async fn remove(tx: &mut Tx, user: &UserId, device_id: &str) -> Result<(), S
         tx.execute(statement, params![user.as_str(), device_id])
             .await?;
     }
+    to_device::delete_upto(tx, user, device_id, StreamPosition(i64::MAX)).await?;
     count_change(tx, user).await
 }
 
-/// Removes all of a user's devices with their tokens and keys.
+/// Removes all of a user's devices with their tokens and keys, and the messages that wait for them.
 ///
 /// # Errors
 /// Any [`StorageError`].
 pub async fn remove_all(tx: &mut Tx, user: &UserId) -> Result<(), StorageError> {
+    for device in of_user(tx, user).await? {
+        let device_id = device.device_id.as_str();
+        to_device::delete_upto(tx, user, device_id, StreamPosition(i64::MAX)).await?;
+    }
     for statement in [DELETE_TOKENS, DELETE_KEYS, DELETE_FALLBACKS, DELETE_DEVICES] {
         tx.execute(statement, params![user.as_str()]).await?;
     }

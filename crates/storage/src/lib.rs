@@ -17,6 +17,7 @@ mod database;
 pub mod destinations;
 pub mod device_keys;
 pub mod devices;
+pub mod edu_outbox;
 mod error;
 mod event_id;
 pub mod events;
@@ -38,8 +39,10 @@ pub mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod timelines;
+pub mod to_device;
 mod tx;
 mod url;
+pub mod waking;
 
 pub use database::{BoxFuture, Database, Priority};
 pub use error::StorageError;
@@ -57,6 +60,7 @@ const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
     ("destinations", destinations::STATEMENTS),
     ("device_keys", device_keys::STATEMENTS),
     ("devices", devices::STATEMENTS),
+    ("edu_outbox", edu_outbox::STATEMENTS),
     ("events", events::STATEMENTS),
     ("filters", filters::STATEMENTS),
     ("joins", joins::STATEMENTS),
@@ -70,4 +74,5 @@ const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
     ("snapshots", snapshots::STATEMENTS),
     ("staged", staged::STATEMENTS),
     ("timelines", timelines::STATEMENTS),
+    ("to_device", to_device::STATEMENTS),
 ];

@@ -48,6 +48,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "out of band",
         sql: include_str!("../migrations/0007_out_of_band.sql"),
     },
+    Migration {
+        number: 8,
+        name: "to-device",
+        sql: include_str!("../migrations/0008_to_device.sql"),
+    },
 ];
 
 statements! {

@@ -33,6 +33,7 @@ mod visibility;
 use std::{fmt, sync::Arc};
 
 use myelin_rooms::Rooms;
+use myelin_users::Users;
 
 pub use answer::{
     DeviceLists, Events, InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, RoomSections,
@@ -59,16 +60,18 @@ pub struct Sync(Arc<Inner>);
 
 struct Inner {
     rooms: Rooms,
+    users: Users,
     sent_members: SentMembers,
     remote_spaces: RemoteSpaces,
 }
 
 impl Sync {
-    /// Reads of these rooms.
+    /// Reads of these rooms and users.
     #[must_use]
-    pub fn new(rooms: Rooms) -> Self {
+    pub fn new(rooms: Rooms, users: Users) -> Self {
         Self(Arc::new(Inner {
             rooms,
+            users,
             sent_members: SentMembers::default(),
             remote_spaces: RemoteSpaces::default(),
         }))
@@ -76,6 +79,10 @@ impl Sync {
 
     fn rooms(&self) -> &Rooms {
         &self.0.rooms
+    }
+
+    fn users(&self) -> &Users {
+        &self.0.users
     }
 
     fn sent_members(&self) -> &SentMembers {

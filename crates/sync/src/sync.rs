@@ -5,12 +5,15 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use futures_util::future::select_all;
 use myelin_core::{key_table::MEMBER, number::StreamPosition, state::Membership};
 use myelin_rooms::Room;
-use myelin_storage::timelines::{self, UserRoom};
+use myelin_storage::{
+    timelines::{self, UserRoom},
+    waking::News,
+};
 use myelin_users::Requester;
 use ruma::OwnedRoomId;
-use tokio::sync::watch;
 
 use crate::{
     Sync, SyncError,
@@ -51,50 +54,68 @@ impl Sync {
         let clock = &self.rooms().env().clock;
         let (begun, limit) = (clock.instant(), request.timeout.min(MAX_WAIT));
         // Before the first look, so that nothing falls between looking and waiting.
-        let mut news = self.rooms().waking().listen(&request.viewer.user_id);
+        let mut news = self.listen(request);
         if request.since.is_none() {
             self.sent_members().forget(&request.viewer);
         }
-        let mut since = request.since.map(|token| token.events);
+        let mut since = request.since;
         loop {
-            news.borrow_and_update();
-            let upto = self.rooms().events_stream().readable();
-            let rooms = Box::pin(self.sections(request, Span { since, upto })).await?;
-            let is_due = since.is_none() || request.full_state || !rooms.is_empty();
+            news.iter_mut().for_each(News::pass);
+            let answer = self.look(request, since).await?;
+            let is_due = since.is_none() || request.full_state || !answer.is_empty();
             let left = limit.saturating_sub(begun.elapsed(clock));
             if is_due || left.is_zero() || !self.wait(&mut news, left).await {
-                let next_batch = SyncToken { events: upto }.to_string();
-                return Ok(SyncResponse {
-                    next_batch,
-                    rooms,
-                    ..SyncResponse::default()
-                });
+                return Ok(answer.response);
             }
             // What there was up to here is nothing to this client.
-            since = Some(upto);
+            since = Some(answer.upto);
         }
     }
 
-    /// Waits for news. False if there was none until the time was up, or the server is stopping.
-    async fn wait(&self, news: &mut watch::Receiver<StreamPosition>, limit: Duration) -> bool {
-        let stopping = self.rooms().env().tasks.stopping();
-        let mut readable = self.rooms().events_stream().listen();
-        let woken = async {
-            news.changed().await.ok()?;
-            let position = *news.borrow();
-            // Another commit, with a lower position, may not have finished yet.
-            readable
-                .wait_for(|readable| *readable >= position)
-                .await
-                .ok()?;
-            Some(())
+    /// The streams in which a user may have news.
+    fn listen(&self, request: &SyncRequest) -> Vec<News> {
+        let (user, rooms, users) = (&request.viewer.user_id, self.rooms(), self.users());
+        vec![
+            rooms.waking().news(user, rooms.events_stream()),
+            users.waking().news(user, users.to_device_stream()),
+        ]
+    }
+
+    /// What there is for a client at the moment.
+    async fn look(
+        &self,
+        request: &SyncRequest,
+        since: Option<SyncToken>,
+    ) -> Result<Answer, SyncError> {
+        let upto = self.rooms().events_stream().readable();
+        let span = Span {
+            since: since.map(|token| token.events),
+            upto,
         };
-        let waited = self
-            .rooms()
-            .env()
-            .clock
-            .timeout(limit, stopping.run_until_cancelled(woken));
-        matches!(waited.await, Ok(Some(Some(()))))
+        let rooms = Box::pin(self.sections(request, span)).await?;
+        let after = since.map_or(StreamPosition(0), |token| token.to_device);
+        let inbox = self.users().inbox(&request.viewer, after).await?;
+        let upto = SyncToken {
+            events: upto,
+            to_device: inbox.upto,
+        };
+        let response = SyncResponse {
+            next_batch: upto.to_string(),
+            rooms,
+            to_device: inbox.events.into(),
+            ..SyncResponse::default()
+        };
+        Ok(Answer { upto, response })
+    }
+
+    /// Waits for news. False if there was none until the time was up, or the server is stopping.
+    async fn wait(&self, news: &mut [News], limit: Duration) -> bool {
+        let env = self.rooms().env();
+        let stopping = env.tasks.stopping();
+        let woken = select_all(news.iter_mut().map(|news| Box::pin(news.arrive())));
+        let woken = stopping.run_until_cancelled(woken);
+        let waited = env.clock.timeout(limit, woken).await;
+        matches!(waited, Ok(Some((Some(()), _, _))))
     }
 
     async fn sections(&self, request: &SyncRequest, span: Span) -> Result<RoomSections, SyncError> {
@@ -260,6 +281,19 @@ impl Sync {
             }
         }
         Ok(())
+    }
+}
+
+/// An answer, and where it ends.
+struct Answer {
+    upto: SyncToken,
+    response: SyncResponse,
+}
+
+impl Answer {
+    /// Whether there is nothing in it that a client would wait for.
+    fn is_empty(&self) -> bool {
+        self.response.rooms.is_empty() && self.response.to_device.events.is_empty()
     }
 }
 

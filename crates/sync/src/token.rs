@@ -11,17 +11,20 @@ use myelin_storage::timelines::HistoryPlace;
 
 use crate::SyncError;
 
-/// What a client has been told of by `/sync`: everything up to here. `s1_<events>`.
+/// What a client has been told of by `/sync`: everything up to here, in each stream.
+/// `s2_<events>_<to_device>`; tokens of before there was a second stream are `s1_<events>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SyncToken {
     /// In the stream of events. Resyncs that end, and memberships that come without an event of the
     /// timeline, have positions there too.
     pub events: StreamPosition,
+    /// In the stream of messages to devices.
+    pub to_device: StreamPosition,
 }
 
 impl fmt::Display for SyncToken {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "s1_{}", self.events)
+        write!(formatter, "s2_{}_{}", self.events, self.to_device)
     }
 }
 
@@ -29,18 +32,27 @@ impl FromStr for SyncToken {
     type Err = SyncError;
 
     fn from_str(text: &str) -> Result<Self, SyncError> {
-        match text.parse()? {
-            PageToken::Stream(events) if events.0 >= 0 => Ok(Self { events }),
-            _ => Err(unknown(text)),
+        let positions = match read(text) {
+            Some(("s1", positions)) if positions.len() == 1 => positions,
+            Some(("s2", positions)) if positions.len() >= 2 => positions,
+            _ => return Err(unknown(text)),
+        };
+        if positions.len() > 2 || positions.iter().any(|position| *position < 0) {
+            return Err(unknown(text));
         }
+        let position = |index: usize| StreamPosition(positions.get(index).copied().unwrap_or(0));
+        Ok(Self {
+            events: position(0),
+            to_device: position(1),
+        })
     }
 }
 
 /// A place between two events of a room, where a page of history begins or ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageToken {
-    /// After everything up to a position, negative ones (backfilled events) included: the text of a
-    /// [`SyncToken`]. What a client already has from `/sync` lies after it, whatever its depth.
+    /// After everything up to a position, negative ones (backfilled events) included: `s1_<events>`, or
+    /// a [`SyncToken`]. What a client already has from `/sync` lies after it, whatever its depth.
     Stream(StreamPosition),
     /// Just before a place in topological order. `t1_<depth>_<position>_<upto>`.
     History {
@@ -69,27 +81,34 @@ impl FromStr for PageToken {
     type Err = SyncError;
 
     fn from_str(text: &str) -> Result<Self, SyncError> {
-        let mut parts = text.split('_');
-        let kind = parts.next().unwrap_or_default();
-        let numbers: Option<Vec<i64>> = parts.map(|part| part.parse().ok()).collect();
-        let token = match (kind, numbers.as_deref()) {
-            ("s1", Some([position])) => Self::Stream(StreamPosition(*position)),
-            ("t1", Some([depth, position, upto])) => Self::History {
+        if let Ok(token) = text.parse::<SyncToken>() {
+            return Ok(Self::Stream(token.events));
+        }
+        match read(text) {
+            Some(("s1", positions)) if positions.len() == 1 => {
+                Ok(Self::Stream(StreamPosition(positions[0])))
+            }
+            Some(("t1", numbers)) if numbers.len() == 3 => Ok(Self::History {
                 place: HistoryPlace {
-                    depth: *depth,
-                    position: StreamPosition(*position),
+                    depth: numbers[0],
+                    position: StreamPosition(numbers[1]),
                 },
-                upto: StreamPosition(*upto),
-            },
-            _ => return Err(unknown(text)),
-        };
-        // Only what was written here is read: "+1" and "01" were not.
-        if token.to_string() == text {
-            Ok(token)
-        } else {
-            Err(unknown(text))
+                upto: StreamPosition(numbers[2]),
+            }),
+            _ => Err(unknown(text)),
         }
     }
+}
+
+/// A token's kind and numbers. Only what was written here is read: "+1" and "01" were not.
+fn read(text: &str) -> Option<(&str, Vec<i64>)> {
+    let mut parts = text.split('_');
+    let kind = parts.next()?;
+    let numbers = parts.map(|part| {
+        let number: i64 = part.parse().ok()?;
+        (number.to_string() == part).then_some(number)
+    });
+    Some((kind, numbers.collect::<Option<_>>()?))
 }
 
 fn unknown(text: &str) -> SyncError {
@@ -120,6 +139,7 @@ mod tests {
     fn a_sync_token_is_where_a_page_can_begin() {
         let token = SyncToken {
             events: StreamPosition(17),
+            to_device: StreamPosition(4),
         };
         assert_eq!(
             token.to_string().parse::<SyncToken>().expect("a token"),
@@ -127,6 +147,13 @@ mod tests {
         );
         let page: PageToken = token.to_string().parse().expect("a token");
         assert_eq!(page, PageToken::Stream(StreamPosition(17)));
+    }
+
+    #[test]
+    fn tokens_of_before_there_were_other_streams_are_still_good() {
+        let token: SyncToken = "s1_17".parse().expect("a token");
+        assert_eq!(token.events, StreamPosition(17));
+        assert_eq!(token.to_device, StreamPosition(0));
     }
 
     #[test]
@@ -141,6 +168,10 @@ mod tests {
             "s1_01",
             "s1_1_2",
             "s2_1",
+            "s2_1_-1",
+            "s2_1_02",
+            "s2_1_2_3_4_5_6_7",
+            "s3_1_2",
             "s72594_4483_1934",
             "t1_1_2",
             "t1_1_2_3_4",

@@ -1,5 +1,5 @@
-//! This server's users: accounts, logging in, access tokens, devices and their keys, profiles,
-//! filters, push rules.
+//! This server's users: accounts, logging in, access tokens, devices and their keys, messages between
+//! devices, profiles, filters, push rules.
 //!
 //! Nothing here knows rooms, and nothing knows how an answer travels.
 
@@ -15,13 +15,14 @@ mod profiles;
 mod push_rules;
 mod registration;
 mod shared_secret;
+mod to_device;
 mod tokens;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use myelin_env::Env;
 use myelin_federation::Federation;
-use myelin_storage::Database;
+use myelin_storage::{Database, stream::Stream, waking::Waking};
 use ruma::{OwnedServerName, ServerName};
 
 pub use devices::{DeviceList, QueriedKeys, uploaded_keys};
@@ -32,6 +33,7 @@ pub use login::{Login, NewDevice};
 pub use profiles::{Profile, ProfileField};
 pub use registration::{NewAccount, Registered, Registration};
 pub use shared_secret::SharedSecretRegistration;
+pub use to_device::{DIRECT_TO_DEVICE, Inbox, Messages};
 pub use tokens::Requester;
 
 use interactive::Sessions;
@@ -59,20 +61,38 @@ struct Inner {
     federation: Federation,
     sessions: Mutex<Sessions>,
     nonces: Mutex<Nonces>,
+    /// Of messages to devices.
+    to_device: Stream,
+    /// Who waits for such messages.
+    waking: Waking,
 }
 
 impl Users {
     /// The users whose accounts are in `database`.
-    #[must_use]
-    pub fn new(config: UsersConfig, env: Env, database: Database, federation: Federation) -> Self {
-        Self(Arc::new(Inner {
+    ///
+    /// # Errors
+    /// [`UserError::Storage`].
+    pub async fn open(
+        config: UsersConfig,
+        env: Env,
+        database: Database,
+        federation: Federation,
+    ) -> Result<Self, UserError> {
+        let to_device = database
+            .read("to-device position", |tx| {
+                Box::pin(myelin_storage::to_device::last_position(tx))
+            })
+            .await?;
+        Ok(Self(Arc::new(Inner {
             config,
             env,
             database,
             federation,
             sessions: Mutex::default(),
             nonces: Mutex::default(),
-        }))
+            to_device: Stream::new(to_device),
+            waking: Waking::default(),
+        })))
     }
 
     /// The name that user IDs end with.
@@ -107,6 +127,18 @@ impl Users {
 
     fn federation(&self) -> &Federation {
         &self.0.federation
+    }
+
+    /// The stream of messages to devices.
+    #[must_use]
+    pub fn to_device_stream(&self) -> &Stream {
+        &self.0.to_device
+    }
+
+    /// Who waits for messages to their devices.
+    #[must_use]
+    pub fn waking(&self) -> &Waking {
+        &self.0.waking
     }
 
     /// Both locks guard plain maps, whole at every point where a panic could strike.

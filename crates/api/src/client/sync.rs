@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::extract::State;
-use myelin_sync::{Filter, SyncRequest, SyncResponse};
+use myelin_sync::{Filter, SyncRequest, SyncResponse, SyncToken};
 use myelin_users::Requester;
 use serde::Deserialize;
 use serde_json::{json, value::to_raw_value};
@@ -34,10 +34,15 @@ pub(crate) async fn sync(
 ) -> Result<Json<SyncResponse>, ApiError> {
     // An empty token is what some clients send at first.
     let since = parameters.since.filter(|since| !since.is_empty());
+    let since: Option<SyncToken> = since.as_deref().map(str::parse).transpose()?;
+    if let Some(since) = since {
+        // It has what it was given up to there.
+        api.users().empty_inbox(&viewer, since.to_device).await?;
+    }
     let request = SyncRequest {
         filter: read_filter(&api, &viewer, parameters.filter).await?,
         viewer: viewer.clone(),
-        since: since.as_deref().map(str::parse).transpose()?,
+        since,
         full_state: parameters.full_state,
         use_state_after: parameters.use_state_after,
         timeout: Duration::from_millis(parameters.timeout),

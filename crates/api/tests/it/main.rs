@@ -2,6 +2,7 @@
 
 mod accounts;
 mod directory;
+mod edus;
 mod errors;
 mod federation;
 mod handshakes;
@@ -58,7 +59,8 @@ impl Site {
             registration_enabled: true,
             shared_secret: None,
         };
-        let users = Users::new(users, env.clone(), database.clone(), federation.clone());
+        let users = Users::open(users, env.clone(), database.clone(), federation.clone());
+        let users = users.await.unwrap();
         let rooms = RoomsConfig {
             server_name,
             default_room_version: RoomVersion::V12,
@@ -74,7 +76,7 @@ impl Site {
             },
             env,
             users: users.clone(),
-            sync: Sync::new(rooms.clone()),
+            sync: Sync::new(rooms.clone(), users.clone()),
             rooms,
             federation,
         });

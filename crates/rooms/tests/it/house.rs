@@ -33,7 +33,10 @@ use ruma::{
     EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId, server_name,
     user_id,
 };
-use serde_json::{Map, Value, json, value::to_raw_value};
+use serde_json::{
+    Map, Value, json,
+    value::{RawValue, to_raw_value},
+};
 
 use crate::story::{
     Entries, Story, Words, bob, carol, foreign_servers, key_of, mallory, membership,
@@ -180,10 +183,10 @@ impl House {
         pdus: Vec<Value>,
     ) -> Result<Value, ReceiveError> {
         let number = self.transactions.fetch_add(1, Ordering::Relaxed);
-        let body = transaction(&pdus);
+        let pdus = raw(&pdus);
         let answer = self
             .rooms
-            .receive_transaction(origin.server_name(), &format!("t{number}"), &body)
+            .receive_transaction(origin.server_name(), &format!("t{number}"), pdus)
             .await?;
         Ok(serde_json::from_str(answer.get()).unwrap())
     }
@@ -393,11 +396,9 @@ pub(crate) async fn until(mut question: impl AsyncFnMut() -> bool) {
     answered.expect("it happens within a minute");
 }
 
-/// The body of a transaction.
-pub(crate) fn transaction(pdus: &[Value]) -> Vec<u8> {
-    json!({"origin": "x", "origin_server_ts": 1, "pdus": pdus})
-        .to_string()
-        .into_bytes()
+/// The PDUs of a transaction.
+pub(crate) fn raw(pdus: &[Value]) -> Vec<Box<RawValue>> {
+    pdus.iter().map(|pdu| to_raw_value(pdu).unwrap()).collect()
 }
 
 pub(crate) fn new_event(

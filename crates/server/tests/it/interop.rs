@@ -6,6 +6,7 @@
 
 mod delivery;
 mod discovery;
+mod edus;
 mod exchange;
 mod first_start;
 mod forks;

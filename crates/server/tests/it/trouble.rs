@@ -4,6 +4,7 @@
 //! test moves it, so a server that gives up waiting does so because the test says that it is time.
 
 mod backfill;
+mod edus;
 mod gaps;
 mod joining;
 mod newcomer;

@@ -9,7 +9,7 @@ use myelin_storage::{client_transactions::ClientTransaction, testing::Fresh};
 use myelin_sync::{
     Direction, Filter, Messages, MessagesRequest, RoomEventFilter, Sync, SyncError, SyncRequest,
 };
-use myelin_users::Requester;
+use myelin_users::{NewAccount, NewDevice, Requester, Users, UsersConfig};
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, UserId, server_name, user_id};
 use serde_json::{Map, Value, json, value::to_raw_value};
 
@@ -29,6 +29,7 @@ pub(crate) fn carol() -> &'static UserId {
 #[derive(Clone)]
 pub(crate) struct House {
     pub(crate) rooms: Rooms,
+    pub(crate) users: Users,
     pub(crate) sync: Sync,
     pub(crate) fresh: Fresh,
 }
@@ -41,6 +42,13 @@ impl House {
         let config = FederationConfig::default();
         let federation =
             Federation::new(config, env.clone(), database.clone(), Arc::new(keys)).unwrap();
+        let config = UsersConfig {
+            server_name: server_name.clone(),
+            registration_enabled: false,
+            shared_secret: None,
+        };
+        let users = Users::open(config, env.clone(), database.clone(), federation.clone());
+        let users = users.await.unwrap();
         let config = RoomsConfig {
             server_name,
             default_room_version: RoomVersion::V11,
@@ -50,10 +58,35 @@ impl House {
             .await
             .unwrap();
         Self {
-            sync: Sync::new(rooms.clone()),
+            sync: Sync::new(rooms.clone(), users.clone()),
             rooms,
+            users,
             fresh,
         }
+    }
+
+    /// Gives a user an account with the device `PHONE`.
+    pub(crate) async fn register(&self, user: &UserId) {
+        let account = NewAccount {
+            username: user.localpart().to_owned(),
+            ..NewAccount::default()
+        };
+        let user_id = self.users.create_account(account).await.unwrap();
+        let device = NewDevice {
+            device_id: Some("PHONE".to_owned()),
+            display_name: None,
+        };
+        self.users.start_session(user_id, device).await.unwrap();
+    }
+
+    /// Sends a message to all of a user's devices.
+    pub(crate) async fn tell(&self, sender: &UserId, user: &UserId, words: &str) {
+        let content = to_raw_value(&json!({ "words": words })).unwrap();
+        let messages = [(user.to_string(), [("*".to_owned(), content)].into())].into();
+        self.users
+            .send_to_device(&viewer(sender), "org.example.tell", words, messages)
+            .await
+            .unwrap();
     }
 
     /// A public room of alice's.

@@ -50,6 +50,56 @@ async fn a_waiting_sync_wakes_with_the_event() {
 }
 
 #[tokio::test]
+async fn a_waiting_sync_wakes_for_a_message_to_its_device() {
+    on_each_engine(|fresh| async {
+        let house = House::open(fresh).await;
+        house.register(bob()).await;
+        let first = house.first_sync(bob()).await;
+        let sync = begin(&house, patient(&first, bob())).await;
+        assert!(!sync.is_finished());
+        house.tell(alice(), bob(), "news").await;
+        let second = sync.await.unwrap();
+        let event = json!({
+            "type": "org.example.tell", "sender": alice(), "content": { "words": "news" },
+        });
+        assert_eq!(second["to_device"]["events"], json!([event]));
+        // What isn't acknowledged is shown again, what is isn't.
+        assert_eq!(
+            house.next_sync(bob(), &first).await["to_device"],
+            second["to_device"]
+        );
+        let third = house.next_sync(bob(), &second).await;
+        assert_eq!(third["to_device"]["events"], json!([]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn many_messages_to_a_device_come_in_several_answers() {
+    on_each_engine(|fresh| async {
+        let house = House::open(fresh).await;
+        house.register(bob()).await;
+        for number in 0..105 {
+            house.tell(alice(), bob(), &number.to_string()).await;
+        }
+        let words = |answer: &Value| -> Vec<String> {
+            let events = answer["to_device"]["events"].as_array().unwrap();
+            let words = events
+                .iter()
+                .map(|event| event["content"]["words"].as_str());
+            words.map(|words| words.unwrap().to_owned()).collect()
+        };
+        let first = house.first_sync(bob()).await;
+        // The clock stands still: a wait for more than there is would not end.
+        let second = house.synced(&patient(&first, bob())).await;
+        let found = [words(&first), words(&second)].concat();
+        let sent: Vec<_> = (0..105).map(|number| number.to_string()).collect();
+        assert_eq!(found, sent);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_waiting_sync_wakes_for_an_invite() {
     on_each_engine(|fresh| async {
         let house = House::open(fresh).await;

@@ -23,7 +23,7 @@ async fn requester(users: &Users) -> Requester {
 #[tokio::test]
 async fn uploaded_keys_are_counted_and_shown() {
     on_each_engine(async |fresh: Fresh| {
-        let users = users(&fresh, false);
+        let users = users(&fresh, false).await;
         let alice = requester(&users).await;
         let nothing = users.upload_keys(alice.clone(), upload(json!({}))).await.unwrap();
         assert_eq!(nothing, BTreeMap::from([("signed_curve25519".to_owned(), 0)]));
@@ -57,7 +57,7 @@ async fn uploaded_keys_are_counted_and_shown() {
 #[tokio::test]
 async fn keys_that_contradict_are_refused_whole() {
     on_each_engine(async |fresh: Fresh| {
-        let users = users(&fresh, false);
+        let users = users(&fresh, false).await;
         let alice = requester(&users).await;
         let first = upload(json!({ "one_time_keys": { "signed_curve25519:A": { "key": "a" } } }));
         users.upload_keys(alice.clone(), first).await.unwrap();
@@ -81,7 +81,7 @@ async fn keys_that_contradict_are_refused_whole() {
 #[tokio::test]
 async fn keys_of_other_servers_users_are_a_failure_and_of_unknown_users_absent() {
     on_each_engine(async |fresh: Fresh| {
-        let users = users(&fresh, false);
+        let users = users(&fresh, false).await;
         let wanted = ["@bob:example.com", "@nobody:example.org"];
         let wanted = wanted.map(|user| (user.try_into().unwrap(), vec![]));
         let queried = users.query_keys(BTreeMap::from(wanted)).await.unwrap();

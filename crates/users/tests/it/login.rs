@@ -10,7 +10,7 @@ async fn is_valid(users: &Users, token: &str) -> bool {
 #[tokio::test]
 async fn a_password_logs_in_by_local_part_and_by_whole_id() {
     on_each_engine(async |fresh: Fresh| {
-        let users = users(&fresh, false);
+        let users = users(&fresh, false).await;
         logged_in(&users, "alice").await;
         for name in ["alice", "@alice:example.org"] {
             let login = users
@@ -42,7 +42,7 @@ async fn a_password_logs_in_by_local_part_and_by_whole_id() {
 #[tokio::test]
 async fn a_token_is_good_until_its_session_ends() {
     on_each_engine(async |fresh: Fresh| {
-        let users = users(&fresh, false);
+        let users = users(&fresh, false).await;
         let phone = logged_in(&users, "alice").await;
         let login = users.log_in("alice", "secret".to_owned(), NewDevice::default());
         let laptop = login.await.unwrap();
@@ -72,7 +72,7 @@ async fn a_token_is_good_until_its_session_ends() {
 #[tokio::test]
 async fn logging_in_a_device_again_ends_its_earlier_token() {
     on_each_engine(async |fresh: Fresh| {
-        let users = users(&fresh, false);
+        let users = users(&fresh, false).await;
         let before = logged_in(&users, "alice").await;
         let again = NewDevice {
             device_id: Some(before.device_id.clone()),
@@ -98,7 +98,7 @@ async fn logging_in_a_device_again_ends_its_earlier_token() {
 #[tokio::test]
 async fn what_the_database_cannot_hold_is_refused() {
     on_each_engine(async |fresh: Fresh| {
-        let users = users(&fresh, false);
+        let users = users(&fresh, false).await;
         logged_in(&users, "alice").await;
         for (device_id, display_name) in
             [("A\0", "Phone"), ("A", "Pho\0ne"), (&*"A".repeat(256), "")]

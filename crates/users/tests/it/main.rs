@@ -5,6 +5,7 @@ mod login;
 mod profiles;
 mod registration;
 mod shared_secret;
+mod to_device;
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use myelin_users::{Login, NewAccount, NewDevice, Users, UsersConfig};
 use ruma::server_name;
 
 /// A server's users, with an open or closed door.
-fn users(fresh: &Fresh, registration_enabled: bool) -> Users {
+async fn users(fresh: &Fresh, registration_enabled: bool) -> Users {
     let server_name = server_name!("example.org").to_owned();
     let keys = SigningKeys::generate(server_name.clone(), &fresh.env.random);
     let federation = Federation::new(
@@ -28,12 +29,13 @@ fn users(fresh: &Fresh, registration_enabled: bool) -> Users {
         registration_enabled,
         shared_secret: Some("open sesame".to_owned()),
     };
-    Users::new(
+    let users = Users::open(
         config,
         fresh.env.clone(),
         fresh.database.clone(),
         federation.unwrap(),
-    )
+    );
+    users.await.unwrap()
 }
 
 /// An account with the password "secret", logged in on the device "PHONE".

@@ -8,7 +8,7 @@ use crate::{logged_in, users};
 #[tokio::test]
 async fn a_profile_is_set_and_removed_field_by_field() {
     on_each_engine(async |fresh: Fresh| {
-        let users = users(&fresh, false);
+        let users = users(&fresh, false).await;
         let alice = logged_in(&users, "alice").await.user_id;
         assert_eq!(users.profile(&alice).await.unwrap(), Profile::default());
         let set = |field, value: &str| {
@@ -47,7 +47,7 @@ async fn a_profile_is_set_and_removed_field_by_field() {
 #[tokio::test]
 async fn who_is_not_here_has_no_profile() {
     on_each_engine(async |fresh: Fresh| {
-        let users = users(&fresh, false);
+        let users = users(&fresh, false).await;
         let nobody = user_id!("@nobody:example.org");
         assert!(matches!(
             users.profile(nobody).await,
@@ -64,7 +64,7 @@ async fn who_is_not_here_has_no_profile() {
 #[tokio::test]
 async fn the_same_filter_gets_the_same_id_and_belongs_to_its_user() {
     on_each_engine(async |fresh: Fresh| {
-        let users = users(&fresh, false);
+        let users = users(&fresh, false).await;
         let alice = user_id!("@alice:example.org").to_owned();
         let bob = user_id!("@bob:example.org").to_owned();
         let store = |user: &ruma::UserId, filter: &str| {

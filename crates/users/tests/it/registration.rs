@@ -31,7 +31,7 @@ async fn challenge(users: &Users, request: Registration) -> Challenge {
 #[tokio::test]
 async fn an_open_server_asks_for_the_dummy_stage_and_registers() {
     on_each_engine(async |fresh: Fresh| {
-        let users = users(&fresh, true);
+        let users = users(&fresh, true).await;
         let asked = challenge(&users, request("alice", None)).await;
         assert_eq!(asked.flows, [[Stage::Dummy]]);
         assert_eq!((asked.completed, asked.refused), (vec![], None));
@@ -52,7 +52,7 @@ async fn an_open_server_asks_for_the_dummy_stage_and_registers() {
 #[tokio::test]
 async fn a_closed_server_registers_nobody() {
     on_each_engine(async |fresh: Fresh| {
-        let users = users(&fresh, false);
+        let users = users(&fresh, false).await;
         let dummy = auth(Stage::Dummy, None, None);
         for attempt in [None, dummy] {
             let refused = users.register(request("alice", attempt)).await;
@@ -68,7 +68,7 @@ async fn a_closed_server_registers_nobody() {
 #[tokio::test]
 async fn the_first_token_makes_one_administrator_even_on_a_closed_server() {
     on_each_engine(async |fresh: Fresh| {
-        let users = users(&fresh, false);
+        let users = users(&fresh, false).await;
         let token = users
             .first_account_token()
             .await
@@ -124,7 +124,7 @@ async fn the_first_token_makes_one_administrator_even_on_a_closed_server() {
 #[tokio::test]
 async fn of_two_who_share_a_one_time_token_one_gets_an_account() {
     on_each_engine(async |fresh: Fresh| {
-        let users = users(&fresh, false);
+        let users = users(&fresh, false).await;
         let token = users
             .first_account_token()
             .await
@@ -145,7 +145,7 @@ async fn of_two_who_share_a_one_time_token_one_gets_an_account() {
 #[tokio::test]
 async fn a_failed_registration_leaves_the_token_unused() {
     on_each_engine(async |fresh: Fresh| {
-        let users = users(&fresh, false);
+        let users = users(&fresh, false).await;
         let token = users
             .first_account_token()
             .await
@@ -165,7 +165,7 @@ async fn a_failed_registration_leaves_the_token_unused() {
 #[tokio::test]
 async fn stages_done_in_a_session_need_not_be_done_again() {
     on_each_engine(async |fresh: Fresh| {
-        let users = users(&fresh, true);
+        let users = users(&fresh, true).await;
         let mut unready = request("alice", auth(Stage::Dummy, None, None));
         unready.password = Some(String::new());
         assert!(users.register(unready).await.is_err());
@@ -193,7 +193,7 @@ async fn stages_done_in_a_session_need_not_be_done_again() {
 #[tokio::test]
 async fn sessions_do_not_last_for_ever() {
     on_each_engine(async |fresh: Fresh| {
-        let users = users(&fresh, true);
+        let users = users(&fresh, true).await;
         let asked = challenge(&users, request("alice", None)).await;
         fresh.env.clock.advance(Duration::from_secs(3600));
         let late = AuthData {
@@ -209,7 +209,7 @@ async fn sessions_do_not_last_for_ever() {
 #[tokio::test]
 async fn names_are_checked_before_anything_else_is_asked() {
     on_each_engine(async |fresh: Fresh| {
-        let users = users(&fresh, true);
+        let users = users(&fresh, true).await;
         let first = request("alice", auth(Stage::Dummy, None, None));
         users.register(first).await.unwrap();
         for taken in ["alice", "ALICE"] {
@@ -252,7 +252,7 @@ async fn names_are_checked_before_anything_else_is_asked() {
 #[tokio::test]
 async fn without_a_name_the_server_chooses_one_and_no_session_need_begin() {
     on_each_engine(async |fresh: Fresh| {
-        let users = users(&fresh, true);
+        let users = users(&fresh, true).await;
         let anonymous = Registration {
             auth: auth(Stage::Dummy, None, None),
             inhibit_login: true,
@@ -270,7 +270,7 @@ async fn without_a_name_the_server_chooses_one_and_no_session_need_begin() {
 #[tokio::test]
 async fn a_stage_that_nobody_knows_is_refused() {
     on_each_engine(async |fresh: Fresh| {
-        let users = users(&fresh, true);
+        let users = users(&fresh, true).await;
         let unknown = AuthData {
             stage: Some("m.login.recaptcha".to_owned()),
             ..AuthData::default()

@@ -29,7 +29,7 @@ fn request(secret: &str, nonce: String, username: &str, admin: bool) -> SharedSe
 #[tokio::test]
 async fn whoever_knows_the_secret_registers_users_and_administrators() {
     on_each_engine(async |fresh: Fresh| {
-        let users = users(&fresh, false);
+        let users = users(&fresh, false).await;
         for (username, admin) in [("alice", false), ("root", true)] {
             let nonce = users.registration_nonce().unwrap();
             let login =
@@ -45,7 +45,7 @@ async fn whoever_knows_the_secret_registers_users_and_administrators() {
 #[tokio::test]
 async fn a_wrong_mac_or_an_old_nonce_registers_nobody() {
     on_each_engine(async |fresh: Fresh| {
-        let users = users(&fresh, false);
+        let users = users(&fresh, false).await;
         let nonce = users.registration_nonce().unwrap();
         let wrong = users.register_by_shared_secret(request("guessed", nonce.clone(), "eve", true));
         assert!(matches!(wrong.await, Err(UserError::Forbidden(_))));

@@ -10,6 +10,8 @@ use myelin_core::number::StreamPosition;
 use ruma::{OwnedUserId, UserId};
 use tokio::sync::watch;
 
+use crate::stream::Stream;
+
 /// One channel for each user that somebody listens for.
 #[derive(Debug, Default)]
 pub struct Waking(Mutex<HashMap<OwnedUserId, watch::Sender<StreamPosition>>>);
@@ -22,6 +24,14 @@ impl Waking {
             .entry(user.to_owned())
             .or_insert_with(|| watch::channel(StreamPosition(0)).0)
             .subscribe()
+    }
+
+    /// Listens for a user's news in a stream. What came before the call is for the caller to read.
+    pub fn news(&self, user: &UserId, stream: &Stream) -> News {
+        News {
+            told: self.listen(user),
+            readable: stream.listen(),
+        }
     }
 
     /// Wakes users. Their news up to `position` can be read.
@@ -37,6 +47,32 @@ impl Waking {
                 channel.send_replace(position);
             }
         }
+    }
+}
+
+/// What a user waits for: news in one stream.
+#[derive(Debug)]
+pub struct News {
+    told: watch::Receiver<StreamPosition>,
+    readable: watch::Receiver<StreamPosition>,
+}
+
+impl News {
+    /// What was told until now is no news any more.
+    pub fn pass(&mut self) {
+        self.told.borrow_and_update();
+    }
+
+    /// Waits for news that can be read; `None` if there never will be any.
+    pub async fn arrive(&mut self) -> Option<()> {
+        self.told.changed().await.ok()?;
+        let position = *self.told.borrow();
+        // Something with a lower position may not have been finished yet.
+        self.readable
+            .wait_for(|readable| *readable >= position)
+            .await
+            .ok()?;
+        Some(())
     }
 }
 
