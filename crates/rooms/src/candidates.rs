@@ -1,8 +1,12 @@
 //! Servers that may help to change what one of our users is to a room.
 
+use myelin_core::state::State;
 use ruma::{OwnedRoomId, OwnedServerName, RoomId, RoomOrAliasId, ServerName};
 
 use crate::{RoomError, Rooms};
+
+/// How many of a room's servers are asked for help where nobody named one.
+const MOST_OTHERS: usize = 10;
 
 impl Rooms {
     /// The room that somebody means, and servers that may help to reach it: first those that the alias
@@ -19,6 +23,16 @@ impl Rooms {
                 Ok((room_id, servers.into_iter().chain(via).collect()))
             }
         }
+    }
+
+    /// Some of the other servers in a room, by a state of it.
+    pub(crate) fn others_in(&self, state: &State) -> Vec<OwnedServerName> {
+        let names = state.servers().map(|(server, _)| &**server);
+        let others = names.filter(|name| *name != self.server_name().as_str());
+        others
+            .take(MOST_OTHERS)
+            .filter_map(|name| ServerName::parse(name).ok())
+            .collect()
     }
 
     /// Servers to ask, each once, never ourselves.

@@ -34,9 +34,6 @@ use crate::{
 /// The pause before a join of which it isn't known what became is repaired, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4 * 3_600);
-/// How many of a room's servers are asked to let a user in whom nobody here can.
-const MOST_ASKED: usize = 20;
-
 /// What became of a join to a room that this server knows.
 enum Here {
     Joined,
@@ -109,12 +106,14 @@ impl Rooms {
     ) -> Result<Here, RoomError> {
         let invite = self.out_of_band(room, user).await?;
         let mut inviter: Vec<_> = invite.into_iter().map(|invite| invite.via).collect();
-        let Some(current) = room
-            .current()
-            .filter(|_| room.has_server(self.server_name()))
-        else {
+        let Some(current) = room.current() else {
             return Ok(Here::Ask(inviter));
         };
+        if !room.has_server(self.server_name()) {
+            // Who was there when the last of us left may be there still.
+            inviter.extend(self.others_in(&current.state));
+            return Ok(Here::Ask(inviter));
+        }
         if self.membership_of(room, user) == Some(Membership::Join) {
             return Ok(Here::Joined);
         }
@@ -143,9 +142,7 @@ impl Rooms {
 
     /// Somebody on another server in the room may be able to let a user in.
     fn ask_others(&self, state: &State) -> Result<Here, RoomError> {
-        let others = state.servers().map(|(server, _)| server.to_string());
-        let others: Vec<String> = others.take(MOST_ASKED).collect();
-        let others = self.candidates(named(&others));
+        let others = self.others_in(state);
         if others.is_empty() {
             return Err(RoomError::Forbidden(
                 "nobody in the room can let the user in".into(),

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use myelin_core::{build::EventDraft, pdu::Pdu, state::Membership};
+use myelin_core::{build::EventDraft, key_table::MEMBER, pdu::Pdu, state::Membership};
 use myelin_storage::{Priority, out_of_band::OutOfBand, rooms as room_table};
 use ruma::{RoomId, ServerName, UserId};
 use serde_json::{Map, Value, value::RawValue};
@@ -32,30 +32,56 @@ impl Rooms {
         reason: Option<String>,
     ) -> Result<(), RoomError> {
         let room = self.known_room(room_id).await?;
-        let membership = match room.has_server(self.server_name()) {
-            true => self.membership_of(&room, user),
-            false => None,
+        let is_in = room.has_server(self.server_name());
+        let membership = self.membership_of(&room, user);
+        let from_outside = match membership.filter(|_| is_in) {
+            None | Some(Membership::Leave) => self.seen_from_outside(&room, user).await?,
+            Some(_) => None,
         };
-        if matches!(membership, None | Some(Membership::Leave))
-            && let Some(known) = self.out_of_band(&room, user).await?
-        {
-            return match known.event.pdu.membership {
-                Some(Membership::Invite | Membership::Knock) => {
-                    self.leave_from_outside(&room, user, known, reason).await
-                }
-                _ => Ok(()),
-            };
-        }
-        match membership.or_else(|| self.membership_of(&room, user)) {
-            Some(Membership::Leave) => return Ok(()),
-            None => {
-                return Err(RoomError::Forbidden(format!("{user} is not in the room")));
+        let standing = match &from_outside {
+            Some(known) => known.event.pdu.membership,
+            None => membership,
+        };
+        match (standing, from_outside) {
+            (Some(Membership::Leave), _) => Ok(()),
+            (None, _) => Err(RoomError::Forbidden(format!("{user} is not in the room"))),
+            (Some(Membership::Invite | Membership::Knock), Some(known)) => {
+                self.leave_from_outside(&room, user, known, reason).await
             }
-            Some(_) => {}
+            _ => {
+                let leave = self.set_membership(user, room_id, user, Membership::Leave, reason);
+                leave.await.map(drop)
+            }
         }
-        self.set_membership(user, room_id, user, Membership::Leave, reason)
-            .await?;
-        Ok(())
+    }
+
+    /// What a user is to a room that can't be told of a change here: as other servers said, or as it was
+    /// when the last of us left.
+    async fn seen_from_outside(
+        &self,
+        room: &Arc<Room>,
+        user: &UserId,
+    ) -> Result<Option<OutOfBand>, RoomError> {
+        if let Some(known) = self.out_of_band(room, user).await? {
+            return Ok(Some(known));
+        }
+        let current = room.current();
+        let Some(current) = current.filter(|_| !room.has_server(self.server_name())) else {
+            return Ok(None);
+        };
+        let entry = current.state.get_named(&room.keys(), MEMBER, user.as_str());
+        let held = room.events(self, entry.map(|entry| entry.event())).await?;
+        let Some(event) = held.into_values().next() else {
+            return Ok(None);
+        };
+        let inviter = event.pdu.sender.server_name().to_owned();
+        let others = [inviter].into_iter().chain(self.others_in(&current.state));
+        let via = self.candidates(others).into_iter().next();
+        Ok(Some(OutOfBand {
+            event,
+            stripped_state: Vec::new(),
+            via: via.unwrap_or_else(|| self.server_name().to_owned()),
+        }))
     }
 
     /// Declines an invitation, or takes a knock back, through a server in the room. If that fails, the

@@ -516,3 +516,32 @@ async fn users_of_this_server_join_restricted_rooms_by_the_same_conditions() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn who_comes_back_or_declines_after_all_have_left_asks_those_who_were_there() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (story, _) = house.shared_room().await;
+        let room_id = &story.room_id;
+        let invite = house
+            .rooms
+            .set_membership(alice(), room_id, dora(), Membership::Invite, None);
+        invite.await.unwrap();
+        house.rooms.leave(alice(), room_id, None).await.unwrap();
+        house.rooms.leave(alice(), room_id, None).await.unwrap();
+        let before = house.timeline(room_id).await;
+        house.rooms.leave(dora(), room_id, None).await.unwrap();
+        // The room has gone on without us, so nothing is added to what is held of it.
+        assert_eq!(house.timeline(room_id).await, before);
+        let known = known(&house, room_id, dora()).await.unwrap();
+        assert_eq!(known.event.pdu.membership, Some(Membership::Leave));
+        assert_eq!(known.via, bob().server_name());
+        let back = house
+            .rooms
+            .join(alice(), (&**room_id).into(), Vec::new(), Map::new());
+        let back = back.await;
+        assert!(matches!(back, Err(RoomError::NoServer(_))), "{back:?}");
+        assert!(house.was_asked(carol().server_name()).await);
+    })
+    .await;
+}
