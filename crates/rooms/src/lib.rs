@@ -14,6 +14,7 @@ mod create;
 mod error;
 mod event_cache;
 mod fetch;
+mod fetched_state;
 mod handshake;
 mod inbound;
 mod invite;

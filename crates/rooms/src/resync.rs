@@ -24,7 +24,7 @@ use myelin_storage::{
 use ruma::{OwnedEventId, OwnedServerName};
 use tokio::sync::Semaphore;
 
-use crate::{RoomError, Rooms, commit::Replaced, fetch::Fetched, room::Room, turn::Turn};
+use crate::{RoomError, Rooms, commit::Replaced, fetched_state::Fetched, room::Room, turn::Turn};
 
 /// How many rooms are completed at the same time (R125).
 const PARALLEL_RESYNCS: usize = 4;
