@@ -69,6 +69,7 @@ pub use create::{CreateRoom, Preset};
 pub use error::{ReceiveError, RoomError, ServeError};
 pub use membership::JoinContent;
 pub use new_event::NewEvent;
+pub use outgoing::thin_outbox;
 pub use pdu_answer::PduAnswer;
 pub use resident::Handed;
 pub use room::{CurrentState, Keys, Room};

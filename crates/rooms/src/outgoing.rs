@@ -15,9 +15,10 @@ use std::{
 };
 
 use myelin_core::{event::Event, number::StreamPosition};
+use myelin_env::Env;
 use myelin_federation::{FederationError, MOST_EDUS, MOST_PDUS, Transaction};
 use myelin_storage::{
-    Priority, StorageError, edu_outbox,
+    Database, Priority, StorageError, edu_outbox,
     outbox::{self, OutboxRow},
     rooms as room_table,
 };
@@ -42,6 +43,10 @@ const SHORT_PAUSE: Duration = Duration::from_secs(30);
 
 /// The setting up to which everybody has everything, but for servers with a cursor.
 const DELIVERED: &str = "outbox_delivered";
+
+/// How long every event is kept for servers that are behind. Later the last of each room has to do:
+/// who gets it asks for what is missing (R134, R135).
+const KEPT_WHOLE: Duration = Duration::from_secs(3600);
 
 /// The senders that run.
 pub(crate) struct Outgoing {
@@ -140,10 +145,7 @@ impl Rooms {
                 })
             })
             .await?;
-        let delivered = delivered
-            .and_then(|bytes| <[u8; 8]>::try_from(&bytes[..]).ok())
-            .map_or(0, i64::from_be_bytes);
-        let delivered = StreamPosition(delivered);
+        let delivered = read_delivered(delivered);
         self.outgoing().lock().dispatched = delivered;
         for (server, cursor) in behind {
             if let Ok(server) = ServerName::parse(&server) {
@@ -576,4 +578,29 @@ impl Rooms {
         let _ = self.env().clock.timeout(pause, alive.notified()).await;
         Ok(())
     }
+}
+
+/// Forgets events that servers have been behind with for long, but for the last of each room. To be
+/// called now and then.
+///
+/// # Errors
+/// Any storage error.
+pub async fn thin_outbox(env: Env, database: Database) -> Result<(), StorageError> {
+    let kept_ms = u64::try_from(KEPT_WHOLE.as_millis()).unwrap_or(u64::MAX);
+    let before_ms = env.clock.now_ms().saturating_sub(kept_ms);
+    database
+        .write("thin the outbox", Priority::Bulk, move |tx| {
+            Box::pin(async move {
+                let delivered = room_table::setting(tx, DELIVERED).await?;
+                outbox::thin(tx, read_delivered(delivered), before_ms).await
+            })
+        })
+        .await?;
+    Ok(())
+}
+
+/// The position up to which everybody has everything, but for servers with a cursor.
+fn read_delivered(setting: Option<Vec<u8>>) -> StreamPosition {
+    let bytes = setting.and_then(|bytes| <[u8; 8]>::try_from(&bytes[..]).ok());
+    StreamPosition(bytes.map_or(0, i64::from_be_bytes))
 }

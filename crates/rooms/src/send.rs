@@ -264,6 +264,7 @@ impl Turn<'_> {
             room: self.room.key.room,
             snapshot: before.snapshot(),
             further,
+            made_ms: self.rooms.env().clock.now_ms(),
         });
     }
 

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use myelin_env::Env;
+use myelin_rooms::thin_outbox;
 use myelin_storage::{
     BoxFuture, Database, Priority, StorageError, client_transactions, staged, to_device,
 };
@@ -38,6 +39,11 @@ pub const WORKERS: &[Worker] = &[
         name: "forget old transactions",
         every: Duration::from_secs(3600),
         run: |env, database| Box::pin(forget_old_transactions(env, database)),
+    },
+    Worker {
+        name: "thin the outbox",
+        every: Duration::from_secs(600),
+        run: |env, database| Box::pin(thin_outbox(env, database)),
     },
     Worker {
         name: "metrics upkeep",

@@ -53,6 +53,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "to-device",
         sql: include_str!("../migrations/0008_to_device.sql"),
     },
+    Migration {
+        number: 9,
+        name: "outbox times",
+        sql: include_str!("../migrations/0009_outbox_times.sql"),
+    },
 ];
 
 statements! {

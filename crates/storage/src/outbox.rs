@@ -6,13 +6,18 @@ use crate::{StorageError, Tx};
 
 statements! {
     /// One more event to be sent.
-    PUT_OUTBOX = "INSERT INTO outbox (position, event, room, snapshot, further) VALUES ($1, $2, $3, $4, $5)
-        ON CONFLICT DO NOTHING";
+    PUT_OUTBOX = "INSERT INTO outbox (position, event, room, snapshot, further, made_ts)
+        VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING";
     /// Events to be sent after a position.
-    OUTBOX_AFTER = "SELECT position, event, room, snapshot, further FROM outbox WHERE position > $1
+    OUTBOX_AFTER = "SELECT position, event, room, snapshot, further, made_ts FROM outbox WHERE position > $1
         ORDER BY position LIMIT $2";
     /// Everybody has these.
     DELETE_OUTBOX = "DELETE FROM outbox WHERE position <= $1";
+    /// Who is told of the last event of a room asks for those before it. An event with receivers of its
+    /// own may be the last that these hear of the room.
+    THIN_OUTBOX = "DELETE FROM outbox WHERE position <= $1 AND made_ts < $2 AND further = '' AND EXISTS (
+        SELECT 1 FROM outbox later WHERE later.room = outbox.room
+            AND later.position > outbox.position AND later.position <= $1)";
     /// Servers that are behind.
     CURSORS = "SELECT server, position FROM delivery_cursors ORDER BY server";
     /// How far a server that is behind has come.
@@ -35,6 +40,8 @@ pub struct OutboxRow {
     pub snapshot: SnapshotNr,
     /// Servers that get it beside these.
     pub further: Vec<String>,
+    /// When it was queued, in Unix milliseconds.
+    pub made_ms: u64,
 }
 
 /// Queues an event.
@@ -47,7 +54,8 @@ pub async fn put(tx: &mut Tx, row: &OutboxRow) -> Result<(), StorageError> {
             row.event.0,
             row.room.0,
             row.snapshot.0,
-            &further[..]
+            &further[..],
+            row.made_ms
         ],
     )
     .await?;
@@ -71,6 +79,7 @@ pub async fn after(
                 room: RoomNr(row.int(2)?),
                 snapshot: SnapshotNr(row.int(3)?),
                 further: row.text(4)?.split_whitespace().map(str::to_owned).collect(),
+                made_ms: row.int(5)?.max(0).unsigned_abs(),
             })
         })
         .collect()
@@ -80,6 +89,12 @@ pub async fn after(
 pub async fn delete_upto(tx: &mut Tx, position: StreamPosition) -> Result<(), StorageError> {
     tx.execute(DELETE_OUTBOX, params![position.0]).await?;
     Ok(())
+}
+
+/// Forgets, of the events up to a position that were queued before a time (Unix milliseconds), all but
+/// the last of each room.
+pub async fn thin(tx: &mut Tx, upto: StreamPosition, before_ms: u64) -> Result<u64, StorageError> {
+    tx.execute(THIN_OUTBOX, params![upto.0, before_ms]).await
 }
 
 /// The servers that are behind, and the position up to which each has everything.

@@ -3,9 +3,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     slice::from_ref,
+    time::Duration,
 };
 
 use myelin_core::{number::StreamPosition, state::Membership};
+use myelin_rooms::thin_outbox;
 use myelin_storage::{
     outbox::{self, OutboxRow},
     testing::on_each_engine,
@@ -130,6 +132,48 @@ async fn what_servers_miss_while_they_are_away_is_kept_over_a_restart() {
         assert_eq!(found[&third], servers(&[1, 2]));
         let oldest = rows(&house).await[0].position;
         assert!(before.iter().all(|(_, cursor)| *cursor < oldest));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_what_servers_missed_for_long_the_last_of_each_room_is_kept() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (_, _) = house.shared_room().await;
+        let (story, _) = house.shared_room().await;
+        let room_id = story.room_id.clone();
+        let ids = async || -> BTreeSet<OwnedEventId> {
+            receivers(&house, &room_id).await.into_keys().collect()
+        };
+        let thinned = async || {
+            let (env, database) = (house.rooms.env().clone(), house.rooms.database().clone());
+            thin_outbox(env, database).await.unwrap();
+            ids().await
+        };
+        let all = BTreeSet::from([
+            house.say(&room_id, alice(), "one").await,
+            house.say(&room_id, alice(), "two").await,
+        ]);
+        cursors(&house, 3).await;
+        assert_eq!(thinned().await, all, "they may be back at once");
+        // Whom it removes may hear of nothing later.
+        let kick =
+            house
+                .rooms
+                .set_membership(alice(), &room_id, mallory(), Membership::Leave, None);
+        let kick = kick.await.unwrap();
+        let last = house.say(&room_id, alice(), "three").await;
+        house
+            .rooms
+            .env()
+            .clock
+            .advance(Duration::from_secs(2 * 3600));
+        let kept = BTreeSet::from([kick.clone(), last]);
+        until(async || thinned().await == kept).await;
+        let newer = house.say(&room_id, alice(), "four").await;
+        let kept = BTreeSet::from([kick, newer]);
+        until(async || thinned().await == kept).await;
     })
     .await;
 }
