@@ -115,7 +115,7 @@ pub fn countersign<'a>(
     json: &'a str,
     key: &'a KeyPair,
 ) -> Result<String, BuildError> {
-    let mut event = Object::parse(json).map_err(BuildError::Content)?;
+    let mut event = Object::parse_with(version.numbers(), json).map_err(BuildError::Content)?;
     event.remove("unsigned");
     let (_, signed_json) = identify(version, &event);
     let mut signatures = object_or_empty(event.remove("signatures"));

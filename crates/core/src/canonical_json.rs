@@ -8,12 +8,23 @@ use std::{borrow::Cow, cmp::Ordering, fmt};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{Error, MapAccess, SeqAccess, Visitor},
+    de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor},
     ser::SerializeMap as _,
 };
+use serde_json::value::RawValue;
 
 /// The largest integer that canonical JSON can hold; the smallest is its negative.
 pub(crate) const MAX_INTEGER: i64 = (1 << 53) - 1;
+
+/// Which numbers may be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Numbers {
+    /// Integers that a double holds exactly.
+    Strict,
+    /// Any. What the specification leaves open is done as the reference server does it, up to integers
+    /// of more than 64 bits, which become floating-point numbers here.
+    Any,
+}
 
 /// A value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +32,8 @@ pub(crate) enum Value<'a> {
     Null,
     Bool(bool),
     Integer(i64),
+    /// A number that canonical JSON lacks, as the reference server writes it.
+    Lax(String),
     Text(Cow<'a, str>),
     Array(Vec<Value<'a>>),
     Object(Object<'a>),
@@ -36,7 +49,21 @@ impl<'a> Object<'a> {
     /// # Errors
     /// If the text is no JSON object, or has a number that canonical JSON doesn't allow.
     pub(crate) fn parse(json: &'a str) -> Result<Self, serde_json::Error> {
-        serde_json::from_str(json)
+        Self::parse_with(Numbers::Strict, json)
+    }
+
+    /// The same for events of room versions that don't insist on canonical JSON's numbers.
+    ///
+    /// # Errors
+    /// If the text is no JSON object, or has a number that isn't allowed.
+    pub(crate) fn parse_with(numbers: Numbers, json: &'a str) -> Result<Self, serde_json::Error> {
+        let mut deserializer = serde_json::Deserializer::from_str(json);
+        let value = ValueSeed(numbers).deserialize(&mut deserializer)?;
+        deserializer.end()?;
+        match value {
+            Value::Object(object) => Ok(object),
+            _ => Err(serde_json::Error::custom("expected an object")),
+        }
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<&Value<'a>> {
@@ -149,6 +176,9 @@ impl Serialize for Value<'_> {
             Self::Null => serializer.serialize_unit(),
             Self::Bool(value) => serializer.serialize_bool(*value),
             Self::Integer(value) => serializer.serialize_i64(*value),
+            Self::Lax(number) => RawValue::from_string(number.clone())
+                .map_err(serde::ser::Error::custom)?
+                .serialize(serializer),
             Self::Text(text) => serializer.serialize_str(text),
             Self::Array(items) => serializer.collect_seq(items),
             Self::Object(object) => object.serialize(serializer),
@@ -156,24 +186,30 @@ impl Serialize for Value<'_> {
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Value::deserialize(deserializer)? {
-            Value::Object(object) => Ok(object),
-            _ => Err(D::Error::custom("expected an object")),
+/// Reads a value.
+#[derive(Clone, Copy)]
+struct ValueSeed(Numbers);
+
+impl<'de> DeserializeSeed<'de> for ValueSeed {
+    type Value = Value<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value<'de>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl ValueSeed {
+    fn lax<E: Error>(self, number: impl FnOnce() -> String) -> Result<Value<'static>, E> {
+        match self.0 {
+            Numbers::Any => Ok(Value::Lax(number())),
+            Numbers::Strict => Err(E::custom(
+                "number that is no integer in the range of canonical JSON",
+            )),
         }
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Value<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ValueVisitor)
-    }
-}
-
-struct ValueVisitor;
-
-impl<'de> Visitor<'de> for ValueVisitor {
+impl<'de> Visitor<'de> for ValueSeed {
     type Value = Value<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -192,19 +228,20 @@ impl<'de> Visitor<'de> for ValueVisitor {
         if (-MAX_INTEGER..=MAX_INTEGER).contains(&value) {
             Ok(Value::Integer(value))
         } else {
-            Err(E::custom("integer beyond 2^53-1"))
+            self.lax(|| value.to_string())
         }
     }
 
     fn visit_u64<E: Error>(self, value: u64) -> Result<Value<'de>, E> {
-        self.visit_i64(i64::try_from(value).unwrap_or(i64::MAX))
+        match i64::try_from(value) {
+            Ok(value) => self.visit_i64(value),
+            Err(_) => self.lax(|| value.to_string()),
+        }
     }
 
     /// Fractions, exponents, `-0`, and integers of more than 64 bits.
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Value<'de>, E> {
-        Err(E::custom(
-            "number that is no integer in the range of canonical JSON",
-        ))
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value<'de>, E> {
+        self.lax(|| as_python_writes(value))
     }
 
     fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Value<'de>, E> {
@@ -217,7 +254,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value<'de>, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) = seq.next_element()? {
+        while let Some(item) = seq.next_element_seed(self)? {
             items.push(item);
         }
         Ok(Value::Array(items))
@@ -225,10 +262,28 @@ impl<'de> Visitor<'de> for ValueVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value<'de>, A::Error> {
         let mut entries = Vec::with_capacity(8);
-        while let Some((Key(key), value)) = map.next_entry()? {
-            entries.push((key, value));
+        while let Some(Key(key)) = map.next_key()? {
+            entries.push((key, map.next_value_seed(self)?));
         }
         Ok(Value::Object(Object::from_entries(entries)))
+    }
+}
+
+/// A floating-point number as Python's `repr` has it, and so as it is hashed in old rooms: the fewest
+/// digits that read back as the same, with an exponent of two digits where it is below -4 or above 15.
+fn as_python_writes(value: f64) -> String {
+    let scientific = format!("{value:e}");
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if !(-4..16).contains(&exponent) {
+        let sign = if exponent < 0 { '-' } else { '+' };
+        return format!("{digits}e{sign}{:02}", exponent.abs());
+    }
+    let plain = value.to_string();
+    if plain.contains('.') {
+        plain
+    } else {
+        format!("{plain}.0")
     }
 }
 
@@ -318,6 +373,35 @@ mod tests {
                 "{number}"
             );
         }
+    }
+
+    /// The right sides are `json.dumps` of Python 3 over the left.
+    #[test]
+    fn in_old_rooms_other_numbers_are_written_as_python_writes_them() {
+        let cases = [
+            ("1.0", "1.0"),
+            ("1.50", "1.5"),
+            ("-0.0", "-0.0"),
+            ("0.1", "0.1"),
+            ("1e2", "100.0"),
+            ("0.0001", "0.0001"),
+            ("0.00001", "1e-05"),
+            ("1.25e-7", "1.25e-07"),
+            ("1e15", "1000000000000000.0"),
+            ("123456789012345678.0", "1.2345678901234568e+17"),
+            ("1E16", "1e+16"),
+            ("-2.5e300", "-2.5e+300"),
+            ("9007199254740992", "9007199254740992"),
+            ("-9223372036854775808", "-9223372036854775808"),
+            ("18446744073709551615", "18446744073709551615"),
+            ("7", "7"),
+        ];
+        for (read, written) in cases {
+            let json = format!(r#"{{"a":[{{"b":{read}}}]}}"#);
+            let object = Object::parse_with(Numbers::Any, &json).unwrap();
+            assert_eq!(write(&object), format!(r#"{{"a":[{{"b":{written}}}]}}"#));
+        }
+        assert!(Object::parse_with(Numbers::Any, r#"{"a":1e400}"#).is_err());
     }
 
     #[test]

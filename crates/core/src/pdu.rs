@@ -198,10 +198,11 @@ fn redacted_event(version: RoomVersion, fields: &Fields<'_>) -> Option<OwnedEven
 /// # Errors
 /// If the event's stored JSON is damaged.
 pub fn redact(version: RoomVersion, pdu: &Pdu) -> Result<Pdu, MalformedPdu> {
-    let object = Object::parse(&pdu.json).map_err(|error| MalformedPdu {
-        event_id: pdu.event_id.clone(),
-        reason: error.to_string(),
-    })?;
+    let object =
+        Object::parse_with(version.numbers(), &pdu.json).map_err(|error| MalformedPdu {
+            event_id: pdu.event_id.clone(),
+            reason: error.to_string(),
+        })?;
     let json = canonical_json::write(&redacted(version, &object, &[]));
     Pdu::from_stored(version, pdu.event_id.clone(), json)
 }

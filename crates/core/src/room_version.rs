@@ -2,13 +2,19 @@
 
 use std::{fmt, str::FromStr};
 
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
+};
 use ruma::{
-    RoomVersionId,
-    room_version_rules::{AuthorizationRules, RedactionRules, RoomVersionRules},
+    EventId, OwnedEventId, RoomVersionId,
+    room_version_rules::{
+        AuthorizationRules, EventIdFormatVersion, RedactionRules, RoomVersionRules,
+    },
 };
 use serde::Deserialize;
 
-use crate::pdu::Pdu;
+use crate::{canonical_json::Numbers, pdu::Pdu};
 
 /// A room version that this server supports. Differences between versions are data: the rules of
 /// the row, not matches on the name.
@@ -21,23 +27,22 @@ struct Row {
     rules: RoomVersionRules,
 }
 
-static ROWS: [Row; 3] = [
-    Row {
-        name: "10",
-        id: RoomVersionId::V10,
-        rules: RoomVersionRules::V10,
-    },
-    Row {
-        name: "11",
-        id: RoomVersionId::V11,
-        rules: RoomVersionRules::V11,
-    },
-    Row {
-        name: "12",
-        id: RoomVersionId::V12,
-        rules: RoomVersionRules::V12,
-    },
+static ROWS: [Row; 10] = [
+    row("3", RoomVersionId::V3, RoomVersionRules::V3),
+    row("4", RoomVersionId::V4, RoomVersionRules::V4),
+    row("5", RoomVersionId::V5, RoomVersionRules::V5),
+    row("6", RoomVersionId::V6, RoomVersionRules::V6),
+    row("7", RoomVersionId::V7, RoomVersionRules::V7),
+    row("8", RoomVersionId::V8, RoomVersionRules::V8),
+    row("9", RoomVersionId::V9, RoomVersionRules::V9),
+    row("10", RoomVersionId::V10, RoomVersionRules::V10),
+    row("11", RoomVersionId::V11, RoomVersionRules::V11),
+    row("12", RoomVersionId::V12, RoomVersionRules::V12),
 ];
+
+const fn row(name: &'static str, id: RoomVersionId, rules: RoomVersionRules) -> Row {
+    Row { name, id, rules }
+}
 
 /// A room version that this server doesn't know.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,12 +50,26 @@ static ROWS: [Row; 3] = [
 pub struct UnsupportedVersion(pub String);
 
 impl RoomVersion {
+    /// Version 3.
+    pub const V3: Self = Self(0);
+    /// Version 4.
+    pub const V4: Self = Self(1);
+    /// Version 5.
+    pub const V5: Self = Self(2);
+    /// Version 6.
+    pub const V6: Self = Self(3);
+    /// Version 7.
+    pub const V7: Self = Self(4);
+    /// Version 8.
+    pub const V8: Self = Self(5);
+    /// Version 9.
+    pub const V9: Self = Self(6);
     /// Version 10.
-    pub const V10: Self = Self(0);
+    pub const V10: Self = Self(7);
     /// Version 11.
-    pub const V11: Self = Self(1);
+    pub const V11: Self = Self(8);
     /// Version 12.
-    pub const V12: Self = Self(2);
+    pub const V12: Self = Self(9);
 
     /// Every supported version, oldest first.
     pub fn supported() -> impl Iterator<Item = Self> {
@@ -125,6 +144,25 @@ impl RoomVersion {
         !self.row().rules.authorization.use_room_create_sender
     }
 
+    /// An event's ID: its reference hash, in version 3 by base64's standard alphabet, later by the
+    /// one that is safe in URLs.
+    pub(crate) fn event_id(self, reference_hash: &[u8]) -> OwnedEventId {
+        let hash = match self.row().rules.event_id_format {
+            EventIdFormatVersion::V2 => STANDARD_NO_PAD.encode(reference_hash),
+            _ => URL_SAFE_NO_PAD.encode(reference_hash),
+        };
+        EventId::parse(format!("${hash}")).expect("a `$` and base64 are an event ID")
+    }
+
+    /// The numbers that events of other servers may have. This server's own events are strict in
+    /// every version.
+    pub(crate) fn numbers(self) -> Numbers {
+        match self.row().rules.authorization.strict_canonical_json {
+            true => Numbers::Strict,
+            false => Numbers::Any,
+        }
+    }
+
     /// Whether a redaction names its target in `content` (version 11 and later, MSC2174).
     pub fn redacts_in_content(self) -> bool {
         self.row().rules.redaction.content_field_redacts
@@ -158,12 +196,14 @@ mod tests {
     #[test]
     fn supported_versions_are_found_by_name_and_others_refused() {
         let names: Vec<_> = RoomVersion::supported().map(RoomVersion::as_str).collect();
-        assert_eq!(names, ["10", "11", "12"]);
+        assert_eq!(names, ["3", "4", "5", "6", "7", "8", "9", "10", "11", "12"]);
+        assert_eq!(RoomVersion::V6.as_str(), "6");
+        assert_eq!(RoomVersion::V12.as_str(), "12");
         for version in RoomVersion::supported() {
             assert_eq!(version.as_str().parse(), Ok(version));
             assert_eq!(version.id().as_str(), version.as_str());
         }
-        for name in ["1", "9", "13", "", "org.matrix.msc2870"] {
+        for name in ["1", "2", "13", "", "org.matrix.msc2870"] {
             assert_eq!(
                 RoomVersion::parse(name),
                 Err(UnsupportedVersion(name.to_owned()))

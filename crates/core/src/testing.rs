@@ -109,7 +109,7 @@ impl Room {
         let mut state = State::empty(HASH_KEY);
         let mut create = json!({ "room_version": version.as_str() });
         let mut levels = json!({ "users": {}, "users_default": 0, "invite": 0 });
-        if version == RoomVersion::V10 {
+        if version < RoomVersion::V11 {
             create["creator"] = creator.as_str().into();
         }
         if !version.room_id_is_create_hash() {

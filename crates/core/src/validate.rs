@@ -10,7 +10,7 @@ use std::{ops::Deref, sync::Arc};
 
 use base64::{
     Engine as _, alphabet,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose},
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use ruma::{
     EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedServerSigningKeyId, RoomId,
@@ -197,7 +197,8 @@ impl Unverified {
         json: &str,
         room: Option<&RoomId>,
     ) -> Result<Self, DropReason> {
-        let mut object = Object::parse(json).map_err(DropReason::NotCanonicalJson)?;
+        let mut object =
+            Object::parse_with(version.numbers(), json).map_err(DropReason::NotCanonicalJson)?;
         let unsigned = object.remove("unsigned");
         let received = canonical_json::write(&object);
         check_format(version, &object, received.len())?;
@@ -294,9 +295,7 @@ impl Unverified {
 /// signatures is the source.
 pub(crate) fn identify(version: RoomVersion, event: &Object<'_>) -> (OwnedEventId, String) {
     let covered = canonical_json::write(&redacted(version, event, &["signatures", "unsigned"]));
-    let hash = general_purpose::URL_SAFE_NO_PAD.encode(Sha256::digest(&covered));
-    let event_id = EventId::parse(format!("${hash}"));
-    (event_id.expect("a `$` and base64 are an event ID"), covered)
+    (version.event_id(&Sha256::digest(&covered)), covered)
 }
 
 /// The content hash that an event should have.
@@ -332,7 +331,8 @@ fn required_signatures(
 ) -> Result<Vec<Signatures>, DropReason> {
     let sender = || pdu.sender.server_name().to_owned();
     let servers = if pdu.event_type == TimelineEventType::RoomMember {
-        let content = Object::parse(pdu.content.get()).map_err(DropReason::NotCanonicalJson)?;
+        let content = Object::parse_with(version.numbers(), pdu.content.get())
+            .map_err(DropReason::NotCanonicalJson)?;
         let authorising = authorising_server(version, &content)?;
         let needs_sender = !is_third_party_invite(&content);
         let mut servers: Vec<_> = needs_sender.then(sender).into_iter().collect();

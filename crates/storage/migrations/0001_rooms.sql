@@ -30,7 +30,7 @@ CREATE TABLE state_keys (
 
 CREATE TABLE events (
     event BIGINT NOT NULL PRIMARY KEY,
-    -- The 32 bytes of the reference hash; in room versions 1 and 2 the whole ID.
+    -- The 32 bytes of the reference hash; in room version 3 the whole ID.
     event_id BYTEA NOT NULL,
     room BIGINT NOT NULL,
     -- 0: only referred to, not held. 1: accepted. 2: soft-failed. 3: rejected.

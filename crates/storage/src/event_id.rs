@@ -1,5 +1,6 @@
-//! Event IDs as they are stored: the 32 bytes of the reference hash, or the whole ID where the room
-//! version gives events other IDs (1 and 2).
+//! Event IDs as they are stored: the 32 bytes of the reference hash, or the whole ID where it isn't
+//! such a hash in the form that is safe in URLs: in room version 3, and in what others make up. The
+//! length tells which.
 
 use base64::{
     Engine as _,
@@ -20,9 +21,15 @@ const HASH: GeneralPurpose = GeneralPurpose::new(
 
 /// The stored form of an ID.
 pub(crate) fn to_stored(id: &EventId) -> Vec<u8> {
-    match HASH.decode(id.as_str().trim_start_matches('$')) {
+    match HASH.decode(id.as_str().strip_prefix('$').unwrap_or_default()) {
         Ok(hash) if hash.len() == 32 => hash,
-        _ => id.as_str().as_bytes().to_vec(),
+        _ => {
+            let mut whole = id.as_str().as_bytes().to_vec();
+            if whole.len() == 32 {
+                whole.push(0);
+            }
+            whole
+        }
     }
 }
 
@@ -32,16 +39,19 @@ pub(crate) fn to_stored(id: &EventId) -> Vec<u8> {
 ///
 /// [`StorageError::Corrupt`] if it isn't an event ID.
 pub(crate) fn from_stored(stored: &[u8]) -> Result<OwnedEventId, StorageError> {
-    let id = if stored.len() == 32 && stored.first() != Some(&b'$') {
-        format!("${}", HASH.encode(stored))
-    } else {
-        // A hash can begin with the byte of `$`; a whole ID always contains a server name.
-        match std::str::from_utf8(stored) {
-            Ok(id) if id.starts_with('$') && id.contains(':') => id.to_owned(),
-            _ => format!("${}", HASH.encode(stored)),
-        }
+    if stored.len() == 32 {
+        return OwnedEventId::try_from(format!("${}", HASH.encode(stored))).map_err(corrupt);
+    }
+    let whole = match stored {
+        [whole @ .., 0] if whole.len() == 32 => whole,
+        whole => whole,
     };
-    OwnedEventId::try_from(id).map_err(|error| StorageError::Corrupt(format!("event ID: {error}")))
+    let id = std::str::from_utf8(whole).map_err(corrupt)?;
+    OwnedEventId::try_from(id).map_err(corrupt)
+}
+
+fn corrupt(error: impl std::fmt::Display) -> StorageError {
+    StorageError::Corrupt(format!("event ID: {error}"))
 }
 
 #[cfg(test)]
@@ -53,18 +63,25 @@ mod tests {
     #[test]
     fn every_form_of_id_comes_back_as_it_was() {
         let hashes = [[0_u8; 32], [0x24; 32], [0xff; 32]];
-        let ids = hashes
-            .iter()
-            .map(|hash| format!("${}", HASH.encode(hash)))
-            .chain(["$whole:example.org".to_owned(), "$short".to_owned()]);
-        for id in ids {
+        let safe = hashes.map(|hash| format!("${}", HASH.encode(hash)));
+        let standard = [[0xff; 32], [0xfb; 32]]
+            .map(|hash| format!("${}", general_purpose::STANDARD_NO_PAD.encode(hash)));
+        let others = [
+            "$whole:example.org".to_owned(),
+            "$short".to_owned(),
+            "$$".to_owned(),
+            format!("${}", "x".repeat(31)),
+            format!("${}:{}", "x".repeat(19), "example.org"),
+        ];
+        for id in safe.into_iter().chain(standard).chain(others) {
             let id = OwnedEventId::try_from(id).expect("valid ID");
-            if id.as_str() != "$short" {
-                assert_eq!(from_stored(&to_stored(&id)).expect("stored ID"), id);
-            }
+            let stored = to_stored(&id);
+            assert_eq!(from_stored(&stored).expect("stored ID"), id);
+            assert_eq!(
+                stored.len() == 32,
+                HASH.decode(&id.as_str()[1..])
+                    .is_ok_and(|hash| hash.len() == 32)
+            );
         }
-        let standard = general_purpose::STANDARD_NO_PAD.encode([0xff; 32]);
-        let id = OwnedEventId::try_from(format!("${standard}:example.org")).expect("valid ID");
-        assert_eq!(from_stored(&to_stored(&id)).expect("stored ID"), id);
     }
 }

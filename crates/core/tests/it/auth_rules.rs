@@ -72,6 +72,18 @@ fn every_version() -> Vec<RoomVersion> {
     RoomVersion::supported().collect()
 }
 
+fn since(first: RoomVersion) -> Vec<RoomVersion> {
+    RoomVersion::supported()
+        .filter(|version| *version >= first)
+        .collect()
+}
+
+fn before(later: RoomVersion) -> Vec<RoomVersion> {
+    RoomVersion::supported()
+        .filter(|version| *version < later)
+        .collect()
+}
+
 #[rustfmt::skip]
 #[test]
 fn joins_follow_the_join_rule_and_the_membership_before() {
@@ -87,7 +99,6 @@ fn joins_follow_the_join_rule_and_the_membership_before() {
         ("a member may join again", "invite", is("join"), join(), Allowed),
         ("a user who left may not", "invite", is("leave"), join(), Forbidden),
         ("knocking is not being let in", "knock", is("knock"), join(), Forbidden),
-        ("an invited user may join where one knocks", "knock", is("invite"), join(), Allowed),
         ("private lets nobody in", "private", is("invite"), join(), Forbidden),
         ("an unknown join rule lets nobody in", "x.y", is("invite"), join(), Forbidden),
         ("membership must be known", "public", vec![], membership("@n:n", "@n:n", "hover"), Forbidden),
@@ -95,13 +106,23 @@ fn joins_follow_the_join_rule_and_the_membership_before() {
         ("membership must be a state event", "public", vec![], ("@n:n", "m.room.member", None, json!({"membership": "join"})), Malformed),
         ("the target must be a user", "public", vec![], ("@n:n", "m.room.member", Some("n"), json!({"membership": "join"})), Forbidden),
     ]);
+    check(&since(RoomVersion::V7), vec![
+        ("an invited user may join where one knocks", "knock", is("invite"), join(), Allowed),
+    ]);
+    check(&before(RoomVersion::V7), vec![
+        ("before version 7 this rule lets nobody in", "knock", is("invite"), join(), Forbidden),
+    ]);
 }
 
 #[rustfmt::skip]
 #[test]
 fn restricted_rooms_are_joined_through_a_member_who_may_invite() {
-    for rule in ["restricted", "knock_restricted"] {
-        check(&every_version(), vec![
+    for (rule, first) in [("restricted", RoomVersion::V8), ("knock_restricted", RoomVersion::V10)] {
+        check(&before(first), vec![
+            ("before, the rule lets nobody in", rule, vec![membership("@c:c", "@n:n", "invite")], membership("@n:n", "@n:n", "join"), Forbidden),
+            ("and nobody can vouch", rule, vec![], authorised_join("@m:m"), Forbidden),
+        ]);
+        check(&since(first), vec![
             ("an invited user needs nobody", rule, vec![membership("@c:c", "@n:n", "invite")], membership("@n:n", "@n:n", "join"), Allowed),
             ("a stranger needs somebody", rule, vec![], membership("@n:n", "@n:n", "join"), Forbidden),
             ("the moderator may let in", rule, vec![], authorised_join("@m:m"), Allowed),
@@ -140,7 +161,6 @@ fn leaving_kicking_banning_and_unbanning_need_more_power_than_the_target_has() {
     check(&every_version(), vec![
         ("a member may leave", "invite", vec![], kick("@u:u", "@u:u"), Allowed),
         ("an invited user may decline", "invite", is("invite"), kick("@n:n", "@n:n"), Allowed),
-        ("who knocks may give up", "knock", is("knock"), kick("@n:n", "@n:n"), Allowed),
         ("a stranger has nothing to leave", "public", vec![], kick("@n:n", "@n:n"), Forbidden),
         ("a banned user may not leave", "public", is("ban"), kick("@n:n", "@n:n"), Forbidden),
         ("the moderator may kick", "invite", vec![], kick("@m:m", "@u:u"), Allowed),
@@ -155,6 +175,9 @@ fn leaving_kicking_banning_and_unbanning_need_more_power_than_the_target_has() {
         ("a member may not ban", "invite", vec![], ban("@u:u", "@n:n"), Forbidden),
         ("the creator is not banned by the moderator", "invite", vec![], ban("@m:m", "@c:c"), Forbidden),
     ]);
+    check(&since(RoomVersion::V7), vec![
+        ("who knocks may give up", "knock", is("knock"), kick("@n:n", "@n:n"), Allowed),
+    ]);
 }
 
 #[rustfmt::skip]
@@ -162,9 +185,17 @@ fn leaving_kicking_banning_and_unbanning_need_more_power_than_the_target_has() {
 fn knocking_needs_a_room_that_lets_knock() {
     let knock = || membership("@n:n", "@n:n", "knock");
     let is = |what| vec![membership("@c:c", "@n:n", what)];
-    check(&every_version(), vec![
-        ("one may knock", "knock", vec![], knock(), Allowed),
+    check(&before(RoomVersion::V7), vec![
+        ("before version 7 nobody can knock", "knock", vec![], knock(), Forbidden),
+    ]);
+    check(&before(RoomVersion::V10), vec![
+        ("nor before version 10 by this rule", "knock_restricted", vec![], knock(), Forbidden),
+    ]);
+    check(&since(RoomVersion::V10), vec![
         ("also where some join without", "knock_restricted", vec![], knock(), Allowed),
+    ]);
+    check(&since(RoomVersion::V7), vec![
+        ("one may knock", "knock", vec![], knock(), Allowed),
         ("not elsewhere", "invite", vec![], knock(), Forbidden),
         ("not for another", "knock", vec![], membership("@u:u", "@n:n", "knock"), Forbidden),
         ("not when invited", "knock", is("invite"), knock(), Forbidden),
@@ -198,28 +229,44 @@ fn sending_needs_membership_and_the_power_for_the_type() {
 #[test]
 fn power_levels_change_only_below_ones_own() {
     let set = |content: Value| levels("@m:m", content);
-    let before = || vec![levels("@c:c", json!({"users": {"@m:m": 50, "@u:u": 10, "@e:e": 50}, "ban": 60, "events": {"a.b": 60, "c.d": 20}, "notifications": {"room": 60}}))];
+    let old = || vec![levels("@c:c", json!({"users": {"@m:m": 50, "@u:u": 10, "@e:e": 50}, "ban": 60, "events": {"a.b": 60, "c.d": 20}, "notifications": {"room": 60}}))];
     let content = |change: fn(&mut Value)| {
-        let mut content = before()[0].3.clone();
+        let mut content = old()[0].3.clone();
         change(&mut content);
         content
     };
     check(&every_version(), vec![
-        ("no change is allowed", "invite", before(), set(content(|_| {})), Allowed),
-        ("raising another to one's own level", "invite", before(), set(content(|c| c["users"]["@u:u"] = json!(50))), Allowed),
-        ("raising another above it", "invite", before(), set(content(|c| c["users"]["@u:u"] = json!(51))), Forbidden),
-        ("lowering an equal", "invite", before(), set(content(|c| c["users"]["@e:e"] = json!(0))), Forbidden),
-        ("lowering oneself", "invite", before(), set(content(|c| c["users"]["@m:m"] = json!(0))), Allowed),
-        ("raising oneself", "invite", before(), set(content(|c| c["users"]["@m:m"] = json!(60))), Forbidden),
-        ("changing a level above one's own", "invite", before(), set(content(|c| c["ban"] = json!(50))), Forbidden),
-        ("raising a level above one's own", "invite", before(), set(content(|c| c["kick"] = json!(51))), Forbidden),
-        ("changing an event's level above one's own", "invite", before(), set(content(|c| c["events"]["a.b"] = json!(50))), Forbidden),
-        ("changing an event's level below", "invite", before(), set(content(|c| c["events"]["c.d"] = json!(50))), Allowed),
-        ("changing a notification's level above", "invite", before(), set(content(|c| c["notifications"]["room"] = json!(50))), Forbidden),
-        ("a level that is text", "invite", before(), set(content(|c| c["ban"] = json!("60"))), Forbidden),
-        ("a user's level that is text", "invite", before(), set(content(|c| c["users"]["@u:u"] = json!("10"))), Forbidden),
-        ("a user that is none", "invite", before(), set(content(|c| c["users"]["u"] = json!(1))), Forbidden),
-        ("a member may not", "invite", before(), levels("@u:u", content(|_| {})), Forbidden),
+        ("no change is allowed", "invite", old(), set(content(|_| {})), Allowed),
+        ("raising another to one's own level", "invite", old(), set(content(|c| c["users"]["@u:u"] = json!(50))), Allowed),
+        ("raising another above it", "invite", old(), set(content(|c| c["users"]["@u:u"] = json!(51))), Forbidden),
+        ("lowering an equal", "invite", old(), set(content(|c| c["users"]["@e:e"] = json!(0))), Forbidden),
+        ("lowering oneself", "invite", old(), set(content(|c| c["users"]["@m:m"] = json!(0))), Allowed),
+        ("raising oneself", "invite", old(), set(content(|c| c["users"]["@m:m"] = json!(60))), Forbidden),
+        ("changing a level above one's own", "invite", old(), set(content(|c| c["ban"] = json!(50))), Forbidden),
+        ("raising a level above one's own", "invite", old(), set(content(|c| c["kick"] = json!(51))), Forbidden),
+        ("changing an event's level above one's own", "invite", old(), set(content(|c| c["events"]["a.b"] = json!(50))), Forbidden),
+        ("changing an event's level below", "invite", old(), set(content(|c| c["events"]["c.d"] = json!(50))), Allowed),
+        ("a user that is none", "invite", old(), set(content(|c| c["users"]["u"] = json!(1))), Forbidden),
+        ("a member may not", "invite", old(), levels("@u:u", content(|_| {})), Forbidden),
+    ]);
+    let notification = || set(content(|c| c["notifications"]["room"] = json!(50)));
+    check(&since(RoomVersion::V6), vec![
+        ("changing a notification's level above", "invite", old(), notification(), Forbidden),
+    ]);
+    check(&before(RoomVersion::V6), vec![
+        ("before version 6 anybody who may change levels changes it", "invite", old(), notification(), Allowed),
+    ]);
+    let text = || set(content(|c| c["ban"] = json!("60")));
+    let users_text = || set(content(|c| c["users"]["@u:u"] = json!(" +10 ")));
+    check(&since(RoomVersion::V10), vec![
+        ("a level that is text", "invite", old(), text(), Forbidden),
+        ("a user's level that is text", "invite", old(), users_text(), Forbidden),
+    ]);
+    check(&before(RoomVersion::V10), vec![
+        ("a level that is text counts as its number", "invite", old(), text(), Allowed),
+        ("also a user's", "invite", old(), users_text(), Allowed),
+        ("and is compared as one", "invite", old(), set(content(|c| c["users"]["@u:u"] = json!("51"))), Forbidden),
+        ("other text is no level", "invite", old(), set(content(|c| c["ban"] = json!("sixty"))), Forbidden),
     ]);
 }
 
@@ -234,9 +281,23 @@ fn in_version_12_creators_stand_above_every_number() {
         ("power levels may not list the creator", "invite", vec![], levels("@c:c", json!({"users": {"@c:c": 100}})), Forbidden),
         ("the creator may ask for any level", "invite", vec![], levels("@c:c", json!({"ban": 9_007_199_254_740_991_i64})), Allowed),
     ]);
-    check(&[RoomVersion::V10, RoomVersion::V11], vec![
+    check(&before(RoomVersion::V12), vec![
         ("before, the mightiest does", "invite", vec![lift()], membership("@m:m", "@c:c", "ban"), Allowed),
         ("and power levels list the creator", "invite", vec![], levels("@c:c", json!({"users": {"@c:c": 100}})), Allowed),
+    ]);
+}
+
+/// Before version 6 a server's aliases are its own business.
+#[rustfmt::skip]
+#[test]
+fn aliases_events_once_needed_no_power_and_no_membership() {
+    let aliases = |key| ("@x:x", "m.room.aliases", Some(key), json!({"aliases": []}));
+    check(&before(RoomVersion::V6), vec![
+        ("of one's own server", "invite", vec![], aliases("x"), Allowed),
+        ("of another", "invite", vec![], aliases("y"), Forbidden),
+    ]);
+    check(&since(RoomVersion::V6), vec![
+        ("later they are like any other", "invite", vec![], aliases("x"), Forbidden),
     ]);
 }
 
@@ -306,7 +367,7 @@ fn create_events_follow_their_own_rules() {
         assert!(altered(|pdu| pdu.prev_events.push(pdu.event_id.clone())).is_err());
         assert!(altered(|pdu| pdu.room_id = "!r:elsewhere".try_into().unwrap()).is_err());
         assert!(altered(|pdu| pdu.content = raw(json!({"room_version": "1"}))).is_err());
-        let other = if version == RoomVersion::V10 {
+        let other = if version < RoomVersion::V11 {
             RoomVersion::V11
         } else {
             RoomVersion::V10

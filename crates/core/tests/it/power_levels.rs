@@ -88,6 +88,21 @@ fn what_users_may_do_follows_their_level_and_that_of_the_target() {
 }
 
 #[test]
+fn before_version_10_text_counts_as_its_number() {
+    let mut room = Room::with_members(RoomVersion::V9, "invite");
+    room.put((
+        "@c:c",
+        "m.room.power_levels",
+        Some(""),
+        json!({"users": {"@u:u": "30"}, "ban": "30", "events": {"m.room.name": "31"}}),
+    ));
+    let levels = read(&room);
+    assert_eq!(levels.level_of(user_id!("@u:u")), Level::Finite(30));
+    assert!(levels.may_ban(user_id!("@u:u"), user_id!("@m:m")));
+    assert!(!levels.may_send(user_id!("@u:u"), &"m.room.name".into(), true));
+}
+
+#[test]
 fn malformed_power_levels_are_an_error_and_no_default() {
     let mut room = Room::with_members(RoomVersion::V11, "invite");
     let event = room.put((

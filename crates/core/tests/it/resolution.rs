@@ -26,7 +26,7 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 fn versions() -> impl Strategy<Value = RoomVersion> {
-    prop::sample::select(vec![RoomVersion::V10, RoomVersion::V11, RoomVersion::V12])
+    prop::sample::select(RoomVersion::supported().collect::<Vec<_>>())
 }
 
 fn stories() -> impl Strategy<Value = Story> {

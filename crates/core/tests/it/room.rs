@@ -34,7 +34,7 @@ impl Room {
         let key = KeyPair::new(owned_server_name!("c"), "1".try_into().unwrap(), [1; 32]);
         let mut content = create_content;
         content["room_version"] = json!(version.as_str());
-        if version == RoomVersion::V10 {
+        if version < RoomVersion::V11 {
             content["creator"] = json!("@c:c");
         }
         let room_id = (version != RoomVersion::V12).then(|| "!r:c".try_into().unwrap());

@@ -78,7 +78,9 @@ fn redaction_leaves_what_the_reference_server_leaves() {
 #[test]
 fn an_event_made_from_the_same_template_equals_the_reference_servers() {
     let key = specification_key();
-    for reference in references() {
+    // Of events with numbers that canonical JSON lacks we make none.
+    let canonical_ones = |one: &Reference| CanonicalJsonValue::try_from(one.event.clone()).is_ok();
+    for reference in references().into_iter().filter(canonical_ones) {
         let version = RoomVersion::parse(&reference.version).unwrap();
         let mut template = canonical(reference.event.clone());
         template.remove("signatures");
@@ -92,8 +94,7 @@ fn an_event_made_from_the_same_template_equals_the_reference_servers() {
 }
 
 /// The specification's own example of a signed event, and one from the public federation whose ID
-/// other implementations have published. Both rest on rules that have been the same up to version
-/// 10.
+/// other implementations have published.
 #[test]
 fn the_published_vectors_are_reproduced() {
     let event = r#"{"room_id":"!x:domain","sender":"@a:domain","origin":"domain",
@@ -120,7 +121,7 @@ fn the_published_vectors_are_reproduced() {
         "hashes":{"sha256":"IX6zuNiJpJPNf70BLleL3HSCpjKeq9Uhu7uUpyDjBmc"},"signatures":{"jki.re":
         {"ed25519:auto":"O4IyFfF2PPtGp5uaDm8t57dZbdh8vc8Q64LgCwvzYRVItAMI0uisfiAFaxkVT7MRpzh6N2QNN5NMRXZKmgPYDA"}},
         "unsigned":{"age":1321650}}"#;
-    let unverified = Unverified::parse(RoomVersion::V10, create, None).unwrap();
+    let unverified = Unverified::parse(RoomVersion::V5, create, None).unwrap();
     assert!(unverified.hash_matches());
     assert_eq!(
         unverified.event_id(),

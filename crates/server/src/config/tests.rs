@@ -51,8 +51,8 @@ const REFUSED: &[(&str, &str)] = &[
         "m.toml:1:12: invalid type: boolean `true`, expected path string",
     ),
     (
-        "default_room_version = \"9\"",
-        "m.toml:1:24: unknown room version \"9\", expected one of \"10\", \"11\", \"12\"",
+        "default_room_version = \"13\"",
+        "m.toml:1:24: unknown room version \"13\", expected one of \"3\", \"4\", \"5\", \"6\", \"7\", \"8\", \"9\", \"10\", \"11\", \"12\"",
     ),
     (
         "public_base_url = \"example.org\"",

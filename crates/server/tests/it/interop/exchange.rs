@@ -120,6 +120,16 @@ async fn kicks_and_leaves(meeting: &Meeting, alice_sees: &mut Watch, bob_sees: &
 }
 
 #[tokio::test]
+async fn messages_state_redactions_profiles_kicks_and_leaves_v3() {
+    everything_goes_both_ways(Kind::Synapse, Kind::Myelin, "3").await;
+}
+
+#[tokio::test]
+async fn messages_state_redactions_profiles_kicks_and_leaves_v6() {
+    everything_goes_both_ways(Kind::Synapse, Kind::Myelin, "6").await;
+}
+
+#[tokio::test]
 async fn messages_state_redactions_profiles_kicks_and_leaves_v10() {
     everything_goes_both_ways(Kind::Synapse, Kind::Myelin, "10").await;
 }
@@ -132,6 +142,16 @@ async fn messages_state_redactions_profiles_kicks_and_leaves_v11() {
 #[tokio::test]
 async fn messages_state_redactions_profiles_kicks_and_leaves_v12() {
     everything_goes_both_ways(Kind::Synapse, Kind::Myelin, "12").await;
+}
+
+#[tokio::test]
+async fn the_same_in_a_room_of_myelins_v6() {
+    everything_goes_both_ways(Kind::Myelin, Kind::Synapse, "6").await;
+}
+
+#[tokio::test]
+async fn the_same_in_a_room_of_myelins_v9() {
+    everything_goes_both_ways(Kind::Myelin, Kind::Synapse, "9").await;
 }
 
 #[tokio::test]

@@ -149,6 +149,11 @@ async fn crash_during_resync(resident: Kind, joining: Kind, room_version: &str) 
 }
 
 #[tokio::test]
+async fn the_user_is_in_at_once_and_sees_all_later_v9() {
+    join_while_state_is_held(Kind::Synapse, Kind::Myelin, "9").await;
+}
+
+#[tokio::test]
 async fn the_user_is_in_at_once_and_sees_all_later_v10() {
     join_while_state_is_held(Kind::Synapse, Kind::Myelin, "10").await;
 }
