@@ -13,7 +13,7 @@ mod tasks;
 pub use clock::{Clock, Elapsed, Moment, Sleep};
 pub use network::{Network, Stream};
 pub use random::Random;
-pub use tasks::{StillRunning, Task, TaskFailed, Tasks};
+pub use tasks::{StillRunning, Task, TaskFailed, Tasks, contain};
 pub use tokio_util::sync::CancellationToken;
 
 /// The surroundings of one server. Clones are cheap and share everything.

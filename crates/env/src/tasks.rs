@@ -4,14 +4,15 @@ use std::{
     collections::BTreeMap,
     fmt,
     future::Future,
-    panic,
+    panic::{self, AssertUnwindSafe},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     thread,
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use tokio::{sync::Semaphore, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
@@ -53,6 +54,26 @@ pub enum TaskFailed {
 #[error("tasks did not end in time: {}", .0.join(", "))]
 pub struct StillRunning(pub Vec<&'static str>);
 
+/// Awaits `future`. A panic in it, which is a bug, is logged and becomes an error, so that a loop around
+/// it goes on. What the future shares with others must bear being left half-way.
+///
+/// # Errors
+/// [`TaskFailed::Panicked`] with `name`.
+pub fn contain<F: Future>(
+    name: &'static str,
+    future: F,
+) -> impl Future<Output = Result<F::Output, TaskFailed>> {
+    // Boxed, or what wraps it would be as large again.
+    let contained = AssertUnwindSafe(Box::pin(future)).catch_unwind();
+    // The payload says nothing that the panic hook hasn't said.
+    contained.map(move |ended| {
+        ended.map_err(|_| {
+            tracing::error!(name, "task panicked");
+            TaskFailed::Panicked(name)
+        })
+    })
+}
+
 impl Tasks {
     /// A new set of tasks. `clock` measures the time for shutting down.
     #[must_use]
@@ -84,9 +105,13 @@ impl Tasks {
     {
         let counted = Counted::new(&self.0.running, name);
         let dropping = self.0.dropping.clone();
+        let contained = contain(name, future);
         let tracked = self.0.tracker.track_future(async move {
             let _counted = counted;
-            dropping.run_until_cancelled_owned(future).await
+            dropping
+                .run_until_cancelled_owned(contained)
+                .await
+                .unwrap_or(Err(TaskFailed::Stopped(name)))
         });
         let span = tracing::error_span!("task", name);
         Task {
@@ -113,7 +138,10 @@ impl Tasks {
         match batch.await {
             Ok(output) => output,
             Err(failure) => match failure.try_into_panic() {
-                Ok(payload) => panic::resume_unwind(payload),
+                Ok(payload) => {
+                    tracing::error!(name, "a batch panicked");
+                    panic::resume_unwind(payload)
+                }
                 // The runtime is going away and drops the caller next.
                 Err(_) => std::future::pending().await,
             },
@@ -165,7 +193,7 @@ impl fmt::Debug for Tasks {
 #[derive(Debug)]
 pub struct Task<T> {
     name: &'static str,
-    handle: JoinHandle<Option<T>>,
+    handle: JoinHandle<Result<T, TaskFailed>>,
 }
 
 impl<T> Task<T> {
@@ -181,18 +209,13 @@ impl<T> Future for Task<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let name = self.name;
-        Pin::new(&mut self.handle)
-            .poll(context)
-            .map(|ended| match ended {
-                Ok(Some(output)) => Ok(output),
-                Ok(None) => Err(TaskFailed::Stopped(name)),
-                Err(failure) if failure.is_panic() => Err(TaskFailed::Panicked(name)),
-                Err(_) => Err(TaskFailed::Stopped(name)),
-            })
+        // Panics don't reach the handle; what else it reports is that the runtime went away.
+        let ended = ready!(Pin::new(&mut self.handle).poll(context));
+        Poll::Ready(ended.unwrap_or(Err(TaskFailed::Stopped(name))))
     }
 }
 
-/// Counts a task as running while it exists, and reports a panic even if nobody awaits the task.
+/// Counts a task as running while it exists.
 struct Counted {
     running: Arc<Mutex<Running>>,
     name: &'static str,
@@ -211,9 +234,6 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        if thread::panicking() {
-            tracing::error!(name = self.name, "task panicked");
-        }
         let mut names = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = names.get_mut(self.name) {
             *count -= 1;

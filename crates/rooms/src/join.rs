@@ -23,6 +23,7 @@ use crate::{
     RoomError, Rooms,
     candidates::{Attempts, named},
     completion::AUTHORISER,
+    containment::contained,
     handshake::Handshake,
     membership::{JoinContent, with_membership},
     new_event::NewEvent,
@@ -222,7 +223,7 @@ impl Rooms {
             })
             .await
             .map_err(RoomError::Storage)?;
-        let result = self.ask_candidates(record, progress).await;
+        let result = contained("ask candidates", self.ask_candidates(record, progress)).await;
         if result.is_err() && !is_open(&result, progress) {
             let (room_id, user) = (record.room_id.clone(), record.user_id.clone());
             self.database()

@@ -10,6 +10,7 @@ mod backfill;
 mod candidates;
 mod commit;
 mod completion;
+mod containment;
 mod create;
 mod error;
 mod event_cache;

@@ -26,7 +26,7 @@ use ruma::{OwnedServerName, ServerName};
 use serde_json::value::RawValue;
 use tokio::sync::{Notify, Semaphore};
 
-use crate::Rooms;
+use crate::{Rooms, containment::contained};
 
 /// How many rows of the outbox are read together.
 const READ_TOGETHER: usize = 200;
@@ -183,7 +183,7 @@ impl Rooms {
 
     async fn dispatch(&self, mut position: StreamPosition) {
         loop {
-            match self.dispatch_after(position).await {
+            match contained("dispatch", self.dispatch_after(position)).await {
                 Ok(Some(last)) => position = last,
                 Ok(None) => self.outgoing().news.notified().await,
                 Err(error) => {
@@ -204,7 +204,8 @@ impl Rooms {
     ) -> Result<Option<StreamPosition>, StorageError> {
         let rows = self.outbox_after(position).await?;
         for row in &rows {
-            for server in self.receivers(row).await? {
+            let receivers = contained("receivers of an event", self.receivers(row)).await;
+            for server in unless_lasting(row, receivers)?.unwrap_or_default() {
                 self.wake_sender(&server, Wanted::Row(row.position));
             }
             self.outgoing().lock().dispatched = row.position;
@@ -322,7 +323,7 @@ impl Rooms {
     /// Delivers until the end of what is wanted. Failures are waited out.
     async fn deliver_all(&self, server: &ServerName, mut cursor: StreamPosition, alive: &Notify) {
         loop {
-            let step = self.deliver_some(server, cursor, alive).await;
+            let step = contained("deliver", self.deliver_some(server, cursor, alive)).await;
             match step {
                 Ok(upto) => cursor = upto,
                 Err(error) => {
@@ -441,16 +442,8 @@ impl Rooms {
                 // The dispatcher has yet to come to it, and would have it sent again.
                 return Ok((pdus, upto.max(wanted)));
             }
-            if self.is_receiver(&row, server).await?
-                && let Some(room) = self.room_by_nr(row.room).await?
-            {
-                let held = room.events(self, [row.event]).await?;
-                // Of what its own user sent it has the original.
-                let passed_on = |event: &&Arc<Event>| event.pdu.sender.server_name() != server;
-                let event = held.get(&row.event).filter(passed_on);
-                let json = event.map(|event| event.pdu.json.to_string());
-                pdus.extend(json.and_then(|json| RawValue::from_string(json).ok()));
-            }
+            let pdu = contained("read an event", self.pdu_for(server, &row)).await;
+            pdus.extend(unless_lasting(&row, pdu)?.flatten());
             upto = row.position;
         }
         if at_end {
@@ -458,6 +451,26 @@ impl Rooms {
             upto = upto.max(wanted);
         }
         Ok((pdus, upto))
+    }
+
+    /// What a row has for a server, if anything.
+    async fn pdu_for(
+        &self,
+        server: &ServerName,
+        row: &OutboxRow,
+    ) -> Result<Option<Box<RawValue>>, StorageError> {
+        if !self.is_receiver(row, server).await? {
+            return Ok(None);
+        }
+        let Some(room) = self.room_by_nr(row.room).await? else {
+            return Ok(None);
+        };
+        let held = room.events(self, [row.event]).await?;
+        // Of what its own user sent it has the original.
+        let passed_on = |event: &&Arc<Event>| event.pdu.sender.server_name() != server;
+        let event = held.get(&row.event).filter(passed_on);
+        let json = event.map(|event| event.pdu.json.to_string());
+        Ok(json.and_then(|json| RawValue::from_string(json).ok()))
     }
 
     /// The next stored EDUs for a server.
@@ -603,4 +616,18 @@ pub async fn thin_outbox(env: Env, database: Database) -> Result<(), StorageErro
 fn read_delivered(setting: Option<Vec<u8>>) -> StreamPosition {
     let bytes = setting.and_then(|bytes| <[u8; 8]>::try_from(&bytes[..]).ok());
     StreamPosition(bytes.map_or(0, i64::from_be_bytes))
+}
+
+/// A row of the outbox that can't be read, now or ever, is passed over: those after it are not held up.
+fn unless_lasting<T>(
+    row: &OutboxRow,
+    result: Result<T, StorageError>,
+) -> Result<Option<T>, StorageError> {
+    match result {
+        Err(error) if error.is_lasting() => {
+            tracing::error!(position = row.position.0, %error, "an event can't be sent");
+            Ok(None)
+        }
+        result => result.map(Some),
+    }
 }

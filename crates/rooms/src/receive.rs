@@ -29,6 +29,7 @@ use tokio::sync::Notify;
 
 use crate::{
     ReceiveError, RoomError, Rooms,
+    containment::contained,
     room::Room,
     staging::Arrival,
     turn::{Candidate, Turn},
@@ -230,7 +231,8 @@ impl Rooms {
         drop(self.env().tasks.spawn("receive events", async move {
             let stopping = rooms.env().tasks.stopping();
             let working = async {
-                while let Err(error) = rooms.work_through(&room).await {
+                let work = || contained("receive events", rooms.work_through(&room));
+                while let Err(error) = work().await {
                     // The events are staged, and nothing is lost by waiting.
                     tracing::error!(room = %room.key.room_id, %error, "receiving failed");
                     rooms.env().clock.sleep(PAUSE_AFTER_FAILURE).await;
@@ -261,12 +263,13 @@ impl Rooms {
     /// Judges a run of events. If one of them can't be judged, now or ever, it is set aside, and the
     /// others are judged all the same.
     async fn judge_run(&self, room: &Arc<Room>, run: Vec<Staged>) -> Result<(), StorageError> {
-        match self.judge(room, &run).await {
+        match contained("judge events", self.judge(room, &run)).await {
             Err(error) if error.is_lasting() => {}
             judged => return judged,
         }
         for staged in run {
-            match self.judge(room, std::slice::from_ref(&staged)).await {
+            let judging = self.judge(room, std::slice::from_ref(&staged));
+            match contained("judge an event", judging).await {
                 Err(error) if error.is_lasting() => self.set_aside(room, &staged, &error).await?,
                 judged => judged?,
             }
@@ -345,7 +348,13 @@ impl Rooms {
     /// Settles what is parked, one event after the other: a gap is asked for once (R49).
     async fn settle_parked(&self, room: &Arc<Room>) {
         while let Some(staged) = room.inbound.next_parked() {
-            while let Err(error) = self.settle_or_set_aside(room, &staged).await {
+            let settle = || {
+                contained(
+                    "settle a parked event",
+                    self.settle_or_set_aside(room, &staged),
+                )
+            };
+            while let Err(error) = settle().await {
                 tracing::error!(event = %staged.event_id, %error, "settling failed");
                 self.env().clock.sleep(PAUSE_AFTER_FAILURE).await;
             }
@@ -358,7 +367,7 @@ impl Rooms {
         room: &Arc<Room>,
         staged: &Staged,
     ) -> Result<(), StorageError> {
-        match Box::pin(self.settle(room, staged)).await {
+        match Box::pin(contained("settle an event", self.settle(room, staged))).await {
             Err(error) if error.is_lasting() => self.set_aside(room, staged, &error).await,
             settled => {
                 settled?;

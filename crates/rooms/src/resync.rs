@@ -24,7 +24,10 @@ use myelin_storage::{
 use ruma::{OwnedEventId, OwnedServerName};
 use tokio::sync::Semaphore;
 
-use crate::{RoomError, Rooms, commit::Replaced, fetched_state::Fetched, room::Room, turn::Turn};
+use crate::{
+    RoomError, Rooms, commit::Replaced, containment::contained, fetched_state::Fetched, room::Room,
+    turn::Turn,
+};
 
 /// How many rooms are completed at the same time (R125).
 const PARALLEL_RESYNCS: usize = 4;
@@ -87,10 +90,14 @@ impl Rooms {
         let (rooms, room) = (self.clone(), room.clone());
         drop(self.env().tasks.spawn("resync", async move {
             let stopping = rooms.env().tasks.stopping();
-            let done = Box::pin(stopping.run_until_cancelled(rooms.complete(&room))).await;
-            if let Some(Err(error)) = done {
-                tracing::error!(room = %room.key.room_id, %error, "the resync stopped");
-            }
+            let completing = async {
+                let complete = || contained("complete a room", rooms.complete(&room));
+                while let Err(error) = complete().await {
+                    tracing::error!(room = %room.key.room_id, %error, "the resync is interrupted");
+                    rooms.env().clock.sleep(FIRST_PAUSE).await;
+                }
+            };
+            Box::pin(stopping.run_until_cancelled(completing)).await;
             let mut active = rooms
                 .0
                 .resyncs
@@ -128,7 +135,7 @@ impl Rooms {
             // Never closed.
             let _permit = self.0.resyncs.permits.acquire().await.ok();
             tracing::info!(room = %room.key.room_id, attempt = record.attempts, "resync");
-            match self.resync_once(room, &record).await {
+            match contained("resync a room", self.resync_once(room, &record)).await {
                 Ok(()) => {
                     tracing::info!(room = %room.key.room_id, "the room is complete");
                     return Ok(());

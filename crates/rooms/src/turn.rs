@@ -15,7 +15,6 @@ use myelin_core::{
     state::{Change, Membership},
     validate::ValidPdu,
 };
-use myelin_env::TaskFailed;
 use myelin_storage::{
     StorageError,
     events::{self, Known},
@@ -475,11 +474,7 @@ impl<'r> Turn<'r> {
             unstored: self.unstored,
         };
         let tasks = &self.rooms.env().tasks;
-        match tasks.spawn("commit", writing.run()).await {
-            Ok(written) => written,
-            Err(TaskFailed::Stopped(_)) => Err(StorageError::Closed),
-            Err(error @ TaskFailed::Panicked(_)) => Err(StorageError::Bug(error.to_string())),
-        }
+        tasks.spawn("commit", writing.run()).await?
     }
 }
 

@@ -1,5 +1,7 @@
 //! What can go wrong, by what the caller can do about it.
 
+use myelin_env::TaskFailed;
+
 /// Why the database did not do what was asked. A write that failed left nothing behind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StorageError {
@@ -25,6 +27,15 @@ pub enum StorageError {
     /// A mistake in the program, for instance in a statement.
     #[error("bug in a use of the database: {0}")]
     Bug(String),
+}
+
+impl From<TaskFailed> for StorageError {
+    fn from(failed: TaskFailed) -> Self {
+        match failed {
+            TaskFailed::Panicked(_) => Self::Bug(failed.to_string()),
+            TaskFailed::Stopped(_) => Self::Closed,
+        }
+    }
 }
 
 impl StorageError {

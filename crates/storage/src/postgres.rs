@@ -5,7 +5,7 @@ mod session;
 use std::{str::FromStr, sync::Arc, time::Duration};
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod};
-use myelin_env::{Env, TaskFailed};
+use myelin_env::Env;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::{NoTls, error::SqlState};
 
@@ -104,14 +104,9 @@ impl Postgres {
             let result = closure(&mut tx).await;
             commit(tx, result).await
         });
-        write.await.unwrap_or_else(|failed| {
-            Err(E::from(match failed {
-                TaskFailed::Panicked(name) => {
-                    StorageError::Bug(format!("{name}: a write panicked"))
-                }
-                TaskFailed::Stopped(_) => StorageError::Closed,
-            }))
-        })
+        write
+            .await
+            .unwrap_or_else(|failed| Err(StorageError::from(failed).into()))
     }
 
     /// Waits for the transactions under way, and closes the connections.

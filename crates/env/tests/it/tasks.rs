@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use myelin_env::{Clock, StillRunning, TaskFailed, Tasks};
+use myelin_env::{Clock, StillRunning, TaskFailed, Tasks, contain};
 use tokio::sync::{Notify, oneshot};
 
 const GRACE: Duration = Duration::from_secs(5);
@@ -82,6 +82,24 @@ async fn a_panic_stays_in_its_task() {
     let failed: Result<(), TaskFailed> = task.await;
     assert_eq!(failed, Err(TaskFailed::Panicked("panics")));
     assert_eq!(tasks.shutdown(GRACE).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_contained_panic_is_an_error_and_the_caller_goes_on() {
+    let mut left = 3;
+    while left > 0 {
+        left -= 1;
+        let failed: Result<(), _> = contain("odd", async {
+            tokio::task::yield_now().await;
+            assert!(left % 2 == 0, "as the test wants it");
+        })
+        .await;
+        let expected = match left % 2 {
+            0 => Ok(()),
+            _ => Err(TaskFailed::Panicked("odd")),
+        };
+        assert_eq!(failed, expected);
+    }
 }
 
 #[tokio::test]

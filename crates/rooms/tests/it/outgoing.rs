@@ -6,9 +6,14 @@ use std::{
     time::Duration,
 };
 
-use myelin_core::{number::StreamPosition, state::Membership};
+use myelin_core::{
+    event::Place,
+    number::{SnapshotNr, StreamPosition},
+    state::Membership,
+};
 use myelin_rooms::thin_outbox;
 use myelin_storage::{
+    Priority, StorageError,
     outbox::{self, OutboxRow},
     testing::on_each_engine,
 };
@@ -174,6 +179,46 @@ async fn of_what_servers_missed_for_long_the_last_of_each_room_is_kept() {
         let newer = house.say(&room_id, alice(), "four").await;
         let kept = BTreeSet::from([kick, newer]);
         until(async || thinned().await == kept).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_row_of_the_outbox_that_cannot_be_read_holds_up_no_others() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (mut story, tip) = house.shared_room().await;
+        drained(&house).await;
+        let theirs = house.says(&mut story, &[&tip], message(bob(), "hi")).await;
+        let event = house.event(&story.room_id, &theirs).await.unwrap();
+        let Place::Timeline { position, .. } = event.place else {
+            panic!("it is in the timeline");
+        };
+        let row = OutboxRow {
+            position,
+            event: event.nr,
+            room: house.room(&story.room_id).await.key.room,
+            snapshot: SnapshotNr(1_000_000),
+            further: Vec::new(),
+            made_ms: 0,
+        };
+        let put: Result<(), StorageError> = house
+            .fresh
+            .database
+            .write("a row", Priority::Bulk, move |tx| {
+                Box::pin(async move { outbox::put(tx, &row).await })
+            })
+            .await;
+        put.unwrap();
+        let said = house.say(&story.room_id, alice(), "hello").await;
+        let behind = cursors(&house, 3).await;
+        let own = rows(&house).await;
+        let own = own.last().unwrap();
+        assert_eq!(
+            house.event(&story.room_id, &said).await.unwrap().nr,
+            own.event
+        );
+        assert!(behind.iter().all(|(_, cursor)| *cursor < own.position));
     })
     .await;
 }

@@ -1,6 +1,9 @@
 //! What was acknowledged and is not judged yet, when judging it goes wrong.
 
-use std::sync::{Arc, mpsc};
+use std::{
+    fmt::Debug,
+    sync::{Arc, mpsc},
+};
 
 use futures_util::FutureExt as _;
 use myelin_core::{
@@ -15,6 +18,12 @@ use myelin_storage::{
     testing::{Fresh, on_each_engine},
 };
 use ruma::{OwnedEventId, RoomId};
+use tracing::{field::Field, subscriber::DefaultGuard};
+use tracing_subscriber::{
+    Layer,
+    layer::{Context, SubscriberExt as _},
+    util::SubscriberInitExt as _,
+};
 
 use crate::{
     house::{House, alice, new_event, until},
@@ -126,6 +135,76 @@ async fn a_parked_event_that_cannot_be_settled_is_set_aside_and_the_next_is_sett
             assert_eq!(house.verdict(&story, id).await, None);
         }
         put_in_timeline(&house, &event, &json).await;
+        house
+            .push_all(&story, mallory(), std::slice::from_ref(&missing))
+            .await;
+        // They were not refused.
+        let house = house.restart().await;
+        house.settled(&story.room_id).await;
+        for id in &ids {
+            assert_eq!(house.verdict(&story, id).await, Some(Verdict::Accepted));
+        }
+    })
+    .await;
+}
+
+/// A bug: panics when something is logged.
+struct Bug(&'static str);
+
+impl<S: tracing::Subscriber> Layer<S> for Bug {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        let mut logged = String::new();
+        event.record(&mut |field: &Field, value: &dyn Debug| {
+            if field.name() == "message" {
+                logged = format!("{value:?}");
+            }
+        });
+        assert_ne!(logged, self.0, "as the test wants it");
+    }
+}
+
+#[must_use]
+fn panic_at(logged: &'static str) -> DefaultGuard {
+    tracing_subscriber::registry()
+        .with(Bug(logged))
+        .set_default()
+}
+
+#[tokio::test]
+async fn an_event_over_which_the_program_panics_is_set_aside_and_the_others_go_on() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (mut story, tip) = house.shared_room().await;
+        let first = story.write(&[&tip], message(bob(), "first"));
+        let bad = story.write(&[&tip], topic(mallory(), "not permitted"));
+        let last = story.write(&[&first], message(bob(), "last"));
+        let bug = panic_at("judged");
+        house.push(&story, bob(), &[&first, &bad, &last]).await;
+        house.settled(&story.room_id).await;
+        for id in [&first, &last] {
+            assert_eq!(house.verdict(&story, id).await, Some(Verdict::Accepted));
+        }
+        assert_eq!(house.verdict(&story, &bad).await, None);
+        drop(bug);
+        // It is kept, and judged by a version without the bug.
+        let house = house.restart().await;
+        house.settled(&story.room_id).await;
+        assert_eq!(house.verdict(&story, &bad).await, Some(Verdict::Rejected));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_parked_event_over_which_the_program_panics_is_set_aside_and_others_are_settled() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (mut story, tip) = house.shared_room().await;
+        let missing = story.write(&[&tip], message(mallory(), "missing"));
+        let ids = ["one", "two"].map(|body| story.write(&[&missing], message(carol(), body)));
+        let bug = panic_at("a pushed event is refused");
+        house.push(&story, carol(), &[&ids[0], &ids[1]]).await;
+        house.settled(&story.room_id).await;
+        drop(bug);
         house
             .push_all(&story, mallory(), std::slice::from_ref(&missing))
             .await;
