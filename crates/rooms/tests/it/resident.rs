@@ -805,3 +805,37 @@ async fn a_join_upon_events_that_are_not_here_can_be_tried_again() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn whoever_authorised_a_join_is_in_the_chain_of_its_answer() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        for version in ["8", "10", "12"] {
+            let hall = house.create(version).await;
+            joins(&house, &hall, bob()).await;
+            house.join(&hall, dora()).await;
+            let room_id = restricted(&house, version, "restricted", &[&hall]).await;
+            house.join(&room_id, dora()).await;
+            let name = json!({ "name": "For members" });
+            let set = house.send(&room_id, alice(), "m.room.name", Some(""), name);
+            set.await.unwrap();
+            let mut levels = json!({ "users": { dora().as_str(): 100 } });
+            if version != "12" {
+                levels["users"][alice().as_str()] = json!(100);
+            }
+            let set = house.send(&room_id, alice(), "m.room.power_levels", Some(""), levels);
+            set.await.unwrap();
+            house.rooms.leave(alice(), &room_id, None).await.unwrap();
+            let join = prepared(&house, &room_id, bob()).await;
+            let authoriser = &join.1["content"]["join_authorised_via_users_server"];
+            assert_eq!(authoriser, dora().as_str());
+            let answer = send_join(&house, &room_id, bob(), &join, true)
+                .await
+                .unwrap();
+            // Nobody is in the state, and nothing in it was sent by dora.
+            assert_eq!(members(&answer["state"]), BTreeSet::new());
+            assert!(members(&answer["auth_chain"]).contains(dora().as_str()));
+        }
+    })
+    .await;
+}
