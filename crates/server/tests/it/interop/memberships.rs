@@ -238,9 +238,13 @@ macro_rules! between {
 
 between! {
     invitations {
+        myelin_invites_v6 Myelin Synapse "6";
+        myelin_invites_v9 Myelin Synapse "9";
         myelin_invites_v10 Myelin Synapse "10";
         myelin_invites_v11 Myelin Synapse "11";
         myelin_invites_v12 Myelin Synapse "12";
+        synapse_invites_v6 Synapse Myelin "6";
+        synapse_invites_v9 Synapse Myelin "9";
         synapse_invites_v10 Synapse Myelin "10";
         synapse_invites_v11 Synapse Myelin "11";
         synapse_invites_v12 Synapse Myelin "12";
@@ -248,8 +252,10 @@ between! {
         myelins_invite_each_other Myelin Myelin "12";
     }
     knocks {
+        a_user_of_synapse_knocks_v9 Myelin Synapse "9";
         a_user_of_synapse_knocks_v10 Myelin Synapse "10";
         a_user_of_synapse_knocks_v12 Myelin Synapse "12";
+        a_user_of_myelin_knocks_v9 Synapse Myelin "9";
         a_user_of_myelin_knocks_v10 Synapse Myelin "10";
         a_user_of_myelin_knocks_v12 Synapse Myelin "12";
         a_user_of_synapse_knocks_upon_synapse Synapse Synapse "12";
@@ -259,8 +265,10 @@ between! {
         a_user_of_myelin_takes_a_knock_back_v12 Synapse Myelin "12";
     }
     restricted_joins {
+        a_restricted_room_of_myelins_v9 Myelin Synapse "9";
         a_restricted_room_of_myelins_v10 Myelin Synapse "10";
         a_restricted_room_of_myelins_v12 Myelin Synapse "12";
+        a_restricted_room_of_synapses_v9 Synapse Myelin "9";
         a_restricted_room_of_synapses_v10 Synapse Myelin "10";
         a_restricted_room_of_synapses_v12 Synapse Myelin "12";
         a_restricted_room_between_synapses Synapse Synapse "12";
