@@ -143,6 +143,15 @@ table! {
     "Client-server API: Send-to-Device messaging" Client {
         User Change PUT "/_matrix/client/v3/sendToDevice/{event_type}/{txn_id}" => client::to_device::send;
     }
+    "Client-server API: Typing notifications" Client {
+        User Change PUT "/_matrix/client/v3/rooms/{room_id}/typing/{user_id}" => client::typing::set;
+    }
+    "Client-server API: Receipts" Client {
+        User Change POST "/_matrix/client/v3/rooms/{room_id}/receipt/{receipt_type}/{event_id}" => client::receipts::send;
+    }
+    "Client-server API: Fully read markers" Client {
+        User Change POST "/_matrix/client/v3/rooms/{room_id}/read_markers" => client::receipts::set_markers;
+    }
     "Client-server API: Room creation" Client {
         User Change POST "/_matrix/client/v3/createRoom" => client::room_creation::create;
     }

@@ -12,6 +12,7 @@ mod commit;
 mod completion;
 mod containment;
 mod create;
+mod edus;
 mod error;
 mod event_cache;
 mod fetch;
@@ -31,6 +32,7 @@ mod outliers;
 mod pdu_answer;
 mod permission;
 mod publishing;
+mod receipts;
 mod receive;
 mod redaction;
 mod resident;
@@ -47,6 +49,7 @@ mod stripped;
 mod taking;
 mod template;
 mod turn;
+mod typing;
 mod upgrade;
 mod validation;
 
@@ -61,10 +64,13 @@ use myelin_core::{
 use myelin_env::Env;
 use myelin_federation::{Federation, Urgency};
 use myelin_storage::{
-    Database, Priority, StorageError, events::RoomKey, rooms as room_table, stream::Stream,
-    waking::Waking,
+    Database, Priority, StorageError,
+    events::RoomKey,
+    rooms as room_table,
+    stream::Stream,
+    waking::{News, Waking},
 };
-use ruma::{OwnedServerName, RoomId, ServerName};
+use ruma::{OwnedServerName, RoomId, ServerName, UserId};
 
 pub use create::{CreateRoom, Preset};
 pub use error::{ReceiveError, RoomError, ServeError};
@@ -72,6 +78,7 @@ pub use membership::JoinContent;
 pub use new_event::NewEvent;
 pub use outgoing::thin_outbox;
 pub use pdu_answer::PduAnswer;
+pub use receipts::{Mark, ReceiptType};
 pub use resident::Handed;
 pub use room::{CurrentState, Keys, Room};
 pub use upgrade::Upgrade;
@@ -105,6 +112,8 @@ struct Inner {
     /// Rooms in use. One that nobody uses any more can be read again from the database.
     in_use: Mutex<InUse>,
     outgoing: outgoing::Outgoing,
+    typing: typing::Typing,
+    receipts: receipts::Receipts,
     /// The time in the last create event that was made here.
     last_founding_ms: AtomicU64,
     joins: join::Joins,
@@ -158,6 +167,8 @@ impl Rooms {
             .await?;
         let hash_key = <[u8; 16]>::try_from(&stored[..])
             .map_err(|_| StorageError::Corrupt("the state hash key".into()))?;
+        let typing = typing::Typing::new(env.clock.now_ms());
+        let receipts = receipts::Receipts::load(&db).await?;
         let rooms = Self(Arc::new(Inner {
             config,
             env,
@@ -169,6 +180,8 @@ impl Rooms {
             waking: Waking::default(),
             in_use: Mutex::default(),
             outgoing: outgoing::Outgoing::default(),
+            typing,
+            receipts,
             last_founding_ms: AtomicU64::new(0),
             joins: join::Joins::default(),
             workers: receive::Workers::default(),
@@ -223,6 +236,34 @@ impl Rooms {
         &self.0.waking
     }
 
+    /// Waits for news of who types in a user's rooms.
+    pub fn typing_news(&self, user: &UserId) -> News {
+        self.0.typing.waking.news(user, &self.0.typing.stream)
+    }
+
+    /// Waits for news of who has read what in a user's rooms.
+    pub fn receipt_news(&self, user: &UserId) -> News {
+        self.0.receipts.waking.news(user, &self.0.receipts.stream)
+    }
+
+    /// The stream of who types.
+    pub fn typing_stream(&self) -> &Stream {
+        &self.0.typing.stream
+    }
+
+    /// The stream of receipts.
+    pub fn receipts_stream(&self) -> &Stream {
+        &self.0.receipts.stream
+    }
+
+    pub(crate) fn typing(&self) -> &typing::Typing {
+        &self.0.typing
+    }
+
+    pub(crate) fn receipts(&self) -> &receipts::Receipts {
+        &self.0.receipts
+    }
+
     pub(crate) fn key(&self) -> &KeyPair {
         self.0.federation.signing_keys().active()
     }
@@ -240,7 +281,7 @@ impl Rooms {
     }
 
     /// Whether a user is one of this server's.
-    pub fn is_local(&self, user: &ruma::UserId) -> bool {
+    pub fn is_local(&self, user: &UserId) -> bool {
         user.server_name() == self.server_name()
     }
 

@@ -9,7 +9,7 @@
 //! whoever writes them there says so ([`Rooms::send_waiting_edus`]).
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -33,6 +33,9 @@ const READ_TOGETHER: usize = 200;
 
 /// How many bytes of EDUs a transaction has at most, but for a single one that has more.
 const MOST_EDU_BYTES: usize = 1024 * 1024;
+
+/// How many EDUs that may be lost are kept for a server.
+const MOST_PASSING: usize = 100;
 
 /// How many transactions are on their way at the same time.
 const PARALLEL_TRANSACTIONS: usize = 200;
@@ -69,6 +72,8 @@ struct Sender {
     behind: bool,
     /// Whether EDUs may wait in storage.
     edus_wait: bool,
+    /// EDUs that may be lost, each with a key of its own.
+    passing: VecDeque<Arc<PassingEdu>>,
     /// The server is there again.
     alive: Arc<Notify>,
 }
@@ -76,7 +81,16 @@ struct Sender {
 impl Sender {
     /// Whether the server has all that it is to get.
     fn is_done(&self) -> bool {
-        self.cursor >= self.wanted && !self.edus_wait
+        self.cursor >= self.wanted && !self.edus_wait && self.passing.is_empty()
+    }
+
+    /// Adds an EDU in place of one with the same key, or of the oldest.
+    fn pass_on(&mut self, edu: Arc<PassingEdu>) {
+        self.passing.retain(|other| other.key != edu.key);
+        if self.passing.len() == MOST_PASSING {
+            self.passing.pop_front();
+        }
+        self.passing.push_back(edu);
     }
 }
 
@@ -104,6 +118,14 @@ impl Outgoing {
     }
 }
 
+/// An EDU that is of no use later, so that a restart, or too many others, may end it.
+#[derive(Debug)]
+pub(crate) struct PassingEdu {
+    /// What it is about: of two with the same key, the later one counts.
+    pub(crate) key: String,
+    pub(crate) edu: Box<RawValue>,
+}
+
 /// What was put together for a server. A retry sends the same again (R133).
 struct Prepared {
     txn_id: String,
@@ -122,7 +144,6 @@ struct Edus {
 }
 
 /// What a sender is woken for.
-#[derive(Clone, Copy)]
 enum Wanted {
     /// The row of the outbox at this position.
     Row(StreamPosition),
@@ -130,6 +151,8 @@ enum Wanted {
     Behind(StreamPosition),
     /// EDUs that are stored.
     Edus,
+    /// One that isn't.
+    Passing(Arc<PassingEdu>),
 }
 
 impl Rooms {
@@ -178,6 +201,17 @@ impl Rooms {
     pub fn send_waiting_edus(&self, servers: &[OwnedServerName]) {
         for server in servers {
             self.wake_sender(server, Wanted::Edus);
+        }
+    }
+
+    /// Delivers an EDU that may be lost to servers.
+    pub(crate) fn pass_on(
+        &self,
+        servers: impl IntoIterator<Item = OwnedServerName>,
+        edu: &Arc<PassingEdu>,
+    ) {
+        for server in servers {
+            self.wake_sender(&server, Wanted::Passing(edu.clone()));
         }
     }
 
@@ -291,25 +325,33 @@ impl Rooms {
         let (cursor, upto) = match wanted {
             Wanted::Row(position) => (StreamPosition(position.0 - 1), position),
             Wanted::Behind(cursor) => (cursor, StreamPosition(i64::MAX)),
-            Wanted::Edus => (senders.dispatched, senders.dispatched),
+            Wanted::Edus | Wanted::Passing(_) => (senders.dispatched, senders.dispatched),
         };
-        let edus_wait = matches!(wanted, Wanted::Edus);
-        if let Some(sender) = senders.by_server.get_mut(server) {
-            sender.wanted = sender.wanted.max(upto);
-            sender.edus_wait |= edus_wait;
+        let mut is_new = false;
+        let sender = senders
+            .by_server
+            .entry(server.to_owned())
+            .or_insert_with(|| {
+                is_new = true;
+                Sender {
+                    wanted: upto,
+                    cursor,
+                    behind: matches!(wanted, Wanted::Behind(_)),
+                    edus_wait: false,
+                    passing: VecDeque::new(),
+                    alive: Arc::new(Notify::new()),
+                }
+            });
+        sender.wanted = sender.wanted.max(upto);
+        match wanted {
+            Wanted::Row(_) | Wanted::Behind(_) => {}
+            Wanted::Edus => sender.edus_wait = true,
+            Wanted::Passing(edu) => sender.pass_on(edu),
+        }
+        if !is_new {
             return;
         }
-        let alive = Arc::new(Notify::new());
-        senders.by_server.insert(
-            server.to_owned(),
-            Sender {
-                wanted: upto,
-                cursor,
-                behind: matches!(wanted, Wanted::Behind(_)),
-                edus_wait,
-                alive: alive.clone(),
-            },
-        );
+        let alive = sender.alive.clone();
         drop(senders);
         let (rooms, server) = (self.clone(), server.to_owned());
         drop(self.env().tasks.spawn("send to a server", async move {
@@ -408,11 +450,17 @@ impl Rooms {
                 (sender.wanted, std::mem::take(&mut sender.edus_wait))
             })
         };
-        let edus = match edus_wait {
+        let mut edus = match edus_wait {
             true => self.prepare_edus(server).await?,
             false => Edus::default(),
         };
         let (pdus, upto) = self.prepare_pdus(server, cursor, wanted).await?;
+        // Last, since after this nothing fails.
+        if let Some(sender) = self.outgoing().lock().by_server.get_mut(server) {
+            let room = MOST_EDUS.saturating_sub(edus.json.len());
+            let passing = sender.passing.drain(..room.min(sender.passing.len()));
+            edus.json.extend(passing.map(|passing| passing.edu.clone()));
+        }
         Ok(Prepared {
             txn_id: self.env().random.alphanumeric(16),
             made_ms: self.env().clock.now_ms(),

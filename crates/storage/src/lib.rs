@@ -29,6 +29,7 @@ pub mod outbox;
 mod postgres;
 pub mod profiles;
 pub mod published_rooms;
+pub mod receipts;
 pub mod rooms;
 mod row;
 pub mod server_keys;
@@ -69,6 +70,7 @@ const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
     ("outbox", outbox::STATEMENTS),
     ("profiles", profiles::STATEMENTS),
     ("published_rooms", published_rooms::STATEMENTS),
+    ("receipts", receipts::STATEMENTS),
     ("rooms", rooms::STATEMENTS),
     ("server_keys", server_keys::STATEMENTS),
     ("snapshots", snapshots::STATEMENTS),

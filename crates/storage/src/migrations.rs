@@ -58,6 +58,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "outbox times",
         sql: include_str!("../migrations/0009_outbox_times.sql"),
     },
+    Migration {
+        number: 10,
+        name: "receipts",
+        sql: include_str!("../migrations/0010_receipts.sql"),
+    },
 ];
 
 statements! {

@@ -34,6 +34,9 @@ statements! {
                 AND e.position > $2 AND e.position <= $3)
             OR EXISTS (SELECT 1 FROM room_states s WHERE s.room = m.room
                 AND s.position > $2 AND s.position <= $3))";
+    /// Which of some rooms a user is in.
+    JOINED_AMONG = "SELECT r.room_id FROM local_memberships m JOIN rooms r ON r.room = m.room
+        WHERE m.user_id = $1 AND m.membership = 'join' AND r.room_id IN text_list($2)";
     /// A page of history, newest first.
     HISTORY_BACKWARD = "SELECT event, depth, position FROM events
         WHERE room = $1 AND verdict = 1 AND position IS NOT NULL
@@ -91,6 +94,30 @@ fn read_user_room(row: &Row) -> Result<UserRoom, StorageError> {
         position: StreamPosition(row.int(5)?),
         forgotten: row.bool(6)?,
     })
+}
+
+/// Which of some rooms a user is in.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn joined_among(
+    tx: &mut Tx,
+    user: &UserId,
+    rooms: &[OwnedRoomId],
+) -> Result<Vec<OwnedRoomId>, StorageError> {
+    if rooms.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rooms: Vec<&str> = rooms.iter().map(|room| room.as_str()).collect();
+    let rows = tx
+        .query(JOINED_AMONG, params![user.as_str(), rooms])
+        .await?;
+    rows.iter()
+        .map(|row| {
+            OwnedRoomId::try_from(row.text(0)?)
+                .map_err(|error| StorageError::Corrupt(format!("room: {error}")))
+        })
+        .collect()
 }
 
 /// What a user is to a room; `None` if it never was anything.

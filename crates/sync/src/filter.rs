@@ -39,6 +39,10 @@ pub struct RoomFilter {
     pub timeline: RoomEventFilter,
     /// Which state events to send.
     pub state: RoomEventFilter,
+    /// Which events beside the timeline to send: who types, who has read.
+    pub ephemeral: RoomEventFilter,
+    /// Which of the user's own settings to send.
+    pub account_data: RoomEventFilter,
 }
 
 /// Which events of a room to send.
@@ -98,6 +102,12 @@ impl RoomEventFilter {
         among(self.rooms.as_ref(), self.not_rooms.as_ref(), |name| {
             name == room_id.as_str()
         })
+    }
+
+    /// Whether events of a type are wanted in a room that is.
+    pub(crate) fn wants_type(&self, room_id: &RoomId, event_type: &str) -> bool {
+        let is_type = |pattern: &str| matches(pattern, event_type);
+        self.wants_room(room_id) && among(self.types.as_ref(), self.not_types.as_ref(), is_type)
     }
 
     /// Whether an event of a wanted room is wanted.

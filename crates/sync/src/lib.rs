@@ -9,6 +9,7 @@ mod aliases;
 mod answer;
 mod bulk;
 mod client_event;
+mod ephemeral;
 mod error;
 mod event;
 mod filter;

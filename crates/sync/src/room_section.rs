@@ -18,6 +18,7 @@ use crate::{
     access::placed,
     answer::{JoinedRoom, LeftRoom, StateSection, TimelineSection},
     client_event::{Form, Seen, client_events},
+    ephemeral::Beside,
     lazy_members::SentMembers,
     summary::{Summary, summarize},
     timeline::{Timeline, TimelineQuery},
@@ -33,6 +34,8 @@ pub(crate) struct Span {
     pub(crate) since: Option<StreamPosition>,
     /// The last position in the answer.
     pub(crate) upto: StreamPosition,
+    /// The parts of the other streams.
+    pub(crate) beside: Beside,
 }
 
 /// What a user is to a room at the end of a span.
@@ -92,15 +95,17 @@ impl SectionReader<'_> {
         let bounds = self.bounds(since, upto, standing).await?;
         let is_known = bounds.after.0 != i64::MIN;
         let section = self.section(bounds).await?;
-        if section.is_empty && is_known && !self.request.full_state {
+        let beside = self.beside(is_known && !self.request.full_state).await?;
+        let is_empty = section.is_empty && beside.is_empty();
+        if is_empty && is_known && !self.request.full_state {
             return Ok(None);
         }
         Ok(Some(JoinedRoom {
             summary: section.summary,
             state: section.state,
             timeline: section.timeline,
-            ephemeral: Default::default(),
-            account_data: Default::default(),
+            ephemeral: beside.ephemeral.into(),
+            account_data: beside.account_data.into(),
         }))
     }
 
@@ -174,7 +179,7 @@ impl SectionReader<'_> {
 
     /// The current states at both ends of the span.
     async fn references(&self) -> Result<(Option<StateRef>, Option<StateRef>), SyncError> {
-        let (nr, Span { since, upto }) = (self.room.key.room, self.span);
+        let (nr, Span { since, upto, .. }) = (self.room.key.room, self.span);
         let found = self.rooms.database().read("states of a span", move |tx| {
             Box::pin(async move {
                 let at_since = match since {

@@ -3,12 +3,17 @@
 //!
 //! The cost of an answer follows what changed: rooms without news are not looked at.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::future::select_all;
 use myelin_core::{key_table::MEMBER, number::StreamPosition, state::Membership};
 use myelin_rooms::Room;
 use myelin_storage::{
+    receipts,
     timelines::{self, UserRoom},
     waking::News,
 };
@@ -19,6 +24,7 @@ use crate::{
     Sync, SyncError,
     access::reference_at,
     answer::{InvitedRoom, KnockedRoom, RoomSections, SyncResponse},
+    ephemeral::Beside,
     filter::Filter,
     room_section::{SectionReader, Span, Standing},
     stripped_state::stripped_state,
@@ -78,6 +84,8 @@ impl Sync {
         vec![
             rooms.waking().news(user, rooms.events_stream()),
             users.waking().news(user, users.to_device_stream()),
+            rooms.typing_news(user),
+            rooms.receipt_news(user),
         ]
     }
 
@@ -88,16 +96,27 @@ impl Sync {
         since: Option<SyncToken>,
     ) -> Result<Answer, SyncError> {
         let upto = self.rooms().events_stream().readable();
+        let typing = self.rooms().typing_stream().readable();
+        let receipts = self.rooms().receipts_stream().readable();
+        let after = |position: fn(&SyncToken) -> StreamPosition| {
+            since.as_ref().map_or(StreamPosition(0), position)
+        };
         let span = Span {
             since: since.map(|token| token.events),
             upto,
+            beside: Beside {
+                typing: (after(|token| token.typing), typing),
+                receipts: (after(|token| token.receipts), receipts),
+            },
         };
         let rooms = Box::pin(self.sections(request, span)).await?;
-        let after = since.map_or(StreamPosition(0), |token| token.to_device);
-        let inbox = self.users().inbox(&request.viewer, after).await?;
+        let to_device = after(|token| token.to_device);
+        let inbox = self.users().inbox(&request.viewer, to_device).await?;
         let upto = SyncToken {
             events: upto,
             to_device: inbox.upto,
+            typing,
+            receipts,
         };
         let response = SyncResponse {
             next_batch: upto.to_string(),
@@ -146,6 +165,11 @@ impl Sync {
         let user = request.viewer.user_id.clone();
         // All rooms in which the user is something, or those where that changed and those with news.
         let since = span.since.filter(|_| !request.full_state);
+        let Beside { typing, receipts } = span.beside;
+        let typing = match since {
+            Some(_) => self.rooms().rooms_with_typing_after(typing.0),
+            None => Vec::new(),
+        };
         let (changed, news) = self
             .rooms()
             .database()
@@ -155,7 +179,11 @@ impl Sync {
                     let changed = timelines::user_rooms_after(tx, &user, after).await?;
                     let news = match since {
                         Some(since) => {
-                            timelines::rooms_with_news(tx, &user, since, span.upto).await?
+                            let mut news =
+                                timelines::rooms_with_news(tx, &user, since, span.upto).await?;
+                            news.extend(timelines::joined_among(tx, &user, &typing).await?);
+                            news.extend(receipts::rooms_with_news(tx, &user, receipts).await?);
+                            news
                         }
                         None => Vec::new(),
                     };
@@ -164,6 +192,7 @@ impl Sync {
             })
             .await?;
         let known: HashSet<OwnedRoomId> = changed.iter().map(|of| of.key.room_id.clone()).collect();
+        let news: BTreeSet<OwnedRoomId> = news.into_iter().collect();
         let news = news.into_iter().filter(|room_id| !known.contains(room_id));
         let mut candidates: Vec<Candidate> = news.map(Candidate::unchanged).collect();
         candidates.extend(

@@ -12,7 +12,8 @@ use myelin_storage::timelines::HistoryPlace;
 use crate::SyncError;
 
 /// What a client has been told of by `/sync`: everything up to here, in each stream.
-/// `s2_<events>_<to_device>`; tokens of before there was a second stream are `s1_<events>`.
+/// `s2_<events>_<to_device>_<typing>_<receipts>`; what is missing at the end of an older one is 0, and
+/// tokens of before there was a second stream are `s1_<events>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SyncToken {
     /// In the stream of events. Resyncs that end, and memberships that come without an event of the
@@ -20,11 +21,21 @@ pub struct SyncToken {
     pub events: StreamPosition,
     /// In the stream of messages to devices.
     pub to_device: StreamPosition,
+    /// In the stream of who types.
+    pub typing: StreamPosition,
+    /// In the stream of receipts.
+    pub receipts: StreamPosition,
 }
 
 impl fmt::Display for SyncToken {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "s2_{}_{}", self.events, self.to_device)
+        let Self {
+            events,
+            to_device,
+            typing,
+            receipts,
+        } = self;
+        write!(formatter, "s2_{events}_{to_device}_{typing}_{receipts}")
     }
 }
 
@@ -37,13 +48,15 @@ impl FromStr for SyncToken {
             Some(("s2", positions)) if positions.len() >= 2 => positions,
             _ => return Err(unknown(text)),
         };
-        if positions.len() > 2 || positions.iter().any(|position| *position < 0) {
+        if positions.len() > 4 || positions.iter().any(|position| *position < 0) {
             return Err(unknown(text));
         }
         let position = |index: usize| StreamPosition(positions.get(index).copied().unwrap_or(0));
         Ok(Self {
             events: position(0),
             to_device: position(1),
+            typing: position(2),
+            receipts: position(3),
         })
     }
 }
@@ -140,6 +153,8 @@ mod tests {
         let token = SyncToken {
             events: StreamPosition(17),
             to_device: StreamPosition(4),
+            typing: StreamPosition(5),
+            receipts: StreamPosition(0),
         };
         assert_eq!(
             token.to_string().parse::<SyncToken>().expect("a token"),
@@ -154,6 +169,8 @@ mod tests {
         let token: SyncToken = "s1_17".parse().expect("a token");
         assert_eq!(token.events, StreamPosition(17));
         assert_eq!(token.to_device, StreamPosition(0));
+        let token: SyncToken = "s2_17_4".parse().expect("a token");
+        assert_eq!(token.to_string(), "s2_17_4_0_0");
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(crate) async fn send(
 async fn receive_edu(api: &Api, origin: &ServerName, edu: &Edu) -> Result<(), ApiError> {
     match edu.edu_type.as_str() {
         DIRECT_TO_DEVICE => api.users().receive_to_device(origin, &edu.content).await?,
-        other => tracing::debug!(%origin, edu_type = other, "an EDU was passed over"),
+        _ => api.rooms().receive_edu(origin, edu).await?,
     }
     Ok(())
 }

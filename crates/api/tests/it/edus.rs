@@ -157,3 +157,213 @@ async fn a_transaction_over_its_limits_has_no_effect() {
     })
     .await;
 }
+
+/// A room of alice's with a message in it: its part of paths, and the event's ID.
+async fn room(site: &Site, alice: &str) -> (String, String) {
+    let create = "/_matrix/client/v3/createRoom";
+    let (_, created) = site
+        .call(Method::POST, create, Some(alice), Value::Null)
+        .await;
+    let room_id = created["room_id"].as_str().unwrap();
+    let room = format!("/_matrix/client/v3/rooms/{room_id}");
+    let send = format!("{room}/send/m.room.message/1");
+    let message = json!({ "msgtype": "m.text", "body": "hello" });
+    let (_, sent) = site.call(Method::PUT, &send, Some(alice), message).await;
+    (room, sent["event_id"].as_str().unwrap().to_owned())
+}
+
+/// Fails unless a request is answered with that status and error.
+async fn refused(
+    site: &Site,
+    (method, target): (Method, &str),
+    token: Option<&str>,
+    body: &Value,
+    expected: (u16, &str),
+) {
+    let (status, answer) = site.call(method, target, token, body.clone()).await;
+    let found = (status.as_u16(), answer["errcode"].as_str().unwrap());
+    assert_eq!(found, expected, "{target} {body}");
+}
+
+#[tokio::test]
+async fn users_type_in_their_rooms_for_themselves() {
+    on_each_engine(async |fresh: Fresh| {
+        let site = Site::start(&fresh).await;
+        let (alice, bob) = (site.token("alice").await, site.token("bob").await);
+        let (room, _) = room(&site, &alice).await;
+        let of = |user: &str| format!("{room}/typing/@{user}:example.org");
+        let yes = json!({ "typing": true, "timeout": 30_000 });
+        let (status, answer) = site
+            .call(Method::PUT, &of("alice"), Some(&alice), yes.clone())
+            .await;
+        assert_eq!((status, answer), (StatusCode::OK, json!({})));
+        let shown = sync(&site, &alice, None).await;
+        let rooms = shown["rooms"]["join"].as_object().unwrap().values();
+        let ephemeral: Vec<_> = rooms.map(|room| &room["ephemeral"]["events"]).collect();
+        let typing =
+            json!({ "type": "m.typing", "content": { "user_ids": ["@alice:example.org"] } });
+        assert_eq!(ephemeral, [&json!([typing])]);
+        let elsewhere = "/_matrix/client/v3/rooms/!no:example.org/typing/@alice:example.org";
+        for (target, token, body, expected) in [
+            (of("bob"), Some(&alice), &yes, (403, "M_FORBIDDEN")),
+            (of("bob"), Some(&bob), &yes, (403, "M_FORBIDDEN")),
+            (of("alice"), None, &yes, (401, "M_MISSING_TOKEN")),
+            (of("alice"), Some(&alice), &json!({}), (400, "M_BAD_JSON")),
+            (
+                of("alice"),
+                Some(&alice),
+                &json!({ "typing": true, "timeout": -1 }),
+                (400, "M_BAD_JSON"),
+            ),
+            (
+                elsewhere.to_owned(),
+                Some(&alice),
+                &yes,
+                (404, "M_NOT_FOUND"),
+            ),
+        ] {
+            let token = token.map(String::as_str);
+            refused(&site, (Method::PUT, &target), token, body, expected).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn users_say_up_to_where_they_have_read() {
+    on_each_engine(async |fresh: Fresh| {
+        let site = Site::start(&fresh).await;
+        let alice = site.token("alice").await;
+        let (room, event) = room(&site, &alice).await;
+        let ok = async |target: String, body: Value| {
+            let (status, answer) = site.call(Method::POST, &target, Some(&alice), body).await;
+            assert_eq!((status, answer), (StatusCode::OK, json!({})), "{target}");
+        };
+        ok(format!("{room}/receipt/m.read/{event}"), Value::Null).await;
+        let main = json!({ "thread_id": "main" });
+        ok(format!("{room}/receipt/m.read.private/{event}"), main).await;
+        let root = json!({ "thread_id": event });
+        ok(format!("{room}/receipt/m.read/{event}"), root).await;
+        let markers = json!({ "m.fully_read": event, "m.read": event });
+        ok(format!("{room}/read_markers"), markers).await;
+        ok(format!("{room}/read_markers"), json!({})).await;
+        let shown = sync(&site, &alice, None).await;
+        let rooms = shown["rooms"]["join"].as_object().unwrap();
+        let shown = rooms.values().next().unwrap();
+        let receipts = &shown["ephemeral"]["events"][0]["content"][&event];
+        for receipt_type in ["m.read", "m.read.private"] {
+            assert!(
+                receipts[receipt_type]["@alice:example.org"]["ts"].is_u64(),
+                "{receipts}"
+            );
+        }
+        let marker = &shown["account_data"]["events"][0]["content"];
+        assert_eq!(marker, &json!({ "event_id": event }));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn receipts_that_cannot_be_are_refused() {
+    on_each_engine(async |fresh: Fresh| {
+        let site = Site::start(&fresh).await;
+        let (alice, bob) = (site.token("alice").await, site.token("bob").await);
+        let (room, event) = room(&site, &alice).await;
+        let main = json!({ "thread_id": "main" });
+        let receipt = |receipt_type: &str| format!("{room}/receipt/{receipt_type}/{event}");
+        let (read, markers) = (receipt("m.read"), format!("{room}/read_markers"));
+        for (target, token, body, expected) in [
+            (&read, &bob, json!({}), (403, "M_FORBIDDEN")),
+            (
+                &markers,
+                &bob,
+                json!({ "m.read": event }),
+                (403, "M_FORBIDDEN"),
+            ),
+            (
+                &read,
+                &alice,
+                json!({ "thread_id": "" }),
+                (400, "M_INVALID_PARAM"),
+            ),
+            (
+                &read,
+                &alice,
+                json!({ "thread_id": 5 }),
+                (400, "M_INVALID_PARAM"),
+            ),
+            (
+                &read,
+                &alice,
+                json!({ "thread_id": "$other" }),
+                (400, "M_INVALID_PARAM"),
+            ),
+            (
+                &receipt("m.fully_read"),
+                &alice,
+                main,
+                (400, "M_INVALID_PARAM"),
+            ),
+            (
+                &receipt("m.seen"),
+                &alice,
+                json!({}),
+                (400, "M_INVALID_PARAM"),
+            ),
+            (
+                &format!("{room}/receipt/m.read/$no"),
+                &alice,
+                json!({}),
+                (400, "M_INVALID_PARAM"),
+            ),
+            (
+                &format!("{room}/receipt/m.read/no"),
+                &alice,
+                json!({}),
+                (400, "M_INVALID_PARAM"),
+            ),
+            (
+                &markers,
+                &alice,
+                json!({ "m.read": 5 }),
+                (400, "M_BAD_JSON"),
+            ),
+        ] {
+            refused(&site, (Method::POST, target), Some(token), &body, expected).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_receipt_for_a_thread_is_for_an_event_of_it() {
+    on_each_engine(async |fresh: Fresh| {
+        let site = Site::start(&fresh).await;
+        let alice = site.token("alice").await;
+        let (room, root) = room(&site, &alice).await;
+        let send = async |txn_id: &str, rel_type: &str, event: &str| {
+            let target = format!("{room}/send/org.example.reply/{txn_id}");
+            let relation = json!({ "rel_type": rel_type, "event_id": event });
+            let content = json!({ "m.relates_to": relation });
+            let (_, sent) = site.call(Method::PUT, &target, Some(&alice), content).await;
+            sent["event_id"].as_str().unwrap().to_owned()
+        };
+        let reply = send("a", "m.thread", &root).await;
+        let reaction = send("b", "m.annotation", &reply).await;
+        let aside = send("c", "m.annotation", &root).await;
+        for (event, thread, expected) in [
+            (&reply, &*root, 200),
+            (&reply, "main", 400),
+            (&reaction, &*root, 200),
+            (&reaction, "main", 400),
+            (&aside, "main", 200),
+            (&root, "main", 200),
+        ] {
+            let target = format!("{room}/receipt/m.read/{event}");
+            let body = json!({ "thread_id": thread });
+            let (status, answer) = site.call(Method::POST, &target, Some(&alice), body).await;
+            assert_eq!(status.as_u16(), expected, "{thread} {answer}");
+        }
+    })
+    .await;
+}

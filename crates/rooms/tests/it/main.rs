@@ -2,6 +2,7 @@
 //! is there after a restart.
 
 mod creating;
+mod edus;
 mod forks;
 mod gaps;
 mod hostile;

@@ -1,6 +1,7 @@
 //! Tests of the read models, over real rooms in a real database.
 
 mod client_form;
+mod ephemeral;
 mod house;
 mod joined;
 mod lazy;

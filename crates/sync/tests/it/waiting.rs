@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::house::{House, alice, bob, filtered, joined, request, said, since};
 
 /// A sync that waits for 30 seconds.
-fn patient(last: &Value, user: &ruma::UserId) -> SyncRequest {
+pub(crate) fn patient(last: &Value, user: &ruma::UserId) -> SyncRequest {
     SyncRequest {
         timeout: Duration::from_secs(30),
         ..since(request(user), last)
@@ -18,7 +18,7 @@ fn patient(last: &Value, user: &ruma::UserId) -> SyncRequest {
 }
 
 /// Begins a sync. It waits, or is about to: what is news then is news now.
-async fn begin(house: &House, request: SyncRequest) -> myelin_env::Task<Value> {
+pub(crate) async fn begin(house: &House, request: SyncRequest) -> myelin_env::Task<Value> {
     let task = house.fresh.env.tasks.spawn("a test's sync", {
         let house = house.clone();
         async move { house.synced(&request).await }

@@ -1,11 +1,12 @@
-//! What servers tell each other beside the events of rooms: messages to devices.
+//! What servers tell each other beside the events of rooms: messages to devices, who types, who has
+//! read.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::meeting::Meeting;
-use crate::client::{Client, EAGER, PATIENCE};
+use crate::client::{Client, EAGER, PATIENCE, encode};
 use crate::homeserver::Kind;
 
 /// A client's `/sync` loop that looks for something in each answer.
@@ -55,6 +56,10 @@ impl<'a> Follow<'a> {
     }
 }
 
+fn in_room(room: &str, rest: &str) -> String {
+    format!("/_matrix/client/v3/rooms/{}/{rest}", encode(room))
+}
+
 /// Sends a message to a device, twice as a client does that got no answer.
 async fn tell(from: &Client, to: &Client, device: &str, words: &str) {
     let path = format!("/_matrix/client/v3/sendToDevice/org.example.tell/{words}");
@@ -90,12 +95,69 @@ async fn messages_to_devices(meeting: &Meeting) {
     }
 }
 
+/// An event of the room beside its timeline.
+fn beside<'a>(answer: &'a Value, room: &str, event_type: &str) -> Option<&'a Value> {
+    let events = answer["rooms"]["join"][room]["ephemeral"]["events"].as_array()?;
+    let event = events.iter().find(|event| event["type"] == event_type)?;
+    Some(&event["content"])
+}
+
+async fn typing(meeting: &Meeting) {
+    let (alice, bob) = (&meeting.alice, &meeting.bob);
+    for (from, to) in [(alice, bob), (bob, alice)] {
+        let mut follow = Follow::begin(to).await;
+        let path = in_room(&meeting.room, &format!("typing/{}", encode(&from.user_id)));
+        for (body, expected) in [
+            (
+                json!({ "typing": true, "timeout": 30_000 }),
+                json!([from.user_id]),
+            ),
+            (json!({ "typing": false }), json!([])),
+        ] {
+            from.put(&path, body).await;
+            let typing = follow.until("typing", |answer| {
+                beside(answer, &meeting.room, "m.typing").cloned()
+            });
+            assert_eq!(typing.await["user_ids"], expected);
+        }
+    }
+}
+
+async fn receipts(meeting: &Meeting) {
+    let (alice, bob) = (&meeting.alice, &meeting.bob);
+    for (from, to) in [(alice, bob), (bob, alice)] {
+        let event = to.say(&meeting.room, "read this").await;
+        from.watch().until_event(&meeting.room, &event).await;
+        let mut follow = Follow::begin(to).await;
+        let send = async |receipt_type: &str, body: Value| {
+            let path = format!("receipt/{receipt_type}/{}", encode(&event));
+            from.post(&in_room(&meeting.room, &path), body).await;
+        };
+        // Nobody else sees this one. It would come first.
+        send("m.read.private", json!({})).await;
+        for body in [json!({ "thread_id": "main" }), json!({})] {
+            send("m.read", body.clone()).await;
+            let wanted = |answer: &Value| {
+                let content = beside(answer, &meeting.room, "m.receipt")?;
+                let of_event = content[&event].as_object()?;
+                assert!(!of_event.contains_key("m.read.private"), "{answer}");
+                let receipt = &of_event["m.read"][&from.user_id];
+                receipt["ts"].is_u64().then(|| receipt["thread_id"].clone())
+            };
+            let thread = follow.until("a receipt", wanted).await;
+            assert_eq!(thread, body["thread_id"]);
+        }
+    }
+}
+
 async fn everything_beside_events_goes_both_ways(resident: Kind, joining: Kind) {
     let meeting = Meeting::hold(resident, joining, "11").await;
     messages_to_devices(&meeting).await;
+    typing(&meeting).await;
+    receipts(&meeting).await;
 }
 
 #[tokio::test]
-async fn messages_to_devices_go_both_ways() {
+async fn messages_to_devices_typing_and_receipts_go_both_ways() {
     everything_beside_events_goes_both_ways(Kind::Synapse, Kind::Myelin).await;
 }

@@ -1,0 +1,130 @@
+//! What goes along with a room's events in `/sync`: who types, who has read, and up to where the user
+//! itself has.
+
+use std::collections::BTreeMap;
+
+use myelin_core::number::StreamPosition;
+use myelin_storage::receipts::{self, Receipt, ReceiptType};
+use ruma::{OwnedEventId, OwnedUserId};
+use serde::Serialize;
+use serde_json::{json, value::to_raw_value};
+
+use crate::{EventJson, SyncError, room_section::SectionReader};
+
+/// How many receipts of a room are shown at once. They are the newest.
+const MOST_RECEIPTS: usize = 5_000;
+
+/// The parts of the streams of typing and receipts that an answer tells of: after a position, up to
+/// another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Beside {
+    pub(crate) typing: (StreamPosition, StreamPosition),
+    pub(crate) receipts: (StreamPosition, StreamPosition),
+}
+
+/// What there is in one room.
+#[derive(Default)]
+pub(crate) struct BesideEvents {
+    pub(crate) ephemeral: Vec<EventJson>,
+    pub(crate) account_data: Vec<EventJson>,
+}
+
+impl BesideEvents {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ephemeral.is_empty() && self.account_data.is_empty()
+    }
+}
+
+/// A receipt in an `m.receipt` event.
+#[derive(Serialize)]
+struct ShownReceipt {
+    ts: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thread_id: Option<String>,
+}
+
+/// By event, type and user.
+type ShownReceipts =
+    BTreeMap<OwnedEventId, BTreeMap<&'static str, BTreeMap<OwnedUserId, ShownReceipt>>>;
+
+impl SectionReader<'_> {
+    /// What is new beside the room's events, or all there is to somebody who doesn't know the room.
+    pub(crate) async fn beside(&self, is_known: bool) -> Result<BesideEvents, SyncError> {
+        let Beside { typing, receipts } = self.span.beside;
+        let after = |known: StreamPosition| match is_known {
+            true => known,
+            false => StreamPosition(0),
+        };
+        let mut events = BesideEvents::default();
+        self.add_typing(after(typing.0), is_known, &mut events);
+        self.add_receipts((after(receipts.0), receipts.1), &mut events)
+            .await?;
+        Ok(events)
+    }
+
+    fn add_typing(&self, after: StreamPosition, is_known: bool, events: &mut BesideEvents) {
+        let room_id = &self.room.key.room_id;
+        if !self
+            .request
+            .filter
+            .room
+            .ephemeral
+            .wants_type(room_id, "m.typing")
+        {
+            return;
+        }
+        let Some(users) = self.rooms.typing_after(room_id, after) else {
+            return;
+        };
+        // That nobody types is news only to somebody who may think otherwise.
+        if is_known || !users.is_empty() {
+            let event = json!({ "type": "m.typing", "content": { "user_ids": users } });
+            events.ephemeral.push(written(&event));
+        }
+    }
+
+    async fn add_receipts(
+        &self,
+        span: (StreamPosition, StreamPosition),
+        events: &mut BesideEvents,
+    ) -> Result<(), SyncError> {
+        let (nr, viewer) = (self.room.key.room, self.user().to_owned());
+        let found = self.rooms.database().read("receipts", move |tx| {
+            Box::pin(async move { receipts::of_room(tx, nr, &viewer, span, MOST_RECEIPTS).await })
+        });
+        let (markers, mut receipts): (Vec<Receipt>, Vec<Receipt>) = found
+            .await?
+            .into_iter()
+            .partition(|receipt| receipt.receipt_type == ReceiptType::FullyRead);
+        let (filter, room_id) = (&self.request.filter.room, &self.room.key.room_id);
+        if let Some(marker) = markers.first()
+            && filter.account_data.wants_type(room_id, "m.fully_read")
+        {
+            let content = json!({ "event_id": marker.event_id });
+            let event = json!({ "type": "m.fully_read", "content": content });
+            events.account_data.push(written(&event));
+        }
+        if receipts.is_empty() || !filter.ephemeral.wants_type(room_id, "m.receipt") {
+            return Ok(());
+        }
+        // A user may have read an event in a thread and in the whole room. The latter says more.
+        receipts.sort_by_key(|receipt| receipt.thread.is_none());
+        let mut content = ShownReceipts::new();
+        for receipt in receipts {
+            let of_event = content.entry(receipt.event_id).or_default();
+            let of_type = of_event.entry(receipt.receipt_type.name()).or_default();
+            let shown = ShownReceipt {
+                ts: receipt.read_ms,
+                thread_id: receipt.thread,
+            };
+            of_type.insert(receipt.user_id, shown);
+        }
+        let event = json!({ "type": "m.receipt", "content": content });
+        events.ephemeral.push(written(&event));
+        Ok(())
+    }
+}
+
+fn written(event: &serde_json::Value) -> EventJson {
+    to_raw_value(event).expect("JSON can be written")
+}
