@@ -410,6 +410,12 @@ impl Rooms {
         cursor: StreamPosition,
         alive: &Notify,
     ) -> Result<StreamPosition, StorageError> {
+        // Nothing is put together for a server that is left alone anyway: after a restart there may be
+        // thousands.
+        if self.federation().backoff(server).await?.is_some() {
+            self.fall_behind(server, cursor).await?;
+            self.wait_for(server, alive).await?;
+        }
         let prepared = self.prepare(server, cursor).await?;
         if prepared.pdus.is_empty() && prepared.edus.json.is_empty() {
             return Ok(prepared.upto);
@@ -597,6 +603,14 @@ impl Rooms {
         server: &ServerName,
         cursor: StreamPosition,
     ) -> Result<(), StorageError> {
+        let is_noted = {
+            let senders = self.outgoing().lock();
+            let sender = senders.by_server.get(server);
+            sender.is_some_and(|sender| sender.behind)
+        };
+        if is_noted {
+            return Ok(());
+        }
         self.put_cursor(server, cursor).await?;
         if let Some(sender) = self.outgoing().lock().by_server.get_mut(server) {
             sender.behind = true;
