@@ -8,6 +8,7 @@ mod answers;
 mod conduct;
 mod history;
 mod speech;
+mod visits;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv4Addr;

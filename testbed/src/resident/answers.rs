@@ -382,7 +382,7 @@ async fn transaction(State(name): State<Name>, Json(sent): Json<Transaction>) ->
     let room = &name.resident.room;
     let mut results = serde_json::Map::new();
     for pdu in &sent.pdus {
-        let pdu = Unverified::parse(room.version, pdu.get(), Some(room.room_id())).map_err(bad)?;
+        let pdu = Unverified::parse(room.version, pdu.get(), None).map_err(bad)?;
         let id = pdu.event_id().to_owned();
         results.insert(id.to_string(), json!({}));
         name.resident

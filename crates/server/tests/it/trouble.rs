@@ -3,6 +3,7 @@
 //! A whole server runs in the test, and the resident is told what to do. Time stands still unless the
 //! test moves it, so a server that gives up waiting does so because the test says that it is time.
 
+mod absence;
 mod backfill;
 mod edus;
 mod gaps;
