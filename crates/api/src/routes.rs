@@ -202,6 +202,7 @@ table! {
         User Wait GET "/_matrix/client/v3/rooms/{room_id}/members" => client::events::members;
         User Wait GET "/_matrix/client/v3/rooms/{room_id}/joined_members" => client::events::joined_members;
         User Wait GET "/_matrix/client/v3/rooms/{room_id}/messages" => client::events::messages;
+        User Wait GET "/_matrix/client/v1/rooms/{room_id}/timestamp_to_event" => client::events::event_at;
     }
     "Server-server API: Server discovery" Federation {
         Public Read GET "/_matrix/federation/v1/version" => federation::server::version;
@@ -221,6 +222,7 @@ table! {
         Server Read GET "/_matrix/federation/v1/event/{event_id}" => federation::events::event;
         Server Read GET "/_matrix/federation/v1/state/{room_id}" => federation::events::state;
         Server Read GET "/_matrix/federation/v1/state_ids/{room_id}" => federation::events::state_ids;
+        Server Read GET "/_matrix/federation/v1/timestamp_to_event/{room_id}" => federation::events::event_at;
     }
     "Server-server API: Inviting to a room" Federation {
         Server Change PUT "/_matrix/federation/v2/invite/{room_id}/{event_id}" => federation::membership::invite;

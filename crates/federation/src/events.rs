@@ -29,6 +29,15 @@ pub struct StateIds {
     pub auth_chain_ids: Vec<OwnedEventId>,
 }
 
+/// An event that another server found by time.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct EventAtTime {
+    /// The event.
+    pub event_id: OwnedEventId,
+    /// When it says that it was made, by the other server's word, in Unix milliseconds.
+    pub origin_server_ts: i64,
+}
+
 /// Which events of a gap are asked for.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct MissingEvents<'a> {
@@ -165,6 +174,26 @@ impl Federation {
             .json(missing)?;
         let answer: Answer = self.ask(server, request).await?;
         Ok(answer.events)
+    }
+
+    /// `GET /v1/timestamp_to_event`: the event nearest to a time in Unix milliseconds, going forward or
+    /// backward from it.
+    ///
+    /// # Errors
+    /// Any [`FederationError`].
+    pub async fn timestamp_to_event(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        ts: i64,
+        forward: bool,
+    ) -> Result<EventAtTime, FederationError> {
+        let request = Request::get("timestamp_to_event", "v1/timestamp_to_event")
+            .segment(room_id)
+            .limit(LARGEST_EVENT)
+            .query("ts", ts.to_string())
+            .query("dir", if forward { "f" } else { "b" });
+        self.ask(server, request).await
     }
 
     /// `GET /v1/backfill`: up to `limit` events at and before some others.

@@ -48,7 +48,7 @@ mod x_matrix;
 pub use authentication::AuthError;
 pub use destinations::{Urgency, Waits};
 pub use error::{FederationError, RemoteError, SetupError};
-pub use events::{MissingEvents, StateIds};
+pub use events::{EventAtTime, MissingEvents, StateIds};
 pub use federation::{Federation, FederationConfig};
 pub use key_ring::{KeyNeed, KeyRing};
 pub use membership::{Invite, Template};

@@ -93,7 +93,7 @@ impl Rooms {
     }
 
     /// The servers in the room, those with most users first; while it is partial, those at the join.
-    fn servers_to_ask(&self, room: &Arc<Room>) -> Vec<OwnedServerName> {
+    pub(crate) fn servers_to_ask(&self, room: &Arc<Room>) -> Vec<OwnedServerName> {
         let mut servers: Vec<OwnedServerName> = named(&room.servers_at_join()).collect();
         if let Some(current) = room.current() {
             let mut by_users: Vec<_> = current.state.servers().collect();

@@ -48,6 +48,7 @@ mod states;
 mod stripped;
 mod taking;
 mod template;
+mod timestamps;
 mod turn;
 mod typing;
 mod upgrade;
@@ -81,6 +82,7 @@ pub use pdu_answer::PduAnswer;
 pub use receipts::{Mark, ReceiptType};
 pub use resident::Handed;
 pub use room::{CurrentState, Keys, Room};
+pub use timestamps::{EventsNear, Moment};
 pub use upgrade::Upgrade;
 
 use crate::numbers::Numbers;

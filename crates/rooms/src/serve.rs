@@ -188,7 +188,7 @@ impl Rooms {
     }
 
     /// A room that the asking server is in.
-    async fn room_for(
+    pub(crate) async fn room_for(
         &self,
         origin: &ServerName,
         room_id: &RoomId,
@@ -375,7 +375,7 @@ impl Rooms {
 
     /// Whether another server may see all of an event, by the history visibility at it. At an outlier
     /// none is known.
-    async fn may_see(
+    pub(crate) async fn may_see(
         &self,
         room: &Arc<Room>,
         origin: &ServerName,

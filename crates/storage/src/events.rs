@@ -29,11 +29,12 @@ statements! {
         WHERE e.event_id = $1 AND e.verdict > 0";
     /// A new event, or one that was only referred to until now, or an outlier that gets a place, or
     /// a new verdict: the row becomes what is given. Who redacted it stays.
-    PUT_EVENT = "INSERT INTO events (event, event_id, room, verdict, reason, depth, position, snapshot, partial, json)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+    PUT_EVENT = "INSERT INTO events (event, event_id, room, verdict, reason, depth, position, snapshot, partial, json,
+            origin_server_ts)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
         ON CONFLICT (event) DO UPDATE SET verdict = excluded.verdict, reason = excluded.reason,
             depth = excluded.depth, position = excluded.position, snapshot = excluded.snapshot,
-            partial = excluded.partial, json = excluded.json";
+            partial = excluded.partial, json = excluded.json, origin_server_ts = excluded.origin_server_ts";
     /// An event that another one refers to.
     PUT_REFERENCE = "INSERT INTO events (event, event_id, room, verdict, depth, partial)
         VALUES ($1, $2, $3, 0, 0, FALSE) ON CONFLICT DO NOTHING";
@@ -256,7 +257,8 @@ pub async fn put(tx: &mut Tx, room: RoomNr, new: &NewEvent) -> Result<(), Storag
             position,
             before.map(|before| before.snapshot().0),
             before.is_some_and(|before| before.completeness().to_stored()),
-            &json[..]
+            &json[..],
+            i64::from(event.pdu.origin_server_ts.get())
         ],
     )
     .await?;

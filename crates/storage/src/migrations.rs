@@ -63,6 +63,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "receipts",
         sql: include_str!("../migrations/0010_receipts.sql"),
     },
+    Migration {
+        number: 11,
+        name: "event times",
+        sql: include_str!("../migrations/0011_event_times.sql"),
+    },
 ];
 
 statements! {

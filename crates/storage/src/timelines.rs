@@ -49,6 +49,16 @@ statements! {
             AND (depth, position) >= ($2, $3) AND (depth, position) < ($4, $5)
             AND position > $6 AND position <= $7
         ORDER BY depth, position LIMIT $8";
+    /// Events from a time on, oldest first.
+    NEAR_TIME_FORWARD = "SELECT event, origin_server_ts, position FROM events
+        WHERE room = $1 AND verdict = 1 AND position IS NOT NULL AND origin_server_ts IS NOT NULL
+            AND (origin_server_ts, position) > ($2, $3) AND position <= $4
+        ORDER BY origin_server_ts, position LIMIT $5";
+    /// Events up to a time, newest first.
+    NEAR_TIME_BACKWARD = "SELECT event, origin_server_ts, position FROM events
+        WHERE room = $1 AND verdict = 1 AND position IS NOT NULL AND origin_server_ts IS NOT NULL
+            AND (origin_server_ts, position) < ($2, $3) AND position <= $4
+        ORDER BY origin_server_ts DESC, position DESC LIMIT $5";
     /// Which of some events have parents that are not held.
     AFTER_GAPS = "SELECT DISTINCT p.event FROM backward_extremities b JOIN prev_edges p ON p.prev = b.event
         WHERE b.room = $1 AND p.event IN int_list($2)";
@@ -263,6 +273,59 @@ pub async fn history(
                 event: EventNr(row.int(0)?),
                 place,
             })
+        })
+        .collect()
+}
+
+/// A place in the order of a room's events by the time that their authors state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimePlace {
+    /// That time, in Unix milliseconds.
+    pub at_ms: i64,
+    /// The position.
+    pub position: StreamPosition,
+}
+
+impl TimePlace {
+    /// From where one reads to find the events at or beyond a time.
+    pub fn at(at_ms: i64, direction: Direction) -> Self {
+        let position = match direction {
+            Direction::Forward => StreamPosition(i64::MIN),
+            Direction::Backward => StreamPosition(i64::MAX),
+        };
+        Self { at_ms, position }
+    }
+}
+
+/// Accepted timeline events beyond a place in time, nearest first, as far as they have positions up
+/// to `upto`.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn near_time(
+    tx: &mut Tx,
+    room: RoomNr,
+    direction: Direction,
+    (beyond, upto): (TimePlace, StreamPosition),
+    limit: usize,
+) -> Result<Vec<(EventNr, TimePlace)>, StorageError> {
+    let sql = match direction {
+        Direction::Forward => NEAR_TIME_FORWARD,
+        Direction::Backward => NEAR_TIME_BACKWARD,
+    };
+    let rows = tx
+        .query(
+            sql,
+            params![room, beyond.at_ms, beyond.position, upto, limit],
+        )
+        .await?;
+    rows.iter()
+        .map(|row| {
+            let place = TimePlace {
+                at_ms: row.int(1)?,
+                position: StreamPosition(row.int(2)?),
+            };
+            Ok((EventNr(row.int(0)?), place))
         })
         .collect()
 }

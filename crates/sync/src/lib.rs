@@ -12,6 +12,7 @@ mod client_event;
 mod ephemeral;
 mod error;
 mod event;
+mod event_at;
 mod filter;
 mod hierarchy;
 mod joined_rooms;
@@ -42,6 +43,7 @@ pub use answer::{
 };
 pub use client_event::EventJson;
 pub use error::SyncError;
+pub use event_at::EventAt;
 pub use filter::{EventFields, Filter, RoomEventFilter, RoomFilter};
 pub use hierarchy::{Hierarchy, HierarchyRequest, ServedHierarchy};
 pub use members::MembersRequest;

@@ -1,8 +1,9 @@
 //! Client-server API, "Getting events for a room".
 
 use axum::extract::State;
+use myelin_rooms::Moment;
 use myelin_sync::{
-    Direction, EventJson, MembersRequest, Messages, MessagesRequest, RoomEventFilter,
+    Direction, EventAt, EventJson, MembersRequest, Messages, MessagesRequest, RoomEventFilter,
 };
 use ruma::{OwnedEventId, OwnedRoomId};
 use serde::{Deserialize, Serialize};
@@ -135,6 +136,15 @@ enum WrittenDirection {
     Forward,
 }
 
+impl From<WrittenDirection> for Direction {
+    fn from(written: WrittenDirection) -> Self {
+        match written {
+            WrittenDirection::Backward => Self::Backward,
+            WrittenDirection::Forward => Self::Forward,
+        }
+    }
+}
+
 pub(crate) async fn messages(
     State(api): State<Api>,
     User(viewer): User,
@@ -149,14 +159,36 @@ pub(crate) async fn messages(
     let request = MessagesRequest {
         viewer,
         room_id,
-        direction: match parameters.dir {
-            WrittenDirection::Backward => Direction::Backward,
-            WrittenDirection::Forward => Direction::Forward,
-        },
+        direction: parameters.dir.into(),
         from: parameters.from,
         to: parameters.to,
         limit: parameters.limit,
         filter: filter.unwrap_or_default(),
     };
     Ok(Json(api.sync().messages(&request).await?))
+}
+
+#[derive(Deserialize)]
+pub(crate) struct MomentParameters {
+    ts: i64,
+    dir: WrittenDirection,
+}
+
+impl From<MomentParameters> for Moment {
+    fn from(parameters: MomentParameters) -> Self {
+        Self {
+            at_ms: parameters.ts,
+            direction: parameters.dir.into(),
+        }
+    }
+}
+
+pub(crate) async fn event_at(
+    State(api): State<Api>,
+    User(viewer): User,
+    Path(room_id): Path<OwnedRoomId>,
+    Query(parameters): Query<MomentParameters>,
+) -> Result<Json<EventAt>, ApiError> {
+    let moment = parameters.into();
+    Ok(Json(api.sync().event_at(&viewer, &room_id, moment).await?))
 }

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use crate::{
     Api, ApiError,
     admission::Signed,
+    client::events::MomentParameters,
     request::{Path, Query, json_response, pdu_response},
 };
 
@@ -71,6 +72,19 @@ pub(crate) async fn missing_events(
     let rooms = api.rooms();
     let answer = rooms
         .serve_missing_events(&request.origin, &room_id, &request.body)
+        .await?;
+    Ok(json_response(answer))
+}
+
+pub(crate) async fn event_at(
+    State(api): State<Api>,
+    Path(room_id): Path<OwnedRoomId>,
+    Query(parameters): Query<MomentParameters>,
+    request: Signed,
+) -> Result<Response, ApiError> {
+    let rooms = api.rooms();
+    let answer = rooms
+        .serve_event_at(&request.origin, &room_id, parameters.into())
         .await?;
     Ok(json_response(answer))
 }

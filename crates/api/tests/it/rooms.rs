@@ -45,6 +45,14 @@ async fn people_talk_in_a_room() {
         let (_, page) = site.call(Method::GET, &format!("{room}/messages?dir=b&limit=2"), Some(&bob), Value::Null).await;
         assert_eq!(page["chunk"][0]["type"], "m.room.redaction");
         assert_eq!(page["chunk"][1]["event_id"], event_id);
+
+        let by_time = format!("/_matrix/client/v1/rooms/{room_id}/timestamp_to_event");
+        let (_, found) = site.call(Method::GET, &format!("{by_time}?ts=9999999999999&dir=b"), Some(&bob), Value::Null).await;
+        assert_eq!(found["event_id"], page["chunk"][0]["event_id"]);
+        assert_eq!(found["origin_server_ts"], page["chunk"][0]["origin_server_ts"]);
+        let (status, nothing) = site.call(Method::GET, &format!("{by_time}?ts=5&dir=b"), Some(&bob), Value::Null).await;
+        let expected = json!({ "errcode": "M_NOT_FOUND", "error": "Unable to find event from 5 in backward direction" });
+        assert_eq!((status, nothing), (StatusCode::NOT_FOUND, expected));
     })
     .await;
 }

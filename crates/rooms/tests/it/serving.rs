@@ -1,16 +1,16 @@
 //! What other servers may ask.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
-use myelin_core::event::Verdict;
-use myelin_rooms::ServeError;
-use myelin_storage::testing::on_each_engine;
+use myelin_core::{event::Verdict, state::Membership};
+use myelin_rooms::{Moment, ServeError};
+use myelin_storage::{events::Direction, testing::on_each_engine};
 use ruma::{OwnedEventId, ServerName, event_id, room_id, server_name};
 use serde_json::{Value, json};
 
 use crate::{
     house::{House, alice, new_event, wish},
-    resident::json_of,
+    resident::{joins, json_of},
     story::{Story, bob, carol, mallory, membership, message, topic},
 };
 
@@ -349,6 +349,67 @@ async fn redacted_events_are_served_in_redacted_form() {
                 before["pdus"][0]["signatures"]
             );
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn events_are_found_by_time_for_servers_in_the_room() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (story, _) = house.shared_room().await;
+        let room_id = &story.room_id;
+        let wait = || house.rooms.env().clock.advance(Duration::from_secs(10));
+        wait();
+        let first = house.say(room_id, alice(), "first").await;
+        wait();
+        let second = house.say(room_id, alice(), "second").await;
+        let times = async |id: &OwnedEventId| {
+            let event = house.event(room_id, id).await.unwrap();
+            i64::from(event.pdu.origin_server_ts.get())
+        };
+        let (at_first, at_second) = (times(&first).await, times(&second).await);
+        let find = async |server: &ServerName, at_ms, direction| {
+            let moment = Moment { at_ms, direction };
+            house.rooms.serve_event_at(server, room_id, moment).await
+        };
+        let server = bob().server_name();
+        for (at_ms, direction, id, time) in [
+            (at_first, Direction::Forward, &first, at_first),
+            (at_first + 1, Direction::Forward, &second, at_second),
+            (at_second - 1, Direction::Backward, &first, at_first),
+        ] {
+            let found = parsed(find(server, at_ms, direction).await);
+            let expected = json!({ "event_id": id, "origin_server_ts": time });
+            assert_eq!(found, expected);
+        }
+        let nothing = find(server, at_second + 1, Direction::Forward).await;
+        assert!(
+            matches!(nothing, Err(ServeError::NotFound(_))),
+            "{nothing:?}"
+        );
+        let stranger = server_name!("stranger.example");
+        let refused = find(stranger, at_first, Direction::Forward).await;
+        assert!(
+            matches!(refused, Err(ServeError::Forbidden(_))),
+            "{refused:?}"
+        );
+        // What a server may not see isn't named to it.
+        let visibility = json!({ "history_visibility": "joined" });
+        let kind = "m.room.history_visibility";
+        let sent = house.send(room_id, alice(), kind, Some(""), visibility);
+        sent.await.unwrap();
+        for user in [mallory(), bob()] {
+            let kick = house
+                .rooms
+                .set_membership(alice(), room_id, user, Membership::Leave, None);
+            kick.await.unwrap();
+        }
+        wait();
+        let secret = house.say(room_id, alice(), "secret").await;
+        joins(&house, room_id, bob()).await;
+        let found = find(server, times(&secret).await, Direction::Forward).await;
+        assert_ne!(parsed(found)["event_id"], secret.as_str());
     })
     .await;
 }

@@ -1,5 +1,6 @@
 //! Tests of the read models, over real rooms in a real database.
 
+mod by_time;
 mod client_form;
 mod ephemeral;
 mod house;

@@ -116,3 +116,38 @@ async fn a_server_that_was_down_gets_what_it_missed_v11() {
 async fn a_server_that_was_down_gets_what_it_missed_v12() {
     catch_up_after_downtime(Kind::Myelin, "12").await;
 }
+
+/// Bob asks for events by time that were sent long before he came. His server has to ask.
+async fn find_by_time(resident: Kind, joining: Kind) {
+    let meeting = Meeting::prepare(resident, joining, "11").await;
+    let room = &meeting.room;
+    let early = say_many(&meeting.alice, room, 12).await;
+    meeting.bob.join(&meeting.alias).await;
+    meeting.bob.members(room).await;
+    let times = async |number: usize| {
+        let event = meeting.alice.event(room, &early[number]).await;
+        event["origin_server_ts"].as_i64().unwrap()
+    };
+    let find = async |ts: i64, direction: &str| {
+        let path =
+            format!("/_matrix/client/v1/rooms/{room}/timestamp_to_event?ts={ts}&dir={direction}");
+        meeting.bob.get(&path).await["event_id"].clone()
+    };
+    let time = times(6).await;
+    assert_eq!(find(time, "f").await, early[6]);
+    assert_eq!(find(times(3).await, "b").await, early[3]);
+    // He can read what was found, and all of the history.
+    let event = meeting.bob.event(room, &early[6]).await;
+    assert_eq!(event["origin_server_ts"], time);
+    assert_in_history(&meeting.bob, room, &early).await;
+}
+
+#[tokio::test]
+async fn an_event_that_myelin_lacks_is_found_by_time() {
+    find_by_time(Kind::Synapse, Kind::Myelin).await;
+}
+
+#[tokio::test]
+async fn an_event_that_the_reference_lacks_is_found_by_time() {
+    find_by_time(Kind::Myelin, Kind::Synapse).await;
+}
