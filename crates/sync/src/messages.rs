@@ -61,7 +61,7 @@ pub struct MessagesRequest {
 pub struct Messages {
     /// The events, in the direction that was asked for.
     pub chunk: Vec<EventJson>,
-    /// Where the page begins.
+    /// Where the page begins: `from`, if it was given.
     pub start: String,
     /// Where the next page begins; absent if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -126,7 +126,8 @@ impl Sync {
         Ok(Messages {
             state: self.lazy_state(request, &room, &page.seen).await?,
             chunk: client_events(rooms, &room, &page.seen, Form::alone(&request.viewer)).await?,
-            start: start.to_string(),
+            // As it was asked for: a token of `/sync` says more than a page needs.
+            start: request.from.clone().unwrap_or_else(|| start.to_string()),
             end: end.map(|place| PageToken::History { place, upto }.to_string()),
         })
     }
