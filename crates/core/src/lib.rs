@@ -12,6 +12,7 @@ pub mod completeness;
 pub mod desk;
 pub mod event;
 pub mod event_type;
+pub mod join_rules;
 pub mod key_table;
 pub mod keys;
 pub mod number;

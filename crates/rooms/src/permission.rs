@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use myelin_core::{
-    completeness::Question, event::Event, power_levels::PowerLevels, state::Membership,
+    completeness::Question,
+    event::Event,
+    power_levels::PowerLevels,
+    state::{Membership, State},
 };
 use myelin_storage::StorageError;
 use ruma::UserId;
@@ -31,14 +34,28 @@ impl Rooms {
         if self.membership_of(room, user) != Some(Membership::Join) {
             return Ok(false);
         }
-        let Some(create) = self.current_event(room, "m.room.create").await? else {
+        let Some(current) = room.current() else {
             return Ok(false);
         };
-        let levels = self.current_event(room, "m.room.power_levels").await?;
-        Ok(
-            PowerLevels::read(room.key.version, &create, levels.as_ref())
-                .is_ok_and(|levels| levels.may_send(user, &event_type.into(), true)),
-        )
+        let levels = self.power_levels(room, &current.state).await?;
+        Ok(levels.is_some_and(|levels| levels.may_send(user, &event_type.into(), true)))
+    }
+
+    /// The power levels of a state; `None` if it has no create event, or they can't be read.
+    pub(crate) async fn power_levels(
+        &self,
+        room: &Arc<Room>,
+        state: &State,
+    ) -> Result<Option<PowerLevels>, StorageError> {
+        let (create, levels) = {
+            let keys = room.keys();
+            let nr = |of: &str| state.get_named(&keys, of, "").map(|entry| entry.event());
+            (nr("m.room.create"), nr("m.room.power_levels"))
+        };
+        let held = room.events(self, create.into_iter().chain(levels)).await?;
+        let of = |nr: Option<_>| nr.and_then(|nr| held.get(&nr));
+        let read = |create| PowerLevels::read(room.key.version, create, of(levels)).ok();
+        Ok(of(create).and_then(read))
     }
 
     /// The content of the current state event of a type, with an empty state key.

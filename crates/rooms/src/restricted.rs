@@ -5,14 +5,12 @@ use std::sync::Arc;
 
 use myelin_core::{
     completeness::Question,
+    join_rules::allowed_rooms,
     key_table::MEMBER,
-    power_levels::PowerLevels,
     state::{Membership, State},
 };
 use myelin_storage::StorageError;
-use ruma::{OwnedRoomId, OwnedUserId, UserId};
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use ruma::{OwnedUserId, UserId};
 
 use crate::{Rooms, room::Room};
 
@@ -50,7 +48,7 @@ impl Rooms {
         let Some(rules) = held.into_values().next() else {
             return Ok(Condition::None);
         };
-        let Some(allowed) = allowed_rooms(room, &rules.pdu.content) else {
+        let Some(allowed) = allowed_rooms(room.key.version, &rules.pdu.content) else {
             return Ok(Condition::None);
         };
         let mut condition = Condition::NotMet;
@@ -95,17 +93,7 @@ impl Rooms {
         room: &Arc<Room>,
         state: &State,
     ) -> Result<Option<OwnedUserId>, StorageError> {
-        let (create, levels) = {
-            let keys = room.keys();
-            let nr = |of: &str| state.get_named(&keys, of, "").map(|entry| entry.event());
-            (nr("m.room.create"), nr("m.room.power_levels"))
-        };
-        let held = room.events(self, create.into_iter().chain(levels)).await?;
-        let of = |nr: Option<_>| nr.and_then(|nr| held.get(&nr));
-        let Some(create) = of(create) else {
-            return Ok(None);
-        };
-        let Ok(levels) = PowerLevels::read(room.key.version, create, of(levels)) else {
+        let Some(levels) = self.power_levels(room, state).await? else {
             return Ok(None);
         };
         let keys = room.keys();
@@ -116,27 +104,4 @@ impl Rooms {
         let mut users = room.local_users().into_iter();
         Ok(users.find(|user| is_joined(user) && levels.may_invite(user)))
     }
-}
-
-/// The rooms whose members may join; `None` if the join rule has no conditions. A malformed list lets
-/// nobody in.
-fn allowed_rooms(room: &Room, content: &RawValue) -> Option<Vec<OwnedRoomId>> {
-    #[derive(Deserialize)]
-    struct Rules {
-        join_rule: String,
-        #[serde(default)]
-        allow: serde_json::Value,
-    }
-    let rules: Rules = serde_json::from_str(content.get()).ok()?;
-    let known = room.key.version.authorization();
-    let is_restricted = match &rules.join_rule[..] {
-        "restricted" => known.restricted_join_rule,
-        "knock_restricted" => known.knock_restricted_join_rule,
-        _ => false,
-    };
-    let listed = rules.allow.as_array().into_iter().flatten();
-    let rooms = listed
-        .filter(|entry| entry["type"] == "m.room_membership")
-        .filter_map(|entry| OwnedRoomId::try_from(entry["room_id"].as_str()?).ok());
-    is_restricted.then(|| rooms.collect())
 }

@@ -3,7 +3,7 @@
 
 use std::{cmp::Reverse, sync::Arc};
 
-use myelin_core::{completeness::Question, event::Event, pdu::Pdu};
+use myelin_core::{completeness::Question, event::Event, join_rules::allowed_rooms, pdu::Pdu};
 use myelin_rooms::Room;
 use ruma::{OwnedMxcUri, OwnedRoomAliasId, OwnedRoomId, RoomId};
 use serde::{Deserialize, Serialize};
@@ -157,7 +157,7 @@ impl Sync {
         };
         let events = room.events(self.rooms(), telling).await?;
         let told = Told::read(room, events.values())?;
-        Ok(Some(told.into_profile(room.key.room_id.clone(), joined)))
+        Ok(Some(told.into_profile(room, joined)))
     }
 }
 
@@ -173,21 +173,27 @@ impl Told {
         Ok(Self(shown?))
     }
 
+    fn of(&self, event_type: &str) -> Option<&Arc<Pdu>> {
+        self.0.iter().find(|pdu| pdu.is_state(event_type, ""))
+    }
+
     /// A field of one of them, if it is there and has the right form. Whatever is empty says nothing.
     fn field<T: serde::de::DeserializeOwned>(&self, event_type: &str, field: &str) -> Option<T> {
-        let pdu = self.0.iter().find(|pdu| pdu.is_state(event_type, ""))?;
+        let pdu = self.of(event_type)?;
         let mut content: serde_json::Map<String, serde_json::Value> =
             serde_json::from_str(pdu.content.get()).ok()?;
         let value = content.remove(field).filter(|value| value != "")?;
         serde_json::from_value(value).ok()
     }
 
-    fn into_profile(self, room_id: OwnedRoomId, joined: u64) -> RoomProfile {
+    fn into_profile(self, room: &Room, joined: u64) -> RoomProfile {
+        let rules = self.of("m.room.join_rules");
+        let allowed = rules.and_then(|rules| allowed_rooms(room.key.version, &rules.content));
         let is = |event_type: &str, field: &str, wanted: &str| {
             self.field::<String>(event_type, field).as_deref() == Some(wanted)
         };
         RoomProfile {
-            room_id,
+            room_id: room.key.room_id.clone(),
             num_joined_members: joined,
             name: self.field("m.room.name", "name"),
             topic: self.field("m.room.topic", "topic"),
@@ -204,20 +210,8 @@ impl Told {
             ),
             guest_can_join: is("m.room.guest_access", "guest_access", "can_join"),
             encryption: self.field("m.room.encryption", "algorithm"),
-            allowed_room_ids: self.allowed_rooms(),
+            allowed_room_ids: allowed.unwrap_or_default(),
         }
-    }
-}
-
-impl Told {
-    fn allowed_rooms(&self) -> Vec<OwnedRoomId> {
-        let allow: Vec<serde_json::Value> =
-            self.field("m.room.join_rules", "allow").unwrap_or_default();
-        let rooms = allow
-            .iter()
-            .filter(|entry| entry["type"] == "m.room_membership")
-            .filter_map(|entry| OwnedRoomId::try_from(entry["room_id"].as_str()?).ok());
-        rooms.collect()
     }
 }
 
