@@ -246,7 +246,7 @@ pub fn verify_bytes(
         .map_err(|_| SignatureError::Malformed)?;
     let bytes: [u8; SIGNATURE_LENGTH] = bytes.try_into().map_err(|_| SignatureError::Malformed)?;
     let signature = Signature::from_bytes(&bytes);
-    // What `verify_strict` does, without decompressing R, which takes a tenth of the time: R has to
+    // What `verify_strict` does, without decompressing R, which takes a seventh of the time: R has to
     // equal an encoding that was computed, so only canonical encodings need be looked for.
     let of_small_order = key.is_weak() || SMALL_ORDER.contains(signature.r_bytes());
     match key.verify(message, &signature) {

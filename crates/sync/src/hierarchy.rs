@@ -27,8 +27,11 @@ const DEEPEST: usize = 20;
 /// How many rooms are looked at for one request, those of earlier pages included.
 const MOST_VISITED: usize = 1_000;
 
-/// How many servers are asked for one room, and how long all of them may take.
+/// How many servers are asked for one room.
 const ASKED_SERVERS: usize = 5;
+
+/// How long other servers may take for all rooms of one request together. Those that are not described
+/// by then are left out.
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
 
 /// How long another server's answer is used again.
@@ -106,6 +109,8 @@ struct Walk<'a> {
     sync: &'a Sync,
     viewer: &'a Requester,
     suggested_only: bool,
+    /// For how long other servers may still be waited for.
+    patience: Duration,
     /// What servers said of children that nobody was asked for yet.
     mentioned: HashMap<OwnedRoomId, Map<String, Value>>,
 }
@@ -133,6 +138,7 @@ impl Sync {
             sync: self,
             viewer,
             suggested_only: request.suggested_only,
+            patience: LONGEST_WAIT,
             mentioned: HashMap::new(),
         };
         let mut stack = vec![Visit {
@@ -258,7 +264,9 @@ impl Walk<'_> {
             return Some(node.clone());
         }
         let clock = &self.sync.rooms().env().clock;
-        let asked = clock.timeout(LONGEST_WAIT, self.remote(visit)).await;
+        let begun = clock.instant();
+        let asked = clock.timeout(self.patience, self.remote(visit)).await;
+        self.patience = self.patience.saturating_sub(begun.elapsed(clock));
         let Some(answer) = asked.ok().flatten() else {
             return mentioned;
         };

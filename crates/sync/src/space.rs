@@ -239,7 +239,9 @@ impl Sync {
             return Ok(true);
         }
         for room_id in node.allowed() {
+            // What this server knows of a room that it has left may be old.
             if let Some(allowed) = self.rooms().room(room_id).await?
+                && allowed.has_server(self.rooms().server_name())
                 && is_in(asker, &allowed)
             {
                 return Ok(true);

@@ -10,3 +10,4 @@ mod gaps;
 mod joining;
 mod newcomer;
 mod resync;
+mod spaces;
