@@ -257,16 +257,25 @@ impl Client {
     }
 
     pub async fn set_display_name(&self, name: &str) {
-        let path = format!(
-            "/_matrix/client/v3/profile/{}/displayname",
-            encode(&self.user_id)
-        );
-        self.put(&path, json!({ "displayname": name })).await;
+        self.set_profile("displayname", name).await;
+    }
+
+    pub async fn set_profile(&self, field: &str, value: &str) {
+        let user = encode(&self.user_id);
+        let path = format!("/_matrix/client/v3/profile/{user}/{field}");
+        self.put(&path, json!({ (field): value })).await;
     }
 
     /// Another user's profile.
     pub async fn profile(&self, user: &str) -> Value {
         self.get(&format!("/_matrix/client/v3/profile/{}", encode(user)))
+            .await
+    }
+
+    /// One field of another user's profile, as the only one of an object.
+    pub async fn profile_field(&self, user: &str, field: &str) -> Value {
+        let user = encode(user);
+        self.get(&format!("/_matrix/client/v3/profile/{user}/{field}"))
             .await
     }
 

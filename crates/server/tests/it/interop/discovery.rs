@@ -5,12 +5,12 @@ use serde_json::{Value, json};
 use crate::ca::Ca;
 use crate::client::{Client, encode};
 use crate::homeserver::{Homeserver, Kind};
+use crate::witness::{self, Side};
 
 /// Two servers, a user on each, and a room of the first one's in a space.
 struct Town {
     resident: Homeserver,
-    /// Kept for its process.
-    _other: Homeserver,
+    other: Homeserver,
     alice: Client,
     bob: Client,
     room: String,
@@ -40,7 +40,7 @@ impl Town {
         alice.set_state(&space, "m.space.child", &room, child).await;
         Self {
             resident,
-            _other: other,
+            other,
             alice,
             bob,
             room,
@@ -59,6 +59,19 @@ impl Town {
             encode(&self.alias(name))
         );
         self.bob.call("GET", &path, None).await.1
+    }
+
+    /// Both servers have the same of a room that alice and bob are in.
+    async fn assert_agreement(&self, room: &str) {
+        let one = Side {
+            server: &self.resident,
+            user: &self.alice,
+        };
+        let other = Side {
+            server: &self.other,
+            user: &self.bob,
+        };
+        witness::assert_same_room(one, other, room).await;
     }
 }
 
@@ -105,6 +118,8 @@ async fn rooms_are_found(resident: Kind, other: Kind) {
     let names: Vec<&Value> = rooms.iter().map(|room| &room["name"]).collect();
     assert_eq!(names, ["Kitchen", "Tea"], "{tree}");
     assert_eq!(rooms[1]["room_id"], town.room);
+    town.bob.members(&town.space).await;
+    town.assert_agreement(&town.space).await;
 }
 
 async fn a_replaced_room_is_followed(resident: Kind, other: Kind) {
@@ -124,6 +139,10 @@ async fn a_replaced_room_is_followed(resident: Kind, other: Kind) {
     assert_eq!(create["predecessor"]["room_id"], town.room);
     let name = town.bob.state_content(new, "m.room.name", "").await;
     assert_eq!(name["name"], "Tea");
+    for room in [new, &town.room] {
+        town.bob.members(room).await;
+        town.assert_agreement(room).await;
+    }
 }
 
 #[tokio::test]

@@ -89,10 +89,28 @@ async fn profile_changes(meeting: &Meeting, alice_sees: &mut Watch, bob_sees: &m
     alice_sees
         .until(&meeting.room, "bob's new name", wanted)
         .await;
+    let new = format!("mxc://{}/face", meeting.joining.name());
+    meeting.bob.set_profile("avatar_url", &new).await;
+    let wanted = |event: &Value| event["content"]["avatar_url"] == new.as_str();
+    alice_sees
+        .until(&meeting.room, "bob's new face", wanted)
+        .await;
+    let (alice, bob) = (&meeting.alice, &meeting.bob);
     assert_eq!(
-        meeting.alice.profile(&meeting.bob.user_id).await["displayname"],
-        "Bob the Second"
+        alice.profile(&bob.user_id).await,
+        json!({ "displayname": "Bob the Second", "avatar_url": new })
     );
+    assert_eq!(
+        bob.profile(&alice.user_id).await["displayname"],
+        "Alice the First"
+    );
+    for (asker, asked, name) in [
+        (alice, bob, "Bob the Second"),
+        (bob, alice, "Alice the First"),
+    ] {
+        let field = asker.profile_field(&asked.user_id, "displayname").await;
+        assert_eq!(field, json!({ "displayname": name }));
+    }
 }
 
 async fn kicks_and_leaves(meeting: &Meeting, alice_sees: &mut Watch, bob_sees: &mut Watch) {
@@ -106,10 +124,18 @@ async fn kicks_and_leaves(meeting: &Meeting, alice_sees: &mut Watch, bob_sees: &
 
     meeting.alice.kick(room, &erin.user_id).await;
     bob_sees.until_member(room, &erin.user_id, "leave").await;
-    meeting.bob.kick(room, &meeting.dave.user_id).await;
-    alice_sees
-        .until_member(room, &meeting.dave.user_id, "leave")
-        .await;
+    let dave = &meeting.dave.user_id;
+    meeting.bob.kick(room, dave).await;
+    alice_sees.until_member(room, dave, "leave").await;
+
+    // Bans of who is in the room, and of who is not.
+    meeting.bob.ban(room, dave).await;
+    alice_sees.until_member(room, dave, "ban").await;
+    let grace = meeting.joining.register("grace").await;
+    grace.join(&meeting.alias).await;
+    alice_sees.until_member(room, &grace.user_id, "join").await;
+    meeting.alice.ban(room, &grace.user_id).await;
+    bob_sees.until_member(room, &grace.user_id, "ban").await;
 
     meeting.carol.leave(room).await;
     bob_sees
@@ -127,6 +153,11 @@ async fn messages_state_redactions_profiles_kicks_and_leaves_v3() {
 #[tokio::test]
 async fn messages_state_redactions_profiles_kicks_and_leaves_v6() {
     everything_goes_both_ways(Kind::Synapse, Kind::Myelin, "6").await;
+}
+
+#[tokio::test]
+async fn messages_state_redactions_profiles_kicks_and_leaves_v9() {
+    everything_goes_both_ways(Kind::Synapse, Kind::Myelin, "9").await;
 }
 
 #[tokio::test]

@@ -1,11 +1,11 @@
 //! The room that the scenarios share: it lives on one server, and a user of another joins it.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::ca::Ca;
 use crate::client::{Client, Watch};
 use crate::homeserver::{Homeserver, Kind};
-use crate::witness;
+use crate::witness::{self, Side};
 
 /// A room with alice (its creator), carol and dave of one server, and bob of another, who may
 /// not have joined yet.
@@ -94,24 +94,16 @@ impl Meeting {
         bob_sees.until_event(&self.room, &event).await;
     }
 
-    /// The IDs of all events from bob's join on, oldest first, as alice's server has them.
-    pub(super) async fn events_since_bob_came(&self) -> Vec<String> {
-        let bob_came = |event: &Value| {
-            event["type"] == "m.room.member" && event["state_key"] == self.bob.user_id.as_str()
-        };
-        let mut events = self.alice.history(&self.room, |_| false).await;
-        events.reverse();
-        let first = events.iter().position(bob_came).expect("bob has joined");
-        events[first..]
-            .iter()
-            .map(|event| event["event_id"].as_str().unwrap().to_owned())
-            .collect()
-    }
-
     /// Fails unless both servers agree on the present, and on the state before each event.
     pub(super) async fn assert_agreement(&self) {
-        witness::assert_same_present(&self.alice, &self.bob, &self.room).await;
-        let events = self.events_since_bob_came().await;
-        witness::assert_same_history(&self.resident, &self.joining, &self.room, &events).await;
+        let one = Side {
+            server: &self.resident,
+            user: &self.alice,
+        };
+        let other = Side {
+            server: &self.joining,
+            user: &self.bob,
+        };
+        witness::assert_same_room(one, other, &self.room).await;
     }
 }
