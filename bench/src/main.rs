@@ -5,9 +5,13 @@
     reason = "a benchmark is outside of the program: it has tasks of its own"
 )]
 
+mod delivery;
+mod process;
+mod resident;
 mod resolution;
 mod sends;
 mod stored;
+mod table;
 
 use std::{
     env,
@@ -16,13 +20,18 @@ use std::{
     process::ExitCode,
 };
 
-const USAGE: &str = "usage: myelin-bench resolution|sends-during-resync [MEMBERS...]";
+const USAGE: &str = "usage: myelin-bench resolution|sends-during-resync|resident [MEMBERS...]
+       myelin-bench delivery [SERVERS...]";
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let arguments = env::args().skip(1).collect::<Vec<_>>();
     let Some((name, rest)) = arguments.split_first() else {
         return usage();
     };
+    if let (process::SERVE, [file]) = (name.as_str(), rest) {
+        process::serve(file.as_ref())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let numbers = rest
         .iter()
         .map(|argument| argument.parse())
@@ -30,6 +39,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     match (name.as_str(), numbers) {
         ("resolution", Ok(members)) => resolution::run(&members, &mut io::stdout().lock())?,
         ("sends-during-resync", Ok(members)) => sends::run(&members, &mut io::stdout().lock())?,
+        ("resident", Ok(members)) => resident::run(&members, &mut io::stdout().lock())?,
+        ("delivery", Ok(servers)) => delivery::run(&servers, &mut io::stdout().lock())?,
         _ => return usage(),
     }
     Ok(ExitCode::SUCCESS)

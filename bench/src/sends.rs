@@ -14,11 +14,13 @@ use myelin_server::{
 };
 use myelin_testbed::{
     ca::Ca,
-    client::{Client, SHARED_SECRET, encode},
+    client::{Client, SHARED_SECRET},
     resident::Resident,
 };
 use serde_json::json;
 use tempfile::TempDir;
+
+use crate::table::{median, milliseconds, quantile};
 
 const DEFAULT_MEMBERS: [usize; 1] = [20_000];
 
@@ -54,9 +56,9 @@ pub(crate) fn run(members: &[usize], out: &mut impl io::Write) -> Result<(), Box
                 "{members:>8} {meanwhile:>12} {:>10.1} {:>7} {:>9.2} {:>9.2} {:>9.2}",
                 phase.took.as_secs_f64(),
                 phase.latencies.len(),
-                phase.milliseconds(0.5),
-                phase.milliseconds(0.99),
-                phase.milliseconds(1.0),
+                milliseconds(median(&phase.latencies)),
+                milliseconds(quantile(&phase.latencies, 0.99)),
+                milliseconds(quantile(&phase.latencies, 1.0)),
             )?;
         }
     }
@@ -66,17 +68,7 @@ pub(crate) fn run(members: &[usize], out: &mut impl io::Write) -> Result<(), Box
 /// What was measured while something went on.
 struct Phase {
     took: Duration,
-    /// Ascending.
     latencies: Vec<Duration>,
-}
-
-impl Phase {
-    fn milliseconds(&self, quantile: f64) -> f64 {
-        let last = self.latencies.len().saturating_sub(1) as f64;
-        let place = (last * quantile).round() as usize;
-        let latency = self.latencies.get(place).copied().unwrap_or_default();
-        latency.as_secs_f64() * 1000.0
-    }
 }
 
 async fn measure(
@@ -151,7 +143,6 @@ async fn send_while(
         client.say(room, "a message").await;
         latencies.push(sent.elapsed(clock));
     }
-    latencies.sort_unstable();
     Phase {
         took: began.elapsed(clock),
         latencies,
@@ -160,15 +151,6 @@ async fn send_while(
 
 /// Joins and waits until all members are known.
 async fn join_and_load(client: Client, alias: String, members: usize) {
-    let room = encode(&client.join(&alias).await);
-    let path = format!("/_matrix/client/v3/rooms/{room}/joined_members");
-    loop {
-        // The server waits for its members, but not for ever.
-        let (status, answer) = client.call("GET", &path, None).await;
-        if status == 200 {
-            let known = answer["joined"].as_object().map_or(0, serde_json::Map::len);
-            assert_eq!(known, members + 1, "the room is loaded whole");
-            return;
-        }
-    }
+    let room = client.join(&alias).await;
+    client.until_members(&room, members + 1).await;
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha1::Sha1;
 
 use crate::http;
@@ -241,6 +241,23 @@ impl Client {
 
     pub async fn joined_members(&self, room: &str) -> Value {
         self.get(&in_room(room, "joined_members")).await["joined"].clone()
+    }
+
+    /// Waits until a room has so many members, as it has when it is known whole.
+    ///
+    /// # Panics
+    /// If it gets more.
+    pub async fn until_members(&self, room: &str, members: usize) {
+        let path = format!("/_matrix/client/v3/rooms/{}/joined_members", encode(room));
+        loop {
+            // The server waits for its members, but not for ever.
+            let (status, answer) = self.call("GET", &path, None).await;
+            if status == 200 {
+                let known = answer["joined"].as_object().map_or(0, Map::len);
+                assert_eq!(known, members, "the room is loaded whole");
+                return;
+            }
+        }
     }
 
     pub async fn event(&self, room: &str, event: &str) -> Value {

@@ -31,8 +31,19 @@ use self::conduct::{Diary, Rule};
 use crate::ca::Ca;
 use crate::client::PATIENCE;
 
-/// How many names the resident has.
+/// How many names the resident has, if nothing else is said.
 pub const NAMES: usize = 6;
+
+/// What becomes of a connection to one of the names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// It is served.
+    Served,
+    /// It is refused.
+    Refused,
+    /// It is taken, and nothing is ever said over it.
+    Silent,
+}
 
 /// The resident, under all its names.
 pub struct Resident {
@@ -51,21 +62,37 @@ pub struct Resident {
     diary: Diary,
     /// How many transactions it has sent.
     transactions: AtomicUsize,
+    /// The ports of the names that are silent.
+    _silent: Vec<TcpListener>,
 }
 
 impl Resident {
     /// Generates a room of so many members and begins to serve it.
     pub async fn start(ca: &Ca, version: RoomVersion, members: usize) -> Arc<Self> {
-        let mut listeners = Vec::new();
+        Self::start_under(ca, version, members, &[Reach::Served; NAMES]).await
+    }
+
+    /// The same under so many names.
+    pub async fn start_under(
+        ca: &Ca,
+        version: RoomVersion,
+        members: usize,
+        names: &[Reach],
+    ) -> Arc<Self> {
+        let (mut served, mut silent) = (Vec::new(), Vec::new());
+        // Until all names are chosen, so that none is chosen twice.
+        let mut refused = Vec::new();
         let mut keys = Vec::new();
-        for number in 0..NAMES {
+        for (number, reach) in names.iter().enumerate() {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-            let name = listener.local_addr().unwrap().to_string();
-            let name = OwnedServerName::try_from(name).unwrap();
-            let key_version = <&ServerSigningKeyVersion>::try_from("a").unwrap();
-            keys.push(KeyPair::new(name, key_version, [number as u8 + 1; 32]));
-            listeners.push(listener);
+            keys.push(key_pair(number, &listener));
+            match reach {
+                Reach::Served => served.push((number, listener)),
+                Reach::Refused => refused.push(listener),
+                Reach::Silent => silent.push(listener),
+            }
         }
+        drop(refused);
         let resident = Arc::new(Self {
             room: History::generate(version, members, &keys),
             keys,
@@ -75,9 +102,10 @@ impl Resident {
             rules: Mutex::default(),
             diary: Diary::default(),
             transactions: AtomicUsize::new(0),
+            _silent: silent,
         });
         let tls = ca.identity(Ipv4Addr::LOCALHOST).acceptor();
-        for (number, listener) in listeners.into_iter().enumerate() {
+        for (number, listener) in served {
             tokio::spawn(serve(resident.clone(), number, listener, tls.clone()));
         }
         resident
@@ -145,6 +173,16 @@ impl Resident {
             .or_insert_with(|| self.room.clone());
         look(room)
     }
+}
+
+/// What the name of this number, which has this port, signs with.
+fn key_pair(number: usize, listener: &TcpListener) -> KeyPair {
+    let name = listener.local_addr().unwrap().to_string();
+    let name = OwnedServerName::try_from(name).unwrap();
+    let key_version = <&ServerSigningKeyVersion>::try_from("a").unwrap();
+    let mut seed = [0; 32];
+    seed[..8].copy_from_slice(&(number as u64 + 1).to_be_bytes());
+    KeyPair::new(name, key_version, seed)
 }
 
 /// Serves one of the names.

@@ -1,8 +1,9 @@
 //! Aliases: resolving them, and making and ending this server's own (client-server API, "Room
 //! aliases").
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use myelin_core::completeness::Question;
 use myelin_storage::{Priority, StorageError, aliases};
 use ruma::{
@@ -21,6 +22,12 @@ const LONGEST_ALIAS: usize = 255;
 
 /// How many servers are named to those who resolve an alias: enough to join through.
 const NAMED_SERVERS: usize = 100;
+
+/// How many aliases that a room is about to announce are resolved at the same time.
+const RESOLVED_TOGETHER: usize = 16;
+
+/// How long resolving all of them may take.
+const LONGEST_CHECK: Duration = Duration::from_secs(30);
 
 /// What `m.room.canonical_alias` says.
 #[derive(Debug, Default, Deserialize)]
@@ -190,22 +197,33 @@ impl Rooms {
         let current: Announced = current
             .and_then(|content| serde_json::from_str(content.get()).ok())
             .unwrap_or_default();
-        for alias in announced.all() {
-            if current.all().any(|known| known == alias) {
-                continue;
-            }
-            let parsed = RoomAliasId::parse(alias)
-                .map_err(|error| RoomError::InvalidParam(format!("{alias}: {error}")))?;
-            match self.resolve_alias(&parsed).await {
-                Ok((room_id, _)) if room_id == room.key.room_id => {}
-                Ok(_) => {
-                    return Err(RoomError::BadAlias(format!("{alias} is another room's")));
-                }
-                Err(RoomError::Storage(error)) => return Err(error.into()),
-                Err(error) => return Err(RoomError::BadAlias(error.to_string())),
-            }
+        let new = announced.all();
+        let new: Vec<String> = new
+            .filter(|alias| current.all().all(|known| known != *alias))
+            .cloned()
+            .collect();
+        let checks = stream::iter(new)
+            .map(|alias| self.check_leads_to(room, alias))
+            .buffer_unordered(RESOLVED_TOGETHER)
+            .try_collect::<()>();
+        let checked = self.env().clock.timeout(LONGEST_CHECK, checks).await;
+        checked.unwrap_or_else(|_| {
+            Err(RoomError::BadAlias(
+                "the servers of the aliases did not answer in time".into(),
+            ))
+        })
+    }
+
+    /// Whether an alias is one of a room's.
+    async fn check_leads_to(&self, room: &Room, alias: String) -> Result<(), RoomError> {
+        let parsed = RoomAliasId::parse(&*alias)
+            .map_err(|error| RoomError::InvalidParam(format!("{alias}: {error}")))?;
+        match self.resolve_alias(&parsed).await {
+            Ok((room_id, _)) if room_id == room.key.room_id => Ok(()),
+            Ok(_) => Err(RoomError::BadAlias(format!("{alias} is another room's"))),
+            Err(RoomError::Storage(error)) => Err(error.into()),
+            Err(error) => Err(RoomError::BadAlias(error.to_string())),
         }
-        Ok(())
     }
 
     /// Announces a room's aliases without one of them.

@@ -1,6 +1,6 @@
 //! What the resident does instead of answering as it should, and who asked it what.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use axum::Json;
@@ -146,6 +146,35 @@ impl Resident {
         let what = format!("{origin} to ask {endpoint} about {event}");
         self.until(&what, || self.asked(origin, endpoint).iter().any(names))
             .await;
+    }
+
+    /// Waits until a server has sent an event to so many of the names.
+    ///
+    /// # Panics
+    /// If that does not happen.
+    pub async fn until_told(&self, origin: &str, event: &str, names: usize) {
+        let (mut told, mut seen) = (HashSet::new(), 0);
+        let mut asked = self.diary.asked.subscribe();
+        let waiting = async {
+            while told.len() < names {
+                for asked in &asked.borrow_and_update()[seen..] {
+                    seen += 1;
+                    if asked.origin == origin && asked.body.to_string().contains(event) {
+                        told.insert(asked.name.clone());
+                    }
+                }
+                if told.len() < names {
+                    // Its sender is `self`.
+                    asked.changed().await.ok();
+                }
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, waiting).await;
+        let told = told.len();
+        assert!(
+            waited.is_ok(),
+            "{told} of {names} servers were told of {event}"
+        );
     }
 
     async fn until(&self, what: &str, happened: impl Fn() -> bool) {

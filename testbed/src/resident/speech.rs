@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
+use hyper::Response;
 use myelin_core::keys::KeyPair;
 use myelin_core::pdu::Pdu;
 use ruma::CanonicalJsonObject;
@@ -54,23 +56,32 @@ impl Resident {
         path: &str,
         content: Option<Value>,
     ) -> Option<(u16, Value)> {
-        let header = authorization(self.key(1), server, (method, path), content.as_ref());
+        let sent = self.request_as(1, (server, at), (method, path), content);
+        let answer = sent.await?;
+        let body = serde_json::from_slice(answer.body()).unwrap_or_default();
+        Some((answer.status().as_u16(), body))
+    }
+
+    /// Sends a request signed in one of the names to a server at an address. Answers what came, if
+    /// anything did.
+    pub async fn request_as(
+        &self,
+        number: usize,
+        (server, at): (&str, SocketAddr),
+        (method, path): (&str, &str),
+        content: Option<Value>,
+    ) -> Option<Response<Bytes>> {
+        let header = authorization(self.key(number), server, (method, path), content.as_ref());
+        let body = content.map(|content| content.to_string());
         let request = hyper::Request::builder()
             .method(method)
             .uri(path)
             .header("host", server)
             .header("content-type", "application/json")
             .header("authorization", header)
-            .body(
-                content
-                    .map(|content| content.to_string())
-                    .unwrap_or_default()
-                    .into(),
-            )
+            .body(body.unwrap_or_default().into())
             .unwrap();
-        let answer = http::send(at, request).await.ok()?;
-        let body = serde_json::from_slice(answer.body()).unwrap_or_default();
-        Some((answer.status().as_u16(), body))
+        http::send(at, request).await.ok()
     }
 }
 

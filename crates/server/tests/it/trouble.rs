@@ -9,5 +9,5 @@ mod edus;
 mod gaps;
 mod joining;
 mod newcomer;
+mod patience;
 mod resync;
-mod spaces;

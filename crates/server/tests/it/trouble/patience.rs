@@ -1,4 +1,5 @@
-//! The tree of a space whose rooms other servers would have to describe.
+//! A request that several silent servers would have to help with waits for all of them together, and
+//! not for ever.
 
 use std::time::Duration;
 
@@ -8,10 +9,12 @@ use serde_json::json;
 use super::newcomer::Newcomer;
 use crate::ca::Ca;
 use crate::client::encode;
-use crate::resident::{Conduct, Resident};
+use crate::resident::{Conduct, NAMES, Resident};
 
-/// How long other servers may take for one request.
+/// How long other servers may take to describe the rooms of a tree.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long they may take to resolve aliases.
+const LONGEST_CHECK: Duration = Duration::from_secs(30);
 const STEP: Duration = Duration::from_secs(5);
 
 #[tokio::test]
@@ -36,5 +39,28 @@ async fn a_tree_waits_for_silent_servers_once_and_not_for_each_room() {
     assert_eq!(tree["rooms"][0]["room_id"], space);
     assert!(!resident.asked(newcomer.name(), "hierarchy").is_empty());
     assert!(waited <= PATIENCE + STEP, "{waited:?}");
+    newcomer.stop().await;
+}
+
+#[tokio::test]
+async fn a_room_that_announces_aliases_of_silent_servers_is_refused_in_bounded_time() {
+    let ca = Ca::generate();
+    let resident = Resident::start(&ca, RoomVersion::V11, 10).await;
+    let newcomer = Newcomer::start(&resident, &ca, "newcomer.test").await;
+    let room = newcomer.client.create_room(json!({})).await;
+    resident.misbehave(None, "query", Conduct::Silence);
+    let aliases: Vec<String> = (0..40)
+        .map(|number| format!("#alias{number}:{}", resident.names(number % NAMES)))
+        .collect();
+    let path = format!(
+        "/_matrix/client/v3/rooms/{}/state/m.room.canonical_alias",
+        encode(&room)
+    );
+    let announced = Some(json!({ "alt_aliases": aliases }));
+    let sent = newcomer.client.call("PUT", &path, announced);
+    let ((status, answer), waited) = newcomer.wait(STEP, sent).await;
+    assert_eq!((status, &answer["errcode"]), (400, &json!("M_BAD_ALIAS")));
+    assert!(!resident.asked(newcomer.name(), "query").is_empty());
+    assert!(waited <= LONGEST_CHECK + STEP, "{waited:?}");
     newcomer.stop().await;
 }
