@@ -31,6 +31,7 @@ mod outgoing;
 mod outliers;
 mod pdu_answer;
 mod permission;
+mod profiles;
 mod publishing;
 mod receipts;
 mod receive;
@@ -122,6 +123,8 @@ struct Inner {
     workers: receive::Workers,
     transactions: taking::Transactions,
     resyncs: resync::Resyncs,
+    /// A change of a profile was noted.
+    profile_news: tokio::sync::Notify,
 }
 
 #[derive(Default)]
@@ -189,11 +192,13 @@ impl Rooms {
             workers: receive::Workers::default(),
             transactions: taking::Transactions::default(),
             resyncs: resync::Resyncs::default(),
+            profile_news: tokio::sync::Notify::new(),
         }));
         rooms.resume_joins().await?;
         rooms.resume_resyncs().await?;
         rooms.resume_staged().await?;
         rooms.start_outgoing().await?;
+        rooms.start_telling_profiles();
         Ok(rooms)
     }
 

@@ -1,4 +1,4 @@
-//! Changes of membership in rooms that this server is in: kicks, bans, unbans, invites, new profiles.
+//! Changes of membership in rooms that this server is in: kicks, bans, unbans, invites.
 
 use std::sync::Arc;
 
@@ -41,50 +41,6 @@ impl Rooms {
             .state
             .get_named(&room.keys(), "m.room.member", user.as_str())?
             .membership()
-    }
-
-    /// Tells a user's rooms of its new display name and avatar. Runs in the background; a room
-    /// where it fails keeps the old ones.
-    pub fn update_profile_in_rooms(&self, user: &UserId, profile: Map<String, Value>) {
-        let rooms = self.clone();
-        let user = user.to_owned();
-        drop(
-            self.env()
-                .tasks
-                .spawn("update profile in rooms", async move {
-                    if let Err(error) = rooms.send_profile(&user, &profile).await {
-                        tracing::warn!(%user, %error, "a profile change did not reach all rooms");
-                    }
-                }),
-        );
-    }
-
-    async fn send_profile(
-        &self,
-        user: &UserId,
-        profile: &Map<String, Value>,
-    ) -> Result<(), RoomError> {
-        let reader = user.to_owned();
-        let memberships = self
-            .database()
-            .read("rooms of a user", move |tx| {
-                Box::pin(
-                    async move { myelin_storage::rooms::memberships_of_user(tx, &reader).await },
-                )
-            })
-            .await?;
-        for membership in memberships
-            .iter()
-            .filter(|membership| membership.membership == "join")
-        {
-            let mut content = profile.clone();
-            content.insert("membership".into(), "join".into());
-            let event = NewEvent::membership(user, user, content);
-            if let Err(error) = self.send(&membership.room_id, event).await {
-                tracing::warn!(room = %membership.room_id, %user, %error, "profile not updated");
-            }
-        }
-        Ok(())
     }
 }
 

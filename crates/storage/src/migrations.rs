@@ -68,6 +68,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "event times",
         sql: include_str!("../migrations/0011_event_times.sql"),
     },
+    Migration {
+        number: 12,
+        name: "profile changes",
+        sql: include_str!("../migrations/0012_profile_changes.sql"),
+    },
 ];
 
 statements! {

@@ -1,6 +1,6 @@
 //! Profiles of this server's users.
 
-use ruma::UserId;
+use ruma::{OwnedUserId, UserId};
 
 use crate::{StorageError, Tx};
 
@@ -11,6 +11,13 @@ statements! {
     SET_DISPLAY_NAME = "UPDATE accounts SET display_name = $2 WHERE user_id = $1";
     /// A new picture, or none.
     SET_AVATAR_URL = "UPDATE accounts SET avatar_url = $2 WHERE user_id = $1";
+    /// The rooms of a user have to be told of a change.
+    NOTE_CHANGE = "INSERT INTO profile_changes (user_id, change) VALUES ($1, 1)
+        ON CONFLICT (user_id) DO UPDATE SET change = profile_changes.change + 1";
+    /// Whose rooms have to be told.
+    CHANGED = "SELECT user_id, change FROM profile_changes WHERE user_id > $1 ORDER BY user_id LIMIT $2";
+    /// The rooms know it now, unless it changed again.
+    FORGET_CHANGE = "DELETE FROM profile_changes WHERE user_id = $1 AND change = $2";
 }
 
 /// What a user shows of itself.
@@ -62,5 +69,52 @@ pub async fn set_avatar_url(
 ) -> Result<(), StorageError> {
     let values = params![user.as_str(), avatar_url];
     tx.execute(SET_AVATAR_URL, values).await?;
+    Ok(())
+}
+
+/// A user whose rooms have to be told of a new profile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProfileChange {
+    /// The user.
+    pub user: OwnedUserId,
+    /// How many changes are to be told.
+    pub change: i64,
+}
+
+/// Notes that a user's rooms have to be told of a change.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn note_change(tx: &mut Tx, user: &UserId) -> Result<(), StorageError> {
+    tx.execute(NOTE_CHANGE, params![user.as_str()]).await?;
+    Ok(())
+}
+
+/// The next users whose rooms have to be told, `limit` at most, in order of their IDs.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn changed(
+    tx: &mut Tx,
+    after: &str,
+    limit: usize,
+) -> Result<Vec<ProfileChange>, StorageError> {
+    let rows = tx.query(CHANGED, params![after, limit as i64]).await?;
+    let change = |row: &crate::Row| {
+        let user = OwnedUserId::try_from(row.text(0)?)
+            .map_err(|error| StorageError::Corrupt(error.to_string()))?;
+        let change = row.int(1)?;
+        Ok(ProfileChange { user, change })
+    };
+    rows.iter().map(change).collect()
+}
+
+/// A user's rooms know of a change. One that came meanwhile stays noted.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn forget_change(tx: &mut Tx, told: &ProfileChange) -> Result<(), StorageError> {
+    let values = params![told.user.as_str(), told.change];
+    tx.execute(FORGET_CHANGE, values).await?;
     Ok(())
 }

@@ -86,8 +86,8 @@ impl Users {
         }
     }
 
-    /// Sets a field of one of this server's users, or removes it, and returns the profile as it is
-    /// then. An empty value removes the field too.
+    /// Sets a field of one of this server's users, or removes it, notes that the user's rooms have to
+    /// be told, and returns the profile as it is then. An empty value removes the field too.
     ///
     /// # Errors
     /// [`UserError::InvalidParam`], [`UserError::NotFound`], [`UserError::Storage`].
@@ -114,6 +114,7 @@ impl Users {
                             profiles::set_avatar_url(tx, &user, value.as_deref()).await?;
                         }
                     }
+                    profiles::note_change(tx, &user).await?;
                     profiles::by_user(tx, &user).await
                 })
             })

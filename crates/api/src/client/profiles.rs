@@ -68,12 +68,8 @@ async fn set_field(
     if requester != user {
         return Err(ApiError::forbidden("This is not your profile"));
     }
-    let profile = api
-        .users()
-        .set_profile_field(user.clone(), field, value)
-        .await?;
-    let shown = profile_fields(&profile, &ProfileField::ALL);
-    api.rooms().update_profile_in_rooms(&user, shown);
+    api.users().set_profile_field(user, field, value).await?;
+    api.rooms().profile_changed();
     Ok(Json(json!({})))
 }
 

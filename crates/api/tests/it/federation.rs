@@ -113,6 +113,42 @@ async fn servers_learn_about_this_one_and_its_users() {
     .await;
 }
 
+#[tokio::test]
+async fn a_profile_query_answers_what_was_asked_for() {
+    on_each_engine(async |fresh: Fresh| {
+        let site = Site::start(&fresh).await;
+        let token = site.token("alice").await;
+        let (name, face) = (
+            json!({ "displayname": "Alice" }),
+            json!({ "avatar_url": "mxc://example.org/a" }),
+        );
+        for (field, value) in [("displayname", &name), ("avatar_url", &face)] {
+            let path = format!("/_matrix/client/v3/profile/@alice:example.org/{field}");
+            let set = site.call(Method::PUT, &path, Some(&token), value.clone());
+            assert_eq!(set.await, (StatusCode::OK, json!({})));
+        }
+        let both = json!({ "displayname": "Alice", "avatar_url": "mxc://example.org/a" });
+        for (field, expected) in [
+            ("", both),
+            ("&field=displayname", name),
+            ("&field=avatar_url", face),
+            ("&field=unheard_of", json!({})),
+        ] {
+            let target =
+                format!("/_matrix/federation/v1/query/profile?user_id=@alice:example.org{field}");
+            let answer = call(&site, Method::GET, &target, Value::Null).await;
+            assert_eq!(answer, (StatusCode::OK, expected));
+        }
+        let target = "/_matrix/federation/v1/query/profile?user_id=alice";
+        let (status, refused) = call(&site, Method::GET, target, Value::Null).await;
+        assert_eq!(
+            (status, &refused["errcode"]),
+            (StatusCode::BAD_REQUEST, &json!("M_INVALID_PARAM"))
+        );
+    })
+    .await;
+}
+
 /// Paths below `/_matrix/federation/v1/`, and the status of their answers.
 const UNANSWERABLE: [(&str, u16); 12] = [
     ("user/devices/@nobody:example.org", 404),

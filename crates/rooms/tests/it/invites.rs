@@ -475,6 +475,7 @@ async fn users_of_this_server_join_restricted_rooms_by_the_same_conditions() {
         let hall = house.create("11").await;
         house.join(&hall, dora()).await;
         let elsewhere = room_id!("!elsewhere:127.0.0.1:1");
+        let mut names = ["Dora", "Dora the Second"].into_iter();
         let carl = ruma::user_id!("@carl:x.example");
         for allow in [vec![&*hall], vec![elsewhere, &hall]] {
             let allow: Vec<_> = allow
@@ -504,9 +505,8 @@ async fn users_of_this_server_join_restricted_rooms_by_the_same_conditions() {
                 "{refused:?}"
             );
             // A new name is no new join.
-            let mut profile = Map::new();
-            profile.insert("displayname".into(), json!("Dora"));
-            house.rooms.update_profile_in_rooms(dora(), profile);
+            crate::profiles::rename(&house, dora(), names.next().unwrap()).await;
+            house.rooms.profile_changed();
             let renamed = async || house.tip(&room_id).await != join.pdu.event_id;
             crate::house::until(renamed).await;
             let renamed = house.tip(&room_id).await;

@@ -37,6 +37,11 @@ async fn join_while_state_is_held(resident: Kind, joining: Kind, room_version: &
     let eager_since = lazy_shows_and_eager_omits(&meeting).await;
     let (mut alice_sees, mut bob_sees) = (meeting.alice.watch(), meeting.bob.watch());
     meeting.talk(&mut alice_sees, &mut bob_sees).await;
+    meeting.bob.set_display_name("Bob in the dark").await;
+    let renamed = |event: &Value| event["content"]["displayname"] == "Bob in the dark";
+    alice_sees
+        .until(&meeting.room, "bob's new name", renamed)
+        .await;
     assert!(
         !members.is_finished(),
         "/members has to wait for the members"
