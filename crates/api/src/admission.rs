@@ -77,11 +77,7 @@ async fn admit_server(api: &Api, request: Request) -> Result<Request, ApiError> 
     let (method, uri, headers) = (&parts.method, &parts.uri, &parts.headers);
     let origin = federation.authenticate(method, uri, headers, &body).await?;
     tracing::Span::current().record("origin", origin.as_str());
-    // It is alive then, whatever was thought of it before.
-    if federation.mark_alive(&origin).await? {
-        tracing::info!(%origin, "a server that failed is back");
-        api.rooms().server_is_alive(&origin);
-    }
+    federation.mark_alive(&origin).await?;
     if !body.is_empty() {
         expect_object(&body)?;
     }

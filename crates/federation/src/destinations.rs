@@ -1,6 +1,7 @@
 //! Which servers fail, and until when they are left alone (R134).
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -11,6 +12,7 @@ use myelin_storage::{
     destinations::{self, Failing},
 };
 use ruma::{OwnedServerName, ServerName};
+use tokio::sync::Notify;
 
 use crate::{error::FederationError, recent::Recent};
 
@@ -53,6 +55,8 @@ pub(crate) struct Destinations {
     database: Database,
     waits: Waits,
     known: Arc<Mutex<Recent<OwnedServerName, Option<Failing>>>>,
+    /// What wakes those who wait for a server to be there again. They are few for each.
+    waiting: Arc<Mutex<HashMap<OwnedServerName, Arc<Notify>>>>,
 }
 
 impl Destinations {
@@ -62,6 +66,7 @@ impl Destinations {
             database,
             waits,
             known: Arc::new(Mutex::new(Recent::new(CAPACITY))),
+            waiting: Arc::default(),
         }
     }
 
@@ -133,21 +138,51 @@ impl Destinations {
             .await
     }
 
-    /// Notes a success. Says whether requests failed before.
-    pub(crate) async fn succeeded(&self, server: &ServerName) -> Result<bool, StorageError> {
+    /// Notes that a server is there: it has answered a request, or sent one.
+    pub(crate) async fn succeeded(&self, server: &ServerName) -> Result<(), StorageError> {
         let before = self.failing(server).await?;
         if before.is_none() {
-            return Ok(false);
+            return Ok(());
         }
-        tracing::info!(%server, "requests to a server work again");
+        tracing::info!(%server, "a server that failed is there again");
         self.lock().insert(server.to_owned(), None);
+        if let Some(waiting) = self.lock_waiting().get(server) {
+            waiting.notify_waiters();
+        }
         let name = server.to_string();
         self.database
             .write("destination works", Priority::Bulk, move |tx| {
                 Box::pin(async move { destinations::clear_failing(tx, &name).await })
             })
             .await
-            .map(|()| true)
+    }
+
+    /// Waits until a server may be asked in the background: until its pause is over, or until it shows
+    /// that it is there.
+    pub(crate) async fn until_due(&self, server: &ServerName) -> Result<(), StorageError> {
+        let there = self
+            .lock_waiting()
+            .entry(server.to_owned())
+            .or_default()
+            .clone();
+        let outcome = loop {
+            // Before looking, so that nothing is missed in between.
+            let notified = there.notified();
+            let now_ms = self.env.clock.now_ms();
+            let retry_at_ms = match self.failing(server).await {
+                Ok(Some(failing)) if now_ms < failing.retry_at_ms => failing.retry_at_ms,
+                Ok(_) => break Ok(()),
+                Err(error) => break Err(error),
+            };
+            let pause = Duration::from_millis(retry_at_ms - now_ms);
+            let _ = self.env.clock.timeout(pause, notified).await;
+        };
+        let mut waiting = self.lock_waiting();
+        // The table's and this one's: nobody else waits.
+        if Arc::strong_count(&there) == 2 {
+            waiting.remove(server);
+        }
+        outcome
     }
 
     /// What a failure at `now_ms` after `before` leads to.
@@ -169,6 +204,10 @@ impl Destinations {
             retry_at_ms: now_ms.saturating_add(pause_ms),
             wait_ms,
         }
+    }
+
+    fn lock_waiting(&self) -> MutexGuard<'_, HashMap<OwnedServerName, Arc<Notify>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Recent<OwnedServerName, Option<Failing>>> {

@@ -182,13 +182,22 @@ impl Federation {
         self.inner.key_ring.keys_for(needs, deadline).await
     }
 
-    /// Notes that a server sent a request, so that it is there. Says whether requests to it failed
-    /// before: then what is kept for it can be sent now (R134).
+    /// Notes that a server sent a request, so that it is there, whatever was thought of it before
+    /// (R134).
     ///
     /// # Errors
     /// Any [`StorageError`].
-    pub async fn mark_alive(&self, server: &ServerName) -> Result<bool, StorageError> {
+    pub async fn mark_alive(&self, server: &ServerName) -> Result<(), StorageError> {
         self.inner.destinations.succeeded(server).await
+    }
+
+    /// Waits until a server may be asked in the background: until [`Federation::backoff`] is over, or
+    /// until it shows that it is there by a request or an answer.
+    ///
+    /// # Errors
+    /// Any [`StorageError`].
+    pub async fn until_due(&self, server: &ServerName) -> Result<(), StorageError> {
+        self.inner.destinations.until_due(server).await
     }
 
     /// Until when (Unix milliseconds) a server is left alone; `None` if it may be asked now.

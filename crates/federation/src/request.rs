@@ -186,7 +186,7 @@ impl Federation {
                 let retry_after = error.remote().and_then(|remote| remote.retry_after);
                 destinations.failed(server, retry_after).await
             }
-            _ => destinations.succeeded(server).await.map(drop),
+            _ => destinations.succeeded(server).await,
         };
         if let Err(error) = noted {
             tracing::error!(%server, %error, "cannot note whether a server works");

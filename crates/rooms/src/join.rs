@@ -273,7 +273,11 @@ impl Rooms {
             Handshake::new(self, &record.room_id, &record.user_id, &template, content).await?;
         // What arrives waits for the end of the whole join, whichever candidate it succeeds with.
         handshake.room.inbound.set_joining(true);
+        // One after the other: what a join builds upon, and whether it may be partial, depends on
+        // whether another one has brought this server into the room (R92, R113).
+        let alone = handshake.room.joining.lock().await;
         let result = handshake.send(server).await;
+        drop(alone);
         // It was sent; only an answer that says so means that nothing came of it.
         progress.may_be_in |= !matches!(&result, Err(error) if is_refusal(error));
         if handshake.room.is_partial() {

@@ -48,7 +48,7 @@ const DELIVERED: &str = "outbox_delivered";
 
 /// How long every event is kept for servers that are behind. Later the last of each room has to do:
 /// who gets it asks for what is missing (R134, R135).
-const KEPT_WHOLE: Duration = Duration::from_secs(3600);
+const KEPT_WHOLE_MS: u64 = 3_600_000;
 
 /// The senders that run.
 pub(crate) struct Outgoing {
@@ -73,8 +73,6 @@ struct Sender {
     edus_wait: bool,
     /// EDUs that may be lost, each with a key of its own.
     passing: VecDeque<Arc<PassingEdu>>,
-    /// The server is there again.
-    alive: Arc<Notify>,
 }
 
 impl Sender {
@@ -170,13 +168,6 @@ impl Rooms {
                 .await;
         }));
         Ok(())
-    }
-
-    /// A server has sent a request, so what is kept for it can be sent.
-    pub fn server_is_alive(&self, server: &ServerName) {
-        if let Some(sender) = self.outgoing().lock().by_server.get(server) {
-            sender.alive.notify_one();
-        }
     }
 
     /// Delivers the EDUs that were stored for servers.
@@ -304,7 +295,6 @@ impl Rooms {
                     behind: matches!(wanted, Wanted::Behind(_)),
                     edus_wait: false,
                     passing: VecDeque::new(),
-                    alive: Arc::new(Notify::new()),
                 }
             });
         sender.wanted = sender.wanted.max(upto);
@@ -316,21 +306,20 @@ impl Rooms {
         if !is_new {
             return;
         }
-        let alive = sender.alive.clone();
         drop(senders);
         let (rooms, server) = (self.clone(), server.to_owned());
         drop(self.env().tasks.spawn("send to a server", async move {
             let stopping = rooms.env().tasks.stopping();
             stopping
-                .run_until_cancelled(rooms.deliver_all(&server, cursor, &alive))
+                .run_until_cancelled(rooms.deliver_all(&server, cursor))
                 .await;
         }));
     }
 
     /// Delivers until the end of what is wanted. Failures are waited out.
-    async fn deliver_all(&self, server: &ServerName, mut cursor: StreamPosition, alive: &Notify) {
+    async fn deliver_all(&self, server: &ServerName, mut cursor: StreamPosition) {
         loop {
-            let step = contained("deliver", self.deliver_some(server, cursor, alive)).await;
+            let step = contained("deliver", self.deliver_some(server, cursor)).await;
             match step {
                 Ok(upto) => cursor = upto,
                 Err(error) => {
@@ -373,13 +362,12 @@ impl Rooms {
         &self,
         server: &ServerName,
         cursor: StreamPosition,
-        alive: &Notify,
     ) -> Result<StreamPosition, StorageError> {
         // Nothing is put together for a server that is left alone anyway: after a restart there may be
         // thousands.
         if self.federation().backoff(server).await?.is_some() {
             self.fall_behind(server, cursor).await?;
-            self.wait_for(server, alive).await?;
+            self.wait_for(server).await?;
         }
         let prepared = self.prepare(server, cursor).await?;
         if prepared.is_empty() {
@@ -392,7 +380,12 @@ impl Rooms {
             }
             tracing::info!(%server, %error, "a transaction was not delivered");
             self.fall_behind(server, cursor).await?;
-            self.wait_for(server, alive).await?;
+            if self.will_be_old(server, prepared.made_ms).await? {
+                // What is of use by then is put together then, and takes no memory until then.
+                self.send_waiting_edus(&[server.to_owned()]);
+                return Ok(cursor);
+            }
+            self.wait_for(server).await?;
         }
         self.edus_delivered(server, &prepared).await?;
         let behind = self
@@ -452,15 +445,19 @@ impl Rooms {
             .await
     }
 
+    /// Whether a transaction will be an old one when a failing server is tried again (R134).
+    async fn will_be_old(&self, server: &ServerName, made_ms: u64) -> Result<bool, StorageError> {
+        let retry_at_ms = self.federation().backoff(server).await?;
+        Ok(retry_at_ms.is_some_and(|retry_at_ms| is_old(made_ms, retry_at_ms)))
+    }
+
     /// Waits until a failing server may be tried again, or shows that it is there.
-    async fn wait_for(&self, server: &ServerName, alive: &Notify) -> Result<(), StorageError> {
-        let pause = match self.federation().backoff(server).await? {
-            Some(until_ms) => {
-                Duration::from_millis(until_ms.saturating_sub(self.env().clock.now_ms()))
-            }
-            None => SHORT_PAUSE,
-        };
-        let _ = self.env().clock.timeout(pause, alive.notified()).await;
+    async fn wait_for(&self, server: &ServerName) -> Result<(), StorageError> {
+        let federation = self.federation();
+        if federation.backoff(server).await?.is_some() {
+            return federation.until_due(server).await;
+        }
+        self.env().clock.sleep(SHORT_PAUSE).await;
         Ok(())
     }
 }
@@ -471,8 +468,7 @@ impl Rooms {
 /// # Errors
 /// Any storage error.
 pub async fn thin_outbox(env: Env, database: Database) -> Result<(), StorageError> {
-    let kept_ms = u64::try_from(KEPT_WHOLE.as_millis()).unwrap_or(u64::MAX);
-    let before_ms = env.clock.now_ms().saturating_sub(kept_ms);
+    let before_ms = env.clock.now_ms().saturating_sub(KEPT_WHOLE_MS);
     database
         .write("thin the outbox", Priority::Bulk, move |tx| {
             Box::pin(async move {
@@ -482,6 +478,12 @@ pub async fn thin_outbox(env: Env, database: Database) -> Result<(), StorageErro
         })
         .await?;
     Ok(())
+}
+
+/// Whether something made at one time is no longer worth sending as it is at another, in Unix
+/// milliseconds.
+fn is_old(made_ms: u64, now_ms: u64) -> bool {
+    now_ms.saturating_sub(made_ms) >= KEPT_WHOLE_MS
 }
 
 /// The position up to which everybody has everything, but for servers with a cursor.

@@ -50,6 +50,8 @@ pub struct Room {
     sends: Mutex<VecDeque<crate::new_event::Waiting>>,
     /// Held during a backfill: one at a time (R61).
     pub(crate) backfilling: tokio::sync::Mutex<()>,
+    /// Held while another server lets one of our users in.
+    pub(crate) joining: tokio::sync::Mutex<()>,
 }
 
 /// What is known of the room's graph. Lives behind the turn.
@@ -228,6 +230,7 @@ impl Room {
             inbound: crate::inbound::Inbound::default(),
             sends: Mutex::default(),
             backfilling: tokio::sync::Mutex::default(),
+            joining: tokio::sync::Mutex::default(),
         }
     }
 

@@ -11,6 +11,8 @@ statements! {
     /// Events to be sent after a position.
     OUTBOX_AFTER = "SELECT position, event, room, snapshot, further, made_ts FROM outbox WHERE position > $1
         ORDER BY position LIMIT $2";
+    /// The last event of a room that is to be sent.
+    LAST_IN_OUTBOX = "SELECT MAX(position) FROM outbox WHERE room = $1";
     /// Everybody has these.
     DELETE_OUTBOX = "DELETE FROM outbox WHERE position <= $1";
     /// Who is told of the last event of a room asks for those before it. An event with receivers of its
@@ -83,6 +85,16 @@ pub async fn after(
             })
         })
         .collect()
+}
+
+/// The position of the last event of a room that is kept to be sent.
+pub async fn last_of_room(
+    tx: &mut Tx,
+    room: RoomNr,
+) -> Result<Option<StreamPosition>, StorageError> {
+    let row = tx.query_opt(LAST_IN_OUTBOX, params![room.0]).await?;
+    let last = row.map(|row| row.opt_int(0)).transpose()?.flatten();
+    Ok(last.map(StreamPosition))
 }
 
 /// Forgets the events up to a position.

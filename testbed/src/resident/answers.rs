@@ -7,8 +7,10 @@ use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post, put};
 use axum::{Json, Router, middleware};
+use myelin_core::build::countersign;
 use myelin_core::keys::{KeyPair, encode_verifying_key};
 use myelin_core::pdu::Pdu;
+use myelin_core::room_version::RoomVersion;
 use myelin_core::state::Membership;
 use myelin_core::validate::Unverified;
 use ruma::{CanonicalJsonObject, EventId, OwnedEventId, OwnedServerName, ServerName, UserId};
@@ -96,6 +98,19 @@ fn parameter<'p>(pairs: &'p [(String, String)], name: &str) -> &'p str {
 impl Name {
     pub(super) fn server_name(&self) -> &ServerName {
         self.resident.keys[self.number].server_name()
+    }
+
+    /// A join, with a signature of this name if a user of it authorises it.
+    fn authorised(&self, version: RoomVersion, join: &str) -> String {
+        let parsed: Value = serde_json::from_str(join).unwrap_or_default();
+        let authoriser = &parsed["content"]["join_authorised_via_users_server"];
+        let authoriser = UserId::parse(authoriser.as_str().unwrap_or_default());
+        match authoriser {
+            Ok(user) if user.server_name() == self.server_name() => {
+                countersign(version, join, &self.resident.keys[self.number]).unwrap()
+            }
+            _ => join.to_owned(),
+        }
     }
 
     /// Looks at the room as the server that asks knows it.
@@ -208,6 +223,7 @@ async fn send_join(
 ) -> Answer<Joined> {
     let omit = parameter(&pairs, "omit_members") == "true";
     let answer = name.room(&headers, |history| {
+        let body = name.authorised(history.version, &body);
         let join = Unverified::parse(history.version, &body, Some(history.room_id()));
         let join = Arc::new(join.map_err(bad)?.pdu().clone());
         if join.event_id != event_id {

@@ -72,13 +72,25 @@ async fn people_need_not_wait() {
 }
 
 #[tokio::test]
-async fn a_success_clears_failures_and_says_that_there_were_some() {
+async fn a_success_clears_failures_and_wakes_those_who_wait() {
     let fresh = Fresh::sqlite().await;
     let destinations = destinations(&fresh);
-    assert!(!destinations.succeeded(name("a.test")).await.unwrap());
+    destinations.until_due(name("a.test")).await.unwrap();
     destinations.failed(name("a.test"), None).await.unwrap();
-    assert!(destinations.succeeded(name("a.test")).await.unwrap());
-    assert!(!destinations.succeeded(name("a.test")).await.unwrap());
+    let mut waiting = Box::pin(destinations.until_due(name("a.test")));
+    let mut waiting_too = Box::pin(destinations.until_due(name("a.test")));
+    for _ in 0..20 {
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        assert!(futures_util::poll!(&mut waiting_too).is_pending());
+        tokio::task::yield_now().await;
+    }
+    destinations.succeeded(name("b.test")).await.unwrap();
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    destinations.succeeded(name("a.test")).await.unwrap();
+    waiting.await.unwrap();
+    waiting_too.await.unwrap();
+    assert!(destinations.lock_waiting().is_empty());
+    destinations.succeeded(name("a.test")).await.unwrap();
     assert_eq!(pause(&destinations, &fresh).await, 0);
     destinations.failed(name("a.test"), None).await.unwrap();
     assert!(pause(&destinations, &fresh).await <= 600_000);
@@ -111,7 +123,7 @@ async fn failures_outlive_a_restart() {
     assert!(before.is_some());
     let restarted = destinations(&fresh);
     assert!(pause(&restarted, &fresh).await > 0);
-    assert!(restarted.succeeded(name("a.test")).await.unwrap());
+    restarted.succeeded(name("a.test")).await.unwrap();
     let cleared = destinations(&fresh).failing(name("a.test")).await.unwrap();
     assert_eq!(cleared, None);
 }

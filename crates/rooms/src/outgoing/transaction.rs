@@ -2,22 +2,32 @@
 
 use std::sync::Arc;
 
-use myelin_core::{event::Event, number::StreamPosition};
+use myelin_core::{
+    event::Event,
+    number::{EventNr, StreamPosition},
+};
 use myelin_federation::{FederationError, MOST_EDUS, MOST_PDUS, Transaction};
-use myelin_storage::{Priority, StorageError, edu_outbox, outbox::OutboxRow};
+use myelin_storage::{
+    Priority, StorageError, edu_outbox, events,
+    outbox::{self, OutboxRow},
+};
 use ruma::ServerName;
 use serde_json::value::RawValue;
 
-use super::{READ_TOGETHER, unless_lasting};
-use crate::{Rooms, containment::contained};
+use super::{READ_TOGETHER, is_old, unless_lasting};
+use crate::{Rooms, containment::contained, room::Room};
 
 /// How many bytes of EDUs a transaction has at most, but for a single one that has more.
 const MOST_EDU_BYTES: usize = 1024 * 1024;
 
-/// What was put together for a server. A retry sends the same again (R133).
+/// How many forward extremities of a room a server is told of that was away.
+const MOST_LATEST: usize = 10;
+
+/// What was put together for a server. A retry sends the same again (R133), unless it comes too late.
 pub(super) struct Prepared {
     txn_id: String,
-    made_ms: u64,
+    /// When, in Unix milliseconds.
+    pub(super) made_ms: u64,
     pdus: Vec<Box<RawValue>>,
     /// The server has everything up to here when it has taken this.
     pub(super) upto: StreamPosition,
@@ -87,15 +97,16 @@ impl Rooms {
         let rows = self.outbox_after(cursor).await?;
         let at_end = rows.len() < READ_TOGETHER;
         for row in rows {
-            if pdus.len() == MOST_PDUS {
-                return Ok((pdus, upto));
-            }
             if row.position > wanted {
                 // The dispatcher has yet to come to it, and would have it sent again.
                 return Ok((pdus, upto.max(wanted)));
             }
-            let pdu = contained("read an event", self.pdu_for(server, &row)).await;
-            pdus.extend(unless_lasting(&row, pdu)?.flatten());
+            let next = contained("read an event", self.pdus_for(server, &row)).await;
+            let next = unless_lasting(&row, next)?.unwrap_or_default();
+            if pdus.len() + next.len() > MOST_PDUS {
+                return Ok((pdus, upto));
+            }
+            pdus.extend(next);
             upto = row.position;
         }
         if at_end {
@@ -105,24 +116,69 @@ impl Rooms {
         Ok((pdus, upto))
     }
 
-    /// What a row has for a server, if anything.
-    async fn pdu_for(
+    /// What a row has for a server: its event, or what the room has come to since.
+    async fn pdus_for(
         &self,
         server: &ServerName,
         row: &OutboxRow,
-    ) -> Result<Option<Box<RawValue>>, StorageError> {
+    ) -> Result<Vec<Box<RawValue>>, StorageError> {
         if !self.is_receiver(row, server).await? {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let Some(room) = self.room_by_nr(row.room).await? else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
-        let held = room.events(self, [row.event]).await?;
-        // Of what its own user sent it has the original.
-        let passed_on = |event: &&Arc<Event>| event.pdu.sender.server_name() != server;
-        let event = held.get(&row.event).filter(passed_on);
-        let json = event.map(|event| event.pdu.json.to_string());
-        Ok(json.and_then(|json| RawValue::from_string(json).ok()))
+        let mut sent = self.latest(server, &room, row).await?;
+        if sent.is_empty() {
+            sent.extend(room.events(self, [row.event]).await?.into_values());
+        }
+        // Of what its own users sent it has the originals.
+        sent.retain(|event| event.pdu.sender.server_name() != server);
+        let json = sent.iter().map(|event| event.pdu.json.to_string());
+        Ok(json
+            .filter_map(|json| RawValue::from_string(json).ok())
+            .collect())
+    }
+
+    /// Who was away for so long that our last event of a room is an old one is told how far the room
+    /// has come, whoever brought it there (R135): its forward extremities, the deepest if there are
+    /// many, but none before which the server was not in the room. Nothing if there is something newer
+    /// of ours to come, or if the room is partial, since then nobody knows who was in it.
+    async fn latest(
+        &self,
+        server: &ServerName,
+        room: &Arc<Room>,
+        row: &OutboxRow,
+    ) -> Result<Vec<Arc<Event>>, StorageError> {
+        if !is_old(row.made_ms, self.env().clock.now_ms()) || room.is_partial() {
+            return Ok(Vec::new());
+        }
+        let (nr, position) = (row.room, row.position);
+        let extremities: Vec<EventNr> = self
+            .database()
+            .read("latest events of a room", move |tx| {
+                Box::pin(async move {
+                    match outbox::last_of_room(tx, nr).await? {
+                        Some(last) if last > position => Ok(Vec::new()),
+                        _ => events::forward_extremities(tx, nr).await,
+                    }
+                })
+            })
+            .await?;
+        let mut latest = Vec::new();
+        for event in room.events(self, extremities).await?.into_values() {
+            if let Some(before) = event.before()
+                && room
+                    .state(self, before.snapshot())
+                    .await?
+                    .has_server(server.as_str())
+            {
+                latest.push(event);
+            }
+        }
+        latest.sort_by_key(|event| std::cmp::Reverse((event.pdu.depth, event.nr)));
+        latest.truncate(MOST_LATEST);
+        Ok(latest)
     }
 
     async fn is_receiver(

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json, value::to_raw_value};
 
 use crate::{
     house::{House, alice, dora, wish},
+    outgoing::rows,
     resident::sealed,
     story::{Story, Words, bob, carol, key_of, membership, message, state},
 };
@@ -300,6 +301,7 @@ async fn an_invite_can_be_declined_while_its_server_is_away() {
         let left = known(&house, room_id, alice()).await.unwrap().event;
         assert_eq!(left.pdu.membership, Some(Membership::Leave));
         assert!(left.pdu.content.get().contains("\"no\""));
+        assert!(rows(&house).await.is_empty(), "it is sent to nobody else");
         // Declining twice is no error, and nobody else was invited.
         house.rooms.leave(alice(), room_id, None).await.unwrap();
         let again = known(&house, room_id, alice()).await.unwrap().event;

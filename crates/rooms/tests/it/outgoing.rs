@@ -17,14 +17,14 @@ use myelin_storage::{
     outbox::{self, OutboxRow},
     testing::on_each_engine,
 };
-use ruma::{OwnedEventId, RoomId};
+use ruma::{OwnedEventId, RoomId, user_id};
 
 use crate::{
     house::{House, alice, dora, until},
     story::{bob, mallory, membership, message},
 };
 
-async fn rows(house: &House) -> Vec<OutboxRow> {
+pub(crate) async fn rows(house: &House) -> Vec<OutboxRow> {
     house
         .read(|tx| Box::pin(outbox::after(tx, StreamPosition(0), 1_000)))
         .await
@@ -94,6 +94,27 @@ async fn events_of_this_server_go_to_the_servers_in_the_room_before_them() {
         let found = receivers(&house, &room_id).await;
         assert_eq!(found[&ban], servers(&[1, 2, 3]));
         assert!(!found.contains_key(&theirs));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_was_invited_is_told_that_the_invite_is_taken_back() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (mut story, tip) = house.shared_room().await;
+        let room_id = story.room_id.clone();
+        let erin = user_id!("@erin:127.0.0.1:4");
+        house
+            .says(&mut story, &[&tip], membership(bob(), erin, "invite"))
+            .await;
+        let said = house.say(&room_id, alice(), "she is not here yet").await;
+        let rooms = &house.rooms;
+        let taken_back = rooms.set_membership(alice(), &room_id, erin, Membership::Leave, None);
+        let taken_back = taken_back.await.unwrap();
+        let found = receivers(&house, &room_id).await;
+        assert_eq!(found[&said], servers(&[1, 2, 3]));
+        assert_eq!(found[&taken_back], servers(&[1, 2, 3, 4]));
     })
     .await;
 }

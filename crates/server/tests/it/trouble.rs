@@ -11,3 +11,5 @@ mod joining;
 mod newcomer;
 mod patience;
 mod resync;
+mod returning;
+mod sending;

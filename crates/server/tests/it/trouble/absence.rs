@@ -1,6 +1,6 @@
 //! A server that is away for long, and what it gets when it is back (R134, R135).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
@@ -10,7 +10,7 @@ use serde_json::json;
 use super::newcomer::Newcomer;
 use crate::ca::Ca;
 use crate::client::encode;
-use crate::resident::{Asked, Conduct, Resident};
+use crate::resident::{Asked, Conduct, Resident, user};
 
 const ROOMS: usize = 200;
 const MESSAGES: usize = 50;
@@ -104,4 +104,89 @@ async fn a_server_that_was_away_for_a_day_gets_the_last_event_of_each_room() {
     let expected = rooms.iter().map(|room| (room.clone(), vec![MESSAGES - 1]));
     assert_eq!(all(), expected.collect());
     newcomer.stop().await;
+}
+
+/// Takes no transactions.
+const AWAY: Conduct = Conduct::Error(502, "M_UNKNOWN");
+
+impl Newcomer {
+    /// What is said in each transaction that one of the resident's names was sent.
+    fn told(&self, number: usize) -> Vec<BTreeSet<String>> {
+        let name = self.resident.names(number);
+        let sent = self.resident.asked(self.name(), "send").into_iter();
+        let to_it = sent.filter(|sent| sent.name == name);
+        let words = |sent: Asked| {
+            let pdus = sent.body["pdus"].as_array().unwrap().iter();
+            let words = pdus.filter_map(|pdu| pdu["content"]["body"].as_str());
+            words.map(str::to_owned).collect()
+        };
+        to_it.map(words).collect()
+    }
+
+    /// Waits until both of the servers that were away have been sent so many transactions.
+    async fn until_told(&self, times: usize) {
+        for sent in 0.. {
+            if self.told(0).len() >= times && self.told(3).len() >= times {
+                return;
+            }
+            self.resident
+                .until_asked(self.name(), "send", sent + 1)
+                .await;
+        }
+    }
+}
+
+/// What two servers hear when they come back. While they were away, we have said something that nobody
+/// has seen, the second one was thrown out, and others have talked.
+async fn after_an_absence(is_partial: bool) -> [BTreeSet<String>; 2] {
+    let ca = Ca::generate();
+    let resident = Resident::start(&ca, RoomVersion::V11, 6).await;
+    let newcomer = Newcomer::start(&resident, &ca, "newcomer.test").await;
+    let (hold, release) = Conduct::hold();
+    resident.misbehave(None, "state_ids", hold);
+    for number in [0, 3] {
+        resident.misbehave(Some(&resident.names(number)), "send", AWAY);
+    }
+    newcomer.join().await;
+    if !is_partial {
+        release.send_replace(true);
+        assert_eq!(newcomer.members().await, newcomer.everybody());
+    }
+    let room = resident.room_id().as_str();
+    newcomer.client.say(room, "ours").await;
+    newcomer.until_told(1).await;
+    let events = resident.room_of(newcomer.name(), |room| {
+        let (founder, target) = (user(0, resident.key(0)), user(3, resident.key(3)));
+        let name = ("m.room.member", target.as_str());
+        let kick = json!({ "membership": "leave" });
+        let kick = room.write(resident.key(0), &founder, name, &kick);
+        [kick, room.say(resident.key(1), "theirs")]
+    });
+    let pushed = resident.push(newcomer.name(), newcomer.address(), &events);
+    assert!(pushed.await.is_some());
+    let mut watch = newcomer.client.watch();
+    watch.until_event(room, events[1].event_id.as_str()).await;
+    newcomer.pass(DAY);
+    newcomer.wait(WORKER, newcomer.until_told(2)).await;
+    for number in [0, 3] {
+        let there = Conduct::lie(|_| {});
+        resident.misbehave(Some(&resident.names(number)), "send", there);
+    }
+    newcomer.wait(WORKER, newcomer.until_told(3)).await;
+    let heard = [0, 3].map(|number| newcomer.told(number).pop().unwrap());
+    newcomer.stop().await;
+    heard
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_away_hears_how_far_the_room_has_come_as_far_as_they_may_see_it() {
+    let ours = BTreeSet::from(["ours".to_owned()]);
+    let both = BTreeSet::from(["ours".to_owned(), "theirs".to_owned()]);
+    assert_eq!(after_an_absence(false).await, [both, ours]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_away_hears_of_a_partial_room_only_what_is_ours() {
+    let ours = BTreeSet::from(["ours".to_owned()]);
+    assert_eq!(after_an_absence(true).await, [ours.clone(), ours]);
 }

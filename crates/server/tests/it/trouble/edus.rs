@@ -19,10 +19,10 @@ async fn newcomer() -> Newcomer {
 }
 
 impl Newcomer {
-    /// Sends a message to the devices of a user of the resident's.
-    async fn tell(&self, words: &str) {
+    /// Sends a message to the devices of a user of the resident's second name.
+    pub(super) async fn tell(&self, words: &str) {
         let path = format!("/_matrix/client/v3/sendToDevice/org.example.tell/{words}");
-        let user = format!("@somebody:{}", self.resident.name());
+        let user = format!("@somebody:{}", self.resident.names(1));
         let body = json!({ "messages": { user: { "*": { "words": words } } } });
         self.client.put(&path, body).await;
     }

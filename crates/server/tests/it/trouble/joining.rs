@@ -1,12 +1,12 @@
 //! Joins through servers that fail: another one is asked unless the answer is a refusal (R87, R89,
-//! R90, R101).
+//! R90, R101). Who has to authorise a join is sent it alone (R88).
 
 use myelin_core::room_version::RoomVersion;
 use serde_json::{Value, json};
 
 use super::newcomer::{LONGEST_WAIT, Newcomer};
 use crate::ca::Ca;
-use crate::resident::{Conduct, Resident, forge};
+use crate::resident::{Conduct, Resident, forge, user};
 
 /// How many members the room has.
 const MEMBERS: usize = 30;
@@ -233,4 +233,32 @@ async fn an_invalid_answer_to_a_join_is_passed_over_in_room_version_12() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forged_event_in_the_answer_does_not_stand_in_the_way_of_a_join() {
     join_past(RoomVersion::V12, harmless_answers()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_that_a_user_authorises_is_sent_to_their_server_alone() {
+    let ca = Ca::generate();
+    let resident = Resident::start(&ca, RoomVersion::V11, MEMBERS).await;
+    let newcomer = Newcomer::start(&resident, &ca, "newcomer.test").await;
+    let authoriser = user(2, resident.key(2));
+    let naming = move |template: &mut Value| {
+        let content = &mut template["event"]["content"];
+        content["join_authorised_via_users_server"] = authoriser.as_str().into();
+    };
+    resident.misbehave(None, "make_join", Conduct::lie(naming));
+    let authorising = resident.names(2);
+    let fails = Conduct::Error(502, "M_UNKNOWN");
+    resident.misbehave(Some(&authorising), "send_join", fails);
+    let candidates = [resident.names(1), resident.names(3)];
+    let (status, answer) = newcomer.try_join(&newcomer.client, &candidates).await;
+    assert_eq!(status, 502, "{answer}");
+    let at_last = Conduct::lie(|_| {});
+    resident.misbehave(Some(&authorising), "send_join", at_last);
+    let (status, answer) = newcomer.try_join(&newcomer.client, &candidates).await;
+    assert_eq!(status, 200, "{answer}");
+    let sent = resident.asked(newcomer.name(), "send_join");
+    let to: Vec<_> = sent.iter().map(|sent| &sent.name).collect();
+    // Every candidate made a template, the one that the room is named after too, and then one did.
+    assert_eq!(to, [&authorising; 4]);
+    newcomer.stop().await;
 }
