@@ -7,6 +7,7 @@
 mod answers;
 mod conduct;
 mod history;
+mod policy;
 mod speech;
 mod visits;
 

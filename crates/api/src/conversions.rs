@@ -132,7 +132,7 @@ impl From<RoomError> for ApiError {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE", message)
             }
             RoomError::StillInRoom(_) => Self::unknown(message),
-            RoomError::Remote(error) => error.into(),
+            RoomError::Remote(error) | RoomError::NotRecommended(error) => error.into(),
             RoomError::NoServer(_) => Self::bad_gateway(message),
             RoomError::StillPartial => Self::unavailable(message),
             RoomError::Internal(why) => {

@@ -2,6 +2,7 @@
 
 use ruma::{
     CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId,
+    ServerName,
 };
 use serde_json::value::RawValue;
 
@@ -118,13 +119,25 @@ pub fn countersign<'a>(
     let mut event = Object::parse_with(version.numbers(), json).map_err(BuildError::Content)?;
     event.remove("unsigned");
     let (_, signed_json) = identify(version, &event);
-    let mut signatures = object_or_empty(event.remove("signatures"));
-    let mut own = object_or_empty(signatures.remove(key.server_name().as_str()));
-    let signature = Value::text(key.sign_bytes(signed_json.as_bytes()));
-    own.insert(key.key_id().as_str(), signature);
-    signatures.insert(key.server_name().as_str(), Value::Object(own));
-    event.insert("signatures", Value::Object(signatures));
+    let signature = key.sign_bytes(signed_json.as_bytes());
+    let key_id = key.key_id().as_str();
+    let event = insert_signature(event, key.server_name(), key_id, &signature);
     Ok(canonical_json::write(&event))
+}
+
+/// The event with one more signature beside those that it has.
+pub(crate) fn insert_signature<'a>(
+    mut event: Object<'a>,
+    server: &'a ServerName,
+    key_id: &'a str,
+    signature: &'a str,
+) -> Object<'a> {
+    let mut signatures = object_or_empty(event.remove("signatures"));
+    let mut by_server = object_or_empty(signatures.remove(server.as_str()));
+    by_server.insert(key_id, Value::text(signature));
+    signatures.insert(server.as_str(), Value::Object(by_server));
+    event.insert("signatures", Value::Object(signatures));
+    event
 }
 
 fn object_or_empty(value: Option<Value<'_>>) -> Object<'_> {

@@ -17,6 +17,7 @@ pub mod key_table;
 pub mod keys;
 pub mod number;
 pub mod pdu;
+pub mod policy_server;
 pub mod power_levels;
 pub mod receive;
 pub mod resolution;

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use ruma::{OwnedEventId, events::TimelineEventType};
+use ruma::{OwnedEventId, OwnedServerName, events::TimelineEventType};
 
 use crate::{
     auth,
@@ -20,6 +20,7 @@ use crate::{
     key_table::{KeyTable, StateKey},
     number::EventNr,
     pdu::{CREATE, Pdu},
+    policy_server::{POLICY, PolicyServer},
     resolution::{self, ResolutionError},
     room_version::RoomVersion,
     state::{Entry, State},
@@ -58,6 +59,17 @@ pub enum Placement {
     Outlier,
 }
 
+/// What has been done to get the signature of the room's policy server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recommendation {
+    /// Nothing: if the event lacks the signature, the server is to be asked.
+    NotAsked,
+    /// The server was asked. An event that lacks its signature is soft-failed.
+    Asked,
+    /// No signature is wanted, since the event isn't sent as it is.
+    NotWanted,
+}
+
 /// An event to be judged.
 #[derive(Clone, Debug)]
 pub struct Incoming {
@@ -70,6 +82,8 @@ pub struct Incoming {
     /// Whether a timeline event that was accepted already has it as its parent, or behind parents that
     /// were rejected or soft-failed.
     pub is_built_upon: bool,
+    /// What is known of the policy server's opinion.
+    pub recommendation: Recommendation,
 }
 
 /// What is known of the room.
@@ -87,6 +101,8 @@ pub struct RoomFacts<'a> {
     pub min_depth: i64,
     /// The state of a room without events.
     pub empty: &'a State,
+    /// While the current state is partial: the servers that were in the room at the join.
+    pub servers_at_join: &'a [String],
 }
 
 /// What the caller has to get from other servers before an event can be judged.
@@ -98,6 +114,8 @@ pub enum RemoteNeed {
     StatesAfter(Vec<OwnedEventId>),
     /// Claimed auth events.
     AuthEvents(Vec<OwnedEventId>),
+    /// The signature of the room's policy server.
+    PolicySignature(PolicyServer),
 }
 
 /// Why an event is neither stored nor waited for.
@@ -268,6 +286,11 @@ fn judge_timeline(room: &RoomFacts<'_>, desk: &Desk, incoming: &Incoming) -> Res
     } else if let Err(rejection) = check_current(room, desk, incoming, &parents, &before)? {
         verdict = Verdict::SoftFailed;
         reason = Some(rejection.to_string());
+    } else if let Err(Unrecommended(server)) = check_policy(room, desk, incoming)? {
+        verdict = Verdict::SoftFailed;
+        reason = Some(format!(
+            "the room's policy server {server} has not signed it"
+        ));
     }
     let backfilled = matches!(
         incoming.placement,
@@ -547,6 +570,40 @@ fn check_current(
         return check_against(room, desk, &incoming.pdu, &known.state);
     }
     check_against(room, desk, &incoming.pdu, &current.state)
+}
+
+/// The policy server that has not signed an event.
+struct Unrecommended(OwnedServerName);
+
+/// Check 7: the room's policy server, if there is one by the current state, has signed the event. History
+/// is looked at too, since a room may have got its policy server because of it. Our own join isn't:
+/// the server that took it has asked.
+fn check_policy(
+    room: &RoomFacts<'_>,
+    desk: &Desk,
+    incoming: &Incoming,
+) -> Result<Result<(), Unrecommended>, Pending> {
+    let is_asked_for = incoming.recommendation != Recommendation::NotWanted
+        && !matches!(incoming.placement, Placement::RemoteJoin { .. })
+        && !PolicyServer::exempts(&incoming.pdu);
+    let Some(current) = room.current.filter(|_| is_asked_for) else {
+        return Ok(Ok(()));
+    };
+    let Some(policy) = current.state.get_named(room.keys, POLICY, "") else {
+        return Ok(Ok(()));
+    };
+    let Some(policy) = desk.event(policy.event()) else {
+        return Err(Pending::Local);
+    };
+    match PolicyServer::of_room(&current.state, room.servers_at_join, policy) {
+        Some(server) if !server.has_signed(room.version, &incoming.pdu) => {
+            match incoming.recommendation {
+                Recommendation::Asked => Ok(Err(Unrecommended(server.name))),
+                _ => Err(Pending::Remote(RemoteNeed::PolicySignature(server))),
+            }
+        }
+        _ => Ok(Ok(())),
+    }
 }
 
 /// The extremities and the current state once the event is there.

@@ -23,6 +23,7 @@ use crate::{
     canonical_json::{self, MAX_INTEGER, Object, Value},
     keys::{KeySet, SignatureError, verify_bytes},
     pdu::{MalformedPdu, Pdu, redacted},
+    policy_server::POLICY_SERVER_KEY,
     room_version::RoomVersion,
 };
 
@@ -40,10 +41,6 @@ pub const MAX_PREV_EVENTS: usize = 20;
 pub const MAX_AUTH_EVENTS: usize = 10;
 /// The greatest depth.
 pub const MAX_DEPTH: i64 = MAX_INTEGER;
-
-/// The key ID of policy servers (MSC4284). Their keys stand in the room's state, not in key
-/// documents, and their signatures are no business of check 2.
-const POLICY_SERVER_KEY: &str = "ed25519:policy_server";
 
 /// What the reference server forgives in reading a hash is forgiven here too.
 const HASH_BASE64: GeneralPurpose = GeneralPurpose::new(

@@ -30,6 +30,7 @@ mod key_fetch;
 mod key_ring;
 mod membership;
 mod pdu_stream;
+mod policy_server;
 mod queries;
 mod recent;
 mod request;

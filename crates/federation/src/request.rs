@@ -44,10 +44,15 @@ impl Request {
     /// A request to `/_matrix/federation/{path}`, for nobody in particular, with 60 seconds and an
     /// answer of at most 1 MiB. `endpoint` is its name in metrics.
     pub(crate) fn new(method: Method, endpoint: &'static str, path: &str) -> Self {
+        Self::to(method, endpoint, format!("/_matrix/federation/{path}"))
+    }
+
+    /// The same to any path.
+    pub(crate) fn to(method: Method, endpoint: &'static str, target: String) -> Self {
         Self {
             endpoint,
             method,
-            target: format!("/_matrix/federation/{path}"),
+            target,
             has_query: false,
             body: None,
             urgency: Urgency::Background,

@@ -3,10 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use myelin_core::{
-    build::EventDraft,
-    key_table::KeyTable,
-    receive::{Decision, Placement},
-    room_version::RoomVersion,
+    build::EventDraft, key_table::KeyTable, receive::Decision, room_version::RoomVersion,
     validate::ValidPdu,
 };
 use myelin_storage::{StorageError, events::RoomKey};
@@ -183,11 +180,7 @@ impl Rooms {
 impl Turn<'_> {
     /// Takes the first event of a room made here.
     async fn put_create_event(&mut self, create: ValidPdu) -> Result<OwnedEventId, RoomError> {
-        let candidate = Candidate {
-            pdu: create,
-            placement: Placement::Live,
-        };
-        match self.decide(candidate).await? {
+        match self.decide(Candidate::live(create)).await? {
             Decision::Done(plan) if plan.verdict == myelin_core::event::Verdict::Accepted => {
                 Ok(self.accept(plan).await?.pdu.event_id.clone())
             }

@@ -37,6 +37,9 @@ pub enum RoomError {
     /// No server that could have helped did.
     #[error("{0}")]
     NoServer(String),
+    /// The room's policy server has not signed the event; its answer may say why.
+    #[error("the room's policy server does not recommend the event: {0}")]
+    NotRecommended(FederationError),
     /// The user has to leave the room first.
     #[error("{0}")]
     StillInRoom(String),
@@ -105,6 +108,8 @@ impl From<RoomError> for ServeError {
     fn from(error: RoomError) -> Self {
         match error {
             RoomError::Forbidden(why) => Self::Forbidden(why),
+            RoomError::NotRecommended(FederationError::Storage(error)) => Self::Storage(error),
+            error @ RoomError::NotRecommended(_) => Self::Forbidden(error.to_string()),
             RoomError::NotFound(why) => Self::NotFound(why),
             RoomError::Storage(error) => Self::Storage(error),
             error => Self::Internal(error.to_string()),

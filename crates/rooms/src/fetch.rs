@@ -135,12 +135,13 @@ impl Rooms {
         backfilled: bool,
     ) -> Result<(), RoomError> {
         pdus.sort_by_key(|pdu| pdu.depth);
-        for pdu in pdus {
-            if self.rests(room, &pdu).await? {
+        for candidate in self.seek_recommendations(room, pdus).await? {
+            let pdu = &candidate.pdu;
+            if self.rests(room, pdu).await? {
                 continue;
             }
             let id = pdu.event_id.clone();
-            match self.pull(room, server, pdu, backfilled).await {
+            match self.pull(room, server, candidate, backfilled).await {
                 Ok(()) => self.forget_failed_pulls(&id).await?,
                 Err(RoomError::Storage(error)) => return Err(error.into()),
                 Err(error) => {
@@ -219,24 +220,18 @@ impl Rooms {
         &self,
         room: &Arc<Room>,
         server: &ServerName,
-        pdu: ValidPdu,
+        mut candidate: Candidate,
         backfilled: bool,
     ) -> Result<(), RoomError> {
         let mut after_missing = BTreeMap::new();
         let mut asked_for_auth = false;
         loop {
             let mut turn = Turn::take(self, room).await?;
-            let placement = Placement::Pulled {
+            candidate.placement = Placement::Pulled {
                 backfilled,
                 after_missing: after_missing.clone(),
             };
-            let need = match turn
-                .decide(Candidate {
-                    pdu: pdu.clone(),
-                    placement,
-                })
-                .await?
-            {
+            let need = match turn.decide(candidate.clone()).await? {
                 Decision::Done(plan) => {
                     turn.accept(plan).await?;
                     return Ok(turn.commit().await?);
@@ -252,7 +247,11 @@ impl Rooms {
                 }
                 RemoteNeed::AuthEvents(_) => {
                     asked_for_auth = true;
-                    self.fetch_auth_events(room, server, &pdu.event_id).await?;
+                    let event_id = &candidate.pdu.event_id;
+                    self.fetch_auth_events(room, server, event_id).await?;
+                }
+                RemoteNeed::PolicySignature(server) => {
+                    candidate = self.seek_recommendation(room, &server, candidate).await?;
                 }
                 RemoteNeed::StatesAfter(parents) | RemoteNeed::Parents(parents) => {
                     for parent in parents {

@@ -188,13 +188,7 @@ impl<'a> Handshake<'a> {
             completeness,
         };
         let placement = Placement::RemoteJoin { before };
-        let plan = match turn
-            .decide(Candidate {
-                pdu: join.clone(),
-                placement,
-            })
-            .await?
-        {
+        let plan = match turn.decide(Candidate::new(join, placement)).await? {
             Decision::Done(plan) => plan,
             Decision::NeedRemote(RemoteNeed::AuthEvents(missing)) => {
                 return Err(RoomError::NoServer(format!("the answer lacks {missing:?}")));

@@ -6,7 +6,7 @@ use myelin_core::{
     build,
     event::Verdict,
     pdu::Pdu,
-    receive::{Decision, DropReason, Placement},
+    receive::{Decision, DropReason, Recommendation},
     room_version::RoomVersion,
     state::Membership,
     validate::ValidPdu,
@@ -18,13 +18,8 @@ use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
-    RoomError, Rooms, ServeError,
-    new_event::NewEvent,
-    outliers::remote,
-    resident::Handed,
-    room::Room,
-    stripped::Told,
-    turn::{Candidate, Turn},
+    RoomError, Rooms, ServeError, new_event::NewEvent, outliers::remote, resident::Handed,
+    room::Room, send::accepted, stripped::Told, turn::Turn,
 };
 
 /// The body of a request to invite.
@@ -119,8 +114,8 @@ impl Rooms {
         if !room.has_server(self.server_name()) {
             return Ok(false);
         }
-        let mut turn = Turn::take(self, room).await?;
-        match turn.decide(live(invite)).await? {
+        let (mut turn, decision) = self.decide_recommended(room, invite.clone()).await?;
+        match decision {
             Decision::Done(plan) if plan.verdict == Verdict::Accepted => {
                 turn.accept(plan).await?;
                 turn.commit().await?;
@@ -142,11 +137,12 @@ impl Rooms {
     ) -> Result<OwnedEventId, RoomError> {
         let (invite, telling) = {
             let mut turn = Turn::take(self, room).await?;
-            let plan = turn.propose(event).await?;
+            let plan = turn.propose(event, Recommendation::NotWanted).await?;
             let before = plan.timeline.map(|timeline| timeline.before.state);
             let telling = before.map(|state| room.telling_events(&state, &plan.pdu.sender));
             (plan.pdu, telling.unwrap_or_default())
         };
+        let invite = self.recommended(room, invite).await?;
         let texts = self.database().read("events as text", move |tx| {
             Box::pin(async move { timelines::event_jsons(tx, &telling).await })
         });
@@ -189,20 +185,14 @@ impl Rooms {
             .map_err(|Unsigned(why)| {
                 RoomError::NoServer(format!("the invite came back altered: {why}"))
             })?;
-        let mut turn = Turn::take(self, room).await?;
-        let plan = match turn.decide(live(&signed)).await? {
-            Decision::Done(plan) => plan,
-            // The room heard of it from the other server.
-            Decision::Drop(DropReason::Known) => return Ok(invite.event_id.clone()),
-            other => return Err(RoomError::Internal(format!("an invite needs {other:?}"))),
-        };
-        if plan.verdict != Verdict::Accepted {
-            return Err(RoomError::Forbidden(plan.reason.unwrap_or_default()));
+        let (mut turn, decision) = self.decide_recommended(room, signed).await?;
+        // The room heard of it from the other server.
+        if matches!(decision, Decision::Drop(DropReason::Known)) {
+            return Ok(invite.event_id.clone());
         }
-        let event = turn.accept(plan).await?;
-        turn.deliver(&event);
+        let event_id = turn.take_sent(accepted(decision)?, None).await?;
         turn.commit().await?;
-        Ok(event.pdu.event_id.clone())
+        Ok(event_id)
     }
 }
 
@@ -212,12 +202,5 @@ struct Unsigned(String);
 impl From<myelin_core::validate::DropReason> for Unsigned {
     fn from(reason: myelin_core::validate::DropReason) -> Self {
         Self(reason.to_string())
-    }
-}
-
-fn live(pdu: &ValidPdu) -> Candidate {
-    Candidate {
-        pdu: pdu.clone(),
-        placement: Placement::Live,
     }
 }

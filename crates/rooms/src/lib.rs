@@ -31,6 +31,7 @@ mod outgoing;
 mod outliers;
 mod pdu_answer;
 mod permission;
+mod policy_server;
 mod profiles;
 mod publishing;
 mod receipts;

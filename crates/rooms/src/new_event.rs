@@ -1,7 +1,7 @@
 //! What a user of this server wants to send, and the queue of it.
 
-use myelin_core::key_table::MEMBER;
-use myelin_storage::client_transactions::ClientTransaction;
+use myelin_core::{key_table::MEMBER, policy_server::PolicyServer, validate::ValidPdu};
+use myelin_storage::{StorageError, client_transactions::ClientTransaction};
 use ruma::{OwnedEventId, OwnedUserId, UserId};
 use serde_json::{Map, Value, value::RawValue};
 use tokio::sync::oneshot;
@@ -65,5 +65,46 @@ pub(crate) fn raw(value: &Value) -> Box<RawValue> {
 #[derive(Debug)]
 pub(crate) struct Waiting {
     pub(crate) event: NewEvent,
-    pub(crate) answer: oneshot::Sender<Result<OwnedEventId, RoomError>>,
+    pub(crate) answer: oneshot::Sender<Result<OwnedEventId, SendError>>,
+}
+
+/// A local event that the room permits, if its policy server signs it.
+#[derive(Debug)]
+pub(crate) struct Unsigned {
+    pub(crate) pdu: ValidPdu,
+    pub(crate) server: PolicyServer,
+}
+
+/// Why a local event was not taken in its turn.
+#[derive(Debug)]
+pub(crate) enum SendError {
+    /// The policy server has to be asked, which can't be done in a turn.
+    Unsigned(Box<Unsigned>),
+    /// Anything else.
+    Room(RoomError),
+}
+
+impl From<RoomError> for SendError {
+    fn from(error: RoomError) -> Self {
+        Self::Room(error)
+    }
+}
+
+impl From<StorageError> for SendError {
+    fn from(error: StorageError) -> Self {
+        Self::Room(error.into())
+    }
+}
+
+/// For events that are made where the policy server can't be asked.
+impl From<SendError> for RoomError {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Room(error) => error,
+            SendError::Unsigned(unsigned) => {
+                let name = &unsigned.server.name;
+                Self::Forbidden(format!("the policy server {name} has not been asked"))
+            }
+        }
+    }
 }

@@ -193,10 +193,7 @@ impl<'a> Outliers<'a> {
             .await?;
         let mut accepted = Vec::new();
         for (list, pdu) in piece {
-            let candidate = Candidate {
-                pdu: pdu.clone(),
-                placement: Placement::Outlier,
-            };
+            let candidate = Candidate::new(pdu.clone(), Placement::Outlier);
             match turn.decide(candidate).await? {
                 Decision::Done(plan) => {
                     let event = turn.accept(plan).await?;

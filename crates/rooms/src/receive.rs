@@ -4,7 +4,7 @@
 //! ```text
 //! receive_transaction   checks 1 to 3 (format, signatures, hash); staged, answered
 //!                       (each transaction once: `taking`)
-//! work_through          in order of arrival: decide (checks 4 to 6), commit; what needs other servers is parked
+//! work_through          in order of arrival: decide (checks 4 to 7), commit; what needs other servers is parked
 //! settle                what was parked: ask for it once, decide again, or refuse
 //! set_aside             what can never be judged
 //! ```
@@ -12,7 +12,7 @@
 use std::{sync::Arc, time::Duration};
 
 use myelin_core::{
-    receive::{Decision, Placement, Plan, RemoteNeed},
+    receive::{Decision, Plan, RemoteNeed},
     validate::ValidPdu,
 };
 use myelin_storage::{
@@ -288,11 +288,7 @@ impl Rooms {
             .await?;
         let mut parked = Vec::new();
         for (pdu, staged) in pdus {
-            let candidate = Candidate {
-                pdu,
-                placement: Placement::Live,
-            };
-            match turn.decide(candidate).await? {
+            match turn.decide(Candidate::live(pdu)).await? {
                 Decision::NeedRemote(_) => parked.push(staged.clone()),
                 decision => turn.settle(staged, decision).await?,
             }
@@ -378,18 +374,20 @@ impl Rooms {
     }
 
     /// Gets what a parked event lacks, each thing once, and decides it. What can't be had makes the
-    /// event be refused: a pushed event without its parents could choose the room's state (R50).
+    /// event be refused: a pushed event without its parents could choose the room's state (R50). Only the
+    /// signature of a policy server it can do without, and then fails softly (R79).
     async fn settle(&self, room: &Arc<Room>, staged: &Staged) -> Result<(), StorageError> {
-        let pdu = room.read(staged)?;
+        let mut candidate = Candidate::live(room.read(staged)?);
         let mut asked_for_parents = false;
         let mut asked_for_auth = false;
         loop {
             let mut turn = Turn::take(self, room).await?;
-            let candidate = Candidate {
-                pdu: pdu.clone(),
-                placement: Placement::Live,
-            };
-            let need = match turn.decide(candidate).await? {
+            let need = match turn.decide(candidate.clone()).await? {
+                Decision::NeedRemote(RemoteNeed::PolicySignature(server)) => {
+                    drop(turn);
+                    candidate = self.seek_recommendation(room, &server, candidate).await?;
+                    continue;
+                }
                 Decision::NeedRemote(need) => need,
                 decision => {
                     turn.settle(staged, decision).await?;
@@ -409,7 +407,7 @@ impl Rooms {
                 return turn.commit().await;
             }
             drop(turn);
-            self.fetch_for(room, staged, &pdu, &need).await?;
+            self.fetch_for(room, staged, &candidate.pdu, &need).await?;
         }
     }
 

@@ -8,7 +8,7 @@ use myelin_core::{
     completeness::Question,
     event::{Event, Verdict},
     pdu::Pdu,
-    receive::{Decision, DropReason, Placement},
+    receive::{Decision, DropReason},
     state::{Membership, State},
     validate::ValidPdu,
     visibility::TYING,
@@ -19,12 +19,12 @@ use serde_json::{Value, json};
 
 use crate::{
     RoomError, Rooms, ServeError,
-    new_event::{NewEvent, raw},
+    new_event::{NewEvent, SendError, raw},
     pdu_answer::PduAnswer,
     restricted::Condition,
     room::Room,
     template::not_let_in,
-    turn::{Candidate, Turn},
+    turn::Turn,
 };
 
 /// How many users are tried in turn to tie extremities.
@@ -147,12 +147,8 @@ impl Rooms {
     async fn take(&self, room: &Arc<Room>, pdu: ValidPdu) -> Result<Arc<Event>, ServeError> {
         let event_id = pdu.event_id.clone();
         let is_join = pdu.membership == Some(Membership::Join);
-        let mut turn = Turn::take(self, room).await?;
-        let candidate = Candidate {
-            pdu,
-            placement: Placement::Live,
-        };
-        let plan = match turn.decide(candidate).await? {
+        let (mut turn, decision) = self.decide_recommended(room, pdu).await?;
+        let plan = match decision {
             Decision::Done(plan) => plan,
             // The answer was lost, and the request came again.
             Decision::Drop(DropReason::Known) => {
@@ -290,8 +286,8 @@ impl Turn<'_> {
             };
             match self.send(event).await {
                 Ok(_) => return Ok(()),
-                Err(RoomError::Storage(error)) => return Err(error.into()),
-                Err(error) => tracing::debug!(%error, "a user can't tie the extremities"),
+                Err(SendError::Room(RoomError::Storage(error))) => return Err(error.into()),
+                Err(error) => tracing::debug!(?error, "a user can't tie the extremities"),
             }
         }
         Ok(())

@@ -266,6 +266,9 @@ impl Rooms {
                         after_missing.insert(parent, state);
                     }
                 }
+                need @ RemoteNeed::PolicySignature(_) => {
+                    return Err(RoomError::Internal(format!("a resync needs {need:?}")));
+                }
             }
         }
     }

@@ -43,7 +43,7 @@ pub struct Room {
     /// Whether the room has a partial record: its resync isn't done.
     partial: watch::Sender<bool>,
     /// While the room is partial: the servers that were in it at the join.
-    servers_at_join: RwLock<Vec<String>>,
+    servers_at_join: RwLock<Arc<[String]>>,
     /// Pushed events that wait to be judged.
     pub(crate) inbound: crate::inbound::Inbound,
     /// Local sends that wait for the turn.
@@ -340,15 +340,15 @@ impl Room {
     }
 
     pub(crate) fn set_full(&self) {
-        self.servers_at_join
+        *self
+            .servers_at_join
             .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+            .unwrap_or_else(PoisonError::into_inner) = Arc::default();
         self.partial.send_replace(false);
     }
 
     /// While the room is partial: the servers that were in it at the join, for an approximate list.
-    pub(crate) fn servers_at_join(&self) -> Vec<String> {
+    pub(crate) fn servers_at_join(&self) -> Arc<[String]> {
         self.servers_at_join
             .read()
             .unwrap_or_else(PoisonError::into_inner)

@@ -8,10 +8,11 @@ use myelin_core::{
     event::{Event, Verdict},
     event_type::EventType,
     key_table::MEMBER,
-    receive::{Decision, Placement, Plan},
+    receive::{Decision, Plan, Recommendation, RemoteNeed},
     state::Membership,
 };
 use myelin_storage::{
+    StorageError,
     client_transactions::{self, ClientTransaction},
     outbox::OutboxRow,
 };
@@ -25,7 +26,7 @@ use tokio::sync::oneshot;
 use crate::{
     RoomError, Rooms,
     alias::CANONICAL_ALIAS,
-    new_event::{NewEvent, Waiting},
+    new_event::{NewEvent, SendError, Unsigned, Waiting},
     room::Room,
     turn::{Candidate, Turn},
 };
@@ -97,13 +98,23 @@ impl Rooms {
         room: &Arc<Room>,
         event: NewEvent,
     ) -> Result<OwnedEventId, RoomError> {
+        let transaction = event.transaction.clone();
         let (answer, answered) = oneshot::channel();
         room.sends().push_back(Waiting { event, answer });
-        let (rooms, room) = (self.clone(), room.clone());
-        let sending = async move { rooms.send_waiting(&room).await };
+        let sending = {
+            let (rooms, room) = (self.clone(), room.clone());
+            async move { rooms.send_waiting(&room).await }
+        };
         // A task: those who were taken along still wait when the first of them has gone away.
         drop(self.env().tasks.spawn("send events", sending));
-        answered.await.unwrap_or_else(|_| Err(stopping()))
+        match answered.await {
+            Ok(Ok(event_id)) => Ok(event_id),
+            Ok(Err(SendError::Room(error))) => Err(error),
+            Ok(Err(SendError::Unsigned(unsigned))) => {
+                self.send_recommended(room, *unsigned, transaction).await
+            }
+            Err(_) => Err(stopping()),
+        }
     }
 
     /// Takes the room's turn and sends what waits, if nobody has by then.
@@ -139,7 +150,7 @@ async fn send_run(mut turn: Turn<'_>, run: Vec<Waiting>) {
     for Waiting { event, answer } in run.by_ref() {
         match turn.send(event).await {
             Ok(event_id) => sent.push((answer, event_id)),
-            Err(RoomError::Storage(error)) => {
+            Err(SendError::Room(RoomError::Storage(error))) => {
                 drop(answer.send(Err(error.clone().into())));
                 failed = Some(error);
                 break;
@@ -156,7 +167,7 @@ async fn send_run(mut turn: Turn<'_>, run: Vec<Waiting>) {
         let result = committed
             .clone()
             .map(|()| event_id)
-            .map_err(RoomError::Storage);
+            .map_err(SendError::from);
         drop(answer.send(result));
     }
     if let Err(error) = committed {
@@ -173,7 +184,7 @@ fn same_json(left: &RawValue, right: &RawValue) -> bool {
 
 impl Turn<'_> {
     /// Makes a local event, judges it and takes it into the turn, to be sent to the other servers.
-    pub(crate) async fn send(&mut self, event: NewEvent) -> Result<OwnedEventId, RoomError> {
+    pub(crate) async fn send(&mut self, event: NewEvent) -> Result<OwnedEventId, SendError> {
         let transaction = event.transaction.clone();
         let sender = event.sender.clone();
         if let Some(transaction) = &transaction
@@ -181,16 +192,27 @@ impl Turn<'_> {
         {
             return Ok(event_id);
         }
-        let sent = self.make(event).await?;
+        let plan = self.propose(event, Recommendation::NotAsked).await?;
+        Ok(self.take_sent(plan, transaction).await?)
+    }
+
+    /// Takes a local event that was judged into the turn.
+    pub(crate) async fn take_sent(
+        &mut self,
+        plan: Plan,
+        transaction: Option<ClientTransaction>,
+    ) -> Result<OwnedEventId, StorageError> {
+        let sent = self.accept(plan).await?;
         self.deliver(&sent);
         if let Some(transaction) = transaction {
-            self.batch.put_transaction(&sender, transaction, sent.id());
+            self.batch
+                .put_transaction(&sent.pdu.sender, transaction, sent.id());
         }
         Ok(sent.pdu.event_id.clone())
     }
 
     /// The event that the same request made before.
-    async fn sent_before(
+    pub(crate) async fn sent_before(
         &self,
         user: &UserId,
         transaction: &ClientTransaction,
@@ -208,35 +230,27 @@ impl Turn<'_> {
             .await?)
     }
 
-    /// Makes a local event, judges it and takes it into the turn.
-    pub(crate) async fn make(&mut self, event: NewEvent) -> Result<Arc<Event>, RoomError> {
-        let plan = self.propose(event).await?;
-        Ok(self.accept(plan).await?)
-    }
-
     /// Makes an event that the room permits, and takes it nowhere.
-    pub(crate) async fn propose(&mut self, event: NewEvent) -> Result<Plan, RoomError> {
+    pub(crate) async fn propose(
+        &mut self,
+        event: NewEvent,
+        recommendation: Recommendation,
+    ) -> Result<Plan, SendError> {
         let draft = self.draft(event).await?;
         let pdu = draft
             .finish(self.room.key.version, self.rooms.key())
             .map_err(not_built)?;
         let candidate = Candidate {
-            pdu,
-            placement: Placement::Live,
+            recommendation,
+            ..Candidate::live(pdu.clone())
         };
-        let plan = match self.decide(candidate).await? {
-            Decision::Done(plan) => plan,
-            Decision::Drop(reason) => return Err(RoomError::Internal(reason.to_string())),
-            other => {
-                return Err(RoomError::Internal(format!(
-                    "a local event needs {other:?}"
-                )));
+        match self.decide(candidate).await? {
+            Decision::NeedRemote(RemoteNeed::PolicySignature(server)) => {
+                let unsigned = Unsigned { pdu, server };
+                Err(SendError::Unsigned(Box::new(unsigned)))
             }
-        };
-        if plan.verdict != Verdict::Accepted {
-            return Err(RoomError::Forbidden(plan.reason.unwrap_or_default()));
+            decision => Ok(accepted(decision)?),
         }
-        Ok(plan)
     }
 
     /// Queues an event for the other servers in the room. The room before the event counts: who
@@ -246,7 +260,7 @@ impl Turn<'_> {
         let myelin_core::event::Place::Timeline { position, .. } = event.place else {
             return;
         };
-        let mut further = self.room.servers_at_join();
+        let mut further = self.room.servers_at_join().to_vec();
         let target = event
             .pdu
             .state_key
@@ -366,6 +380,18 @@ impl Turn<'_> {
             .collect();
         self.desk.take_missing();
         Ok(held)
+    }
+}
+
+/// What was decided about a local event, if the room permits it.
+pub(crate) fn accepted(decision: Decision<Plan>) -> Result<Plan, RoomError> {
+    match decision {
+        Decision::Done(plan) if plan.verdict == Verdict::Accepted => Ok(plan),
+        Decision::Done(plan) => Err(RoomError::Forbidden(plan.reason.unwrap_or_default())),
+        Decision::Drop(reason) => Err(RoomError::Internal(reason.to_string())),
+        other => Err(RoomError::Internal(format!(
+            "a local event needs {other:?}"
+        ))),
     }
 }
 

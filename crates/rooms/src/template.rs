@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use myelin_core::{room_version::RoomVersion, state::Membership};
+use myelin_core::{receive::Recommendation, room_version::RoomVersion, state::Membership};
 use ruma::{RoomId, ServerName, UserId};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Rooms, ServeError, completion::AUTHORISER, new_event::NewEvent, restricted::Condition,
-    room::Room, turn::Turn,
+    RoomError, Rooms, ServeError, completion::AUTHORISER, new_event::NewEvent,
+    restricted::Condition, room::Room, turn::Turn,
 };
 
 impl Rooms {
@@ -105,7 +105,8 @@ impl Turn<'_> {
     ) -> Result<Value, ServeError> {
         content.insert("membership".into(), membership.name().into());
         let event = NewEvent::membership(user, user, content);
-        let proposed = self.propose(event).await?;
+        let proposed = self.propose(event, Recommendation::NotWanted).await;
+        let proposed = proposed.map_err(RoomError::from)?;
         let event: Map<String, Value> = serde_json::from_str(&proposed.pdu.json)
             .map_err(|error| ServeError::Internal(error.to_string()))?;
         let unsealed = |(key, _): &(String, Value)| key != "hashes" && key != "signatures";

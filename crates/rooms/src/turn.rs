@@ -11,7 +11,7 @@ use myelin_core::{
     event::{Event, Place, Verdict},
     key_table::StateKey,
     number::{EventNr, SnapshotNr, StreamPosition},
-    receive::{self, Decision, Incoming, KnownState, Placement, Plan, RoomFacts},
+    receive::{self, Decision, Incoming, KnownState, Placement, Plan, Recommendation, RoomFacts},
     state::{Change, Membership},
     validate::ValidPdu,
 };
@@ -54,9 +54,27 @@ pub(crate) struct Turn<'r> {
 }
 
 /// An event to be decided.
+#[derive(Clone, Debug)]
 pub(crate) struct Candidate {
     pub(crate) pdu: ValidPdu,
     pub(crate) placement: Placement,
+    pub(crate) recommendation: Recommendation,
+}
+
+impl Candidate {
+    /// An event about which the policy server hasn't been asked.
+    pub(crate) fn new(pdu: ValidPdu, placement: Placement) -> Self {
+        Self {
+            pdu,
+            placement,
+            recommendation: Recommendation::NotAsked,
+        }
+    }
+
+    /// An event that was pushed, or made here.
+    pub(crate) fn live(pdu: ValidPdu) -> Self {
+        Self::new(pdu, Placement::Live)
+    }
 }
 
 impl<'r> Turn<'r> {
@@ -98,7 +116,11 @@ impl<'r> Turn<'r> {
         &mut self,
         candidate: Candidate,
     ) -> Result<Decision<Plan>, StorageError> {
-        let Candidate { pdu, placement } = candidate;
+        let Candidate {
+            pdu,
+            placement,
+            recommendation,
+        } = candidate;
         if let Some(state_key) = &pdu.state_key {
             self.room
                 .intern([StateKey::new(pdu.event_type.to_string(), state_key)]);
@@ -113,6 +135,7 @@ impl<'r> Turn<'r> {
             pdu,
             placement,
             is_built_upon,
+            recommendation,
         };
         self.ask(|facts, desk| receive::decide(facts, desk, &incoming))
             .await
@@ -141,6 +164,7 @@ impl<'r> Turn<'r> {
         question: impl Fn(&RoomFacts<'_>, &Desk) -> Decision<T>,
     ) -> Result<Decision<T>, StorageError> {
         let empty = self.room.empty_state();
+        let servers_at_join = self.room.servers_at_join();
         for _ in 0..MOST_ROUNDS {
             let current = self.graph.current.as_ref().map(CurrentState::known);
             let decision = {
@@ -152,6 +176,7 @@ impl<'r> Turn<'r> {
                     current: current.as_ref(),
                     min_depth: self.graph.min_depth,
                     empty: &empty,
+                    servers_at_join: &servers_at_join,
                 };
                 question(&facts, &self.desk)
             };

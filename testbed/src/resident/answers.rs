@@ -21,12 +21,13 @@ use serde_json::{Value, json};
 use super::Resident;
 use super::conduct::{origin, watched};
 use super::history::{self, History};
+use super::policy;
 
 /// One of the resident's names.
 #[derive(Clone)]
 pub(super) struct Name {
     pub(super) resident: Arc<Resident>,
-    number: usize,
+    pub(super) number: usize,
 }
 
 type Answer<T> = Result<Json<T>, (StatusCode, Json<Value>)>;
@@ -54,6 +55,7 @@ pub(super) fn router(resident: Arc<Resident>, number: usize) -> Router {
             "/_matrix/federation/v2/send_join/{room}/{event}",
             put(send_join),
         )
+        .route("/_matrix/policy/v1/sign", post(policy::sign))
         .nest("/_matrix/federation/v1", v1)
         .layer(DefaultBodyLimit::disable())
         .layer(watching)
@@ -70,7 +72,7 @@ fn forbidden(who: impl std::fmt::Display) -> (StatusCode, Json<Value>) {
     (StatusCode::FORBIDDEN, Json(body))
 }
 
-fn bad(what: impl std::fmt::Display) -> (StatusCode, Json<Value>) {
+pub(super) fn bad(what: impl std::fmt::Display) -> (StatusCode, Json<Value>) {
     let body = json!({ "errcode": "M_BAD_JSON", "error": format!("{what}") });
     (StatusCode::BAD_REQUEST, Json(body))
 }

@@ -204,8 +204,9 @@ impl Resident {
 
 /// The word of a path that names the endpoint.
 fn endpoint(path: &str) -> &str {
-    let rest = path.strip_prefix("/_matrix/federation/").unwrap_or(path);
-    rest.split('/').nth(1).unwrap_or_default()
+    let rest = path.strip_prefix("/_matrix/federation/");
+    let rest = rest.or_else(|| path.strip_prefix("/_matrix/policy/"));
+    rest.unwrap_or(path).split('/').nth(1).unwrap_or_default()
 }
 
 /// Notes each request, and answers it as the rules say.

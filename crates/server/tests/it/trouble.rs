@@ -10,6 +10,7 @@ mod gaps;
 mod joining;
 mod newcomer;
 mod patience;
+mod policy_server;
 mod resync;
 mod returning;
 mod sending;

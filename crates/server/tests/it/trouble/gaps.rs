@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 
 use super::newcomer::Newcomer;
 use crate::ca::Ca;
-use crate::client::encode;
 use crate::resident::{Conduct, Resident, forge};
 
 /// How many members the room has.
@@ -63,20 +62,6 @@ impl Newcomer {
     /// How often the server asked at an endpoint.
     fn times(&self, endpoint: &str) -> usize {
         self.resident.asked(self.name(), endpoint).len()
-    }
-
-    async fn until_shown(&self, event: &Pdu) {
-        let room = self.resident.room_id().as_str();
-        let mut watch = self.client.watch();
-        watch.until_event(room, event.event_id.as_str()).await;
-    }
-
-    /// Whether clients can see an event.
-    async fn has(&self, event: &Pdu) -> bool {
-        let room = encode(self.resident.room_id().as_str());
-        let event = encode(event.event_id.as_str());
-        let path = format!("/_matrix/client/v3/rooms/{room}/event/{event}");
-        self.client.call("GET", &path, None).await.0 == 200
     }
 
     /// Waits until all events that were pushed so far are judged: an event of another branch, which

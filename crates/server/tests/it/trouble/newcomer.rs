@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use myelin_core::pdu::Pdu;
 use myelin_env::{Clock, Env};
 use myelin_storage::testing::Loss;
 use ruma::{OwnedServerName, ServerName};
@@ -130,6 +131,21 @@ impl Newcomer {
     pub(super) fn everybody(&self) -> BTreeSet<String> {
         self.resident
             .room_of(self.name(), |room| room.joined_users())
+    }
+
+    /// Waits until clients are shown an event.
+    pub(super) async fn until_shown(&self, event: &Pdu) {
+        let room = self.resident.room_id().as_str();
+        let mut watch = self.client.watch();
+        watch.until_event(room, event.event_id.as_str()).await;
+    }
+
+    /// Whether clients can see an event.
+    pub(super) async fn has(&self, event: &Pdu) -> bool {
+        let room = encode(event.room_id.as_str());
+        let event = encode(event.event_id.as_str());
+        let path = format!("/_matrix/client/v3/rooms/{room}/event/{event}");
+        self.client.call("GET", &path, None).await.0 == 200
     }
 
     /// Moves the clock.
