@@ -5,7 +5,7 @@ use axum::{
     extract::{FromRequestParts, Request},
 };
 use bytes::Bytes;
-use http::{header, request::Parts};
+use http::{Method, header, request::Parts};
 use myelin_users::Requester;
 use ruma::OwnedServerName;
 
@@ -78,7 +78,7 @@ async fn admit_server(api: &Api, request: Request) -> Result<Request, ApiError> 
     let origin = federation.authenticate(method, uri, headers, &body).await?;
     tracing::Span::current().record("origin", origin.as_str());
     federation.mark_alive(&origin).await?;
-    if !body.is_empty() {
+    if !body.is_empty() || matches!(parts.method, Method::PUT | Method::POST) {
         expect_object(&body)?;
     }
     parts.extensions.insert(Signed { origin, body });

@@ -63,7 +63,11 @@ impl From<FederationError> for ApiError {
 
 impl From<AuthError> for ApiError {
     fn from(error: AuthError) -> Self {
-        Self::unauthorized(error.to_string())
+        match error {
+            // Nothing can have been signed, and the reason is more than that.
+            AuthError::NotJson => Self::not_json(error.to_string()),
+            error => Self::unauthorized(error.to_string()),
+        }
     }
 }
 

@@ -16,7 +16,7 @@ const KEY_DEADLINE: Duration = Duration::from_secs(20);
 /// A server may sign with several keys and send a header for each.
 const MOST_HEADERS: usize = 4;
 
-/// Why a request isn't believed to come from another server. All are answered with 401.
+/// Why a request isn't believed to come from another server.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
     /// No `Authorization` header of the scheme `X-Matrix`.

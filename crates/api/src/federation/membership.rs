@@ -111,7 +111,7 @@ struct Invitation {
 
 #[derive(Deserialize)]
 struct Invite {
-    state_key: OwnedUserId,
+    state_key: Option<String>,
 }
 
 pub(crate) async fn invite(
@@ -120,8 +120,10 @@ pub(crate) async fn invite(
     request: Signed,
 ) -> Result<Json<Value>, ApiError> {
     let invitation: Invitation = from_json(&request.body)?;
-    let invited = invitation.event.state_key;
-    if invited.server_name() == api.rooms().server_name() {
+    let invited = invitation.event.state_key.map(OwnedUserId::try_from);
+    if let Some(Ok(invited)) = invited
+        && invited.server_name() == api.rooms().server_name()
+    {
         // An invite for nobody is not kept.
         api.users().local_profile(&invited).await?;
     }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::{Site, read};
 
 /// Fills a path's parameters in with values of the right form.
-fn example(path: &str) -> String {
+pub(crate) fn example(path: &str) -> String {
     let values = [
         ("{user_id}", "@alice:example.org"),
         ("{room_id}", "!room:example.org"),

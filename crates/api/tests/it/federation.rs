@@ -1,86 +1,18 @@
-use axum::{body::Body, extract::Request};
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode};
 use myelin_storage::testing::{Fresh, on_each_engine};
-use ruma::CanonicalJsonObject;
 use serde_json::{Value, json};
 
-use crate::{Site, read};
+use crate::{Site, peer::Ask};
 
-/// The header for a request that the server sends to itself: the one server whose key is at hand.
-pub(crate) fn authorization(
-    site: &Site,
-    method: &Method,
-    target: &str,
-    body: &Value,
-    to: &str,
-) -> String {
-    let mut signed = json!({
-        "method": method.as_str(), "uri": target, "origin": "example.org", "destination": to,
-    });
-    if !body.is_null() {
-        signed["content"] = body.clone();
-    }
-    let mut signed: CanonicalJsonObject = serde_json::from_value(signed).unwrap();
-    site.keys.sign_json(&mut signed).unwrap();
-    let signed = serde_json::to_value(signed).unwrap();
-    let signatures = signed["signatures"]["example.org"].as_object().unwrap();
-    let (key, signature) = signatures.iter().next().unwrap();
-    let signature = signature.as_str().unwrap();
-    format!(
-        "X-Matrix origin=\"example.org\",destination=\"{to}\",key=\"{key}\",sig=\"{signature}\""
-    )
-}
-
+/// Sends a request of the server to itself.
 pub(crate) async fn call(
     site: &Site,
     method: Method,
     target: &str,
     body: Value,
 ) -> (StatusCode, Value) {
-    let authorization = authorization(site, &method, target, &body, "example.org");
-    let content = if body.is_null() {
-        String::new()
-    } else {
-        body.to_string()
-    };
-    let request = Request::builder()
-        .method(method)
-        .uri(target)
-        .header(header::AUTHORIZATION, authorization)
-        .body(Body::from(content));
-    read(site.send(request.unwrap()).await).await
-}
-
-#[tokio::test]
-async fn a_server_is_known_by_its_signature_over_the_whole_request() {
-    on_each_engine(async |fresh: Fresh| {
-        let site = Site::start(&fresh).await;
-        site.token("alice").await;
-        let target = "/_matrix/federation/v1/query/profile?user_id=@alice:example.org";
-        let (status, _) = call(&site, Method::GET, target, Value::Null).await;
-        assert_eq!(status, StatusCode::OK);
-        let good = authorization(&site, &Method::GET, target, &Value::Null, "example.org");
-        let elsewhere = authorization(&site, &Method::GET, target, &Value::Null, "example.com");
-        let other_target = target.replace("alice", "bob");
-        let cases = [
-            (Method::GET, target, elsewhere, ""),
-            (Method::GET, &*other_target, good.clone(), ""),
-            (Method::GET, target, good.replace("sig=\"", "sig=\"A"), ""),
-            (Method::GET, target, good.clone(), "{}"),
-            (Method::GET, target, good.replace("X-Matrix", "Bearer"), ""),
-        ];
-        for (method, target, authorization, body) in cases {
-            let request = Request::builder()
-                .method(method)
-                .uri(target)
-                .header(header::AUTHORIZATION, &authorization)
-                .body(Body::from(body));
-            let (status, answer) = read(site.send(request.unwrap()).await).await;
-            assert_eq!(status, StatusCode::UNAUTHORIZED, "{authorization}");
-            assert_eq!(answer["errcode"], "M_UNAUTHORIZED");
-        }
-    })
-    .await;
+    let ask = Ask::new(method, target, body);
+    ask.by(site.keys.active(), site).await
 }
 
 #[tokio::test]

@@ -5,13 +5,16 @@ mod directory;
 mod edus;
 mod errors;
 mod federation;
+mod forgeries;
 mod handshakes;
 mod invitations;
+mod peer;
 mod rooms;
 mod spaces;
 mod upgrades;
+mod wrong_events;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{Router, body::Body, extract::Request, response::Response};
 use http::{Method, StatusCode, header};
@@ -20,7 +23,7 @@ use myelin_api::{Api, ApiConfig, ApiParts, router};
 use myelin_core::room_version::RoomVersion;
 use myelin_federation::{Federation, FederationConfig, SigningKeys};
 use myelin_rooms::{Rooms, RoomsConfig};
-use myelin_storage::testing::Fresh;
+use myelin_storage::{DatabaseUrl, Row, StorageError, Tx, params, testing::Fresh};
 use myelin_sync::Sync;
 use myelin_users::{NewAccount, NewDevice, Users, UsersConfig};
 use ruma::server_name;
@@ -32,6 +35,7 @@ struct Site {
     router: Router,
     users: Users,
     keys: Arc<SigningKeys>,
+    fresh: Fresh,
 }
 
 impl Site {
@@ -84,6 +88,7 @@ impl Site {
             router: router(&api, true, true),
             users,
             keys,
+            fresh: fresh.clone(),
         }
     }
 
@@ -125,10 +130,70 @@ impl Site {
         read(self.send(request.body(body).unwrap()).await).await
     }
 
+    /// Everything that is stored but what goes on by itself: the rows of each table.
+    async fn stored(&self) -> BTreeMap<String, Vec<String>> {
+        let is_sqlite = matches!(self.fresh.url, DatabaseUrl::Sqlite { .. });
+        let read = self.fresh.database.read("everything", move |tx| {
+            Box::pin(async move {
+                let mut tables = BTreeMap::new();
+                for table in texts(
+                    tx,
+                    if is_sqlite {
+                        SQLITE_TABLES
+                    } else {
+                        POSTGRES_TABLES
+                    },
+                )
+                .await?
+                {
+                    if !PROGRESS.contains(&&*table) {
+                        let rows = match is_sqlite {
+                            true => sqlite_rows(tx, &table).await?,
+                            false => {
+                                texts(tx, &format!("SELECT t::text FROM {table} t ORDER BY 1"))
+                                    .await?
+                            }
+                        };
+                        tables.insert(table, rows);
+                    }
+                }
+                Ok(tables)
+            })
+        });
+        read.await.unwrap()
+    }
+
     /// Sends any request.
     async fn send(&self, request: Request) -> Response {
         self.router.clone().oneshot(request).await.unwrap()
     }
+}
+
+/// What the tables say of the way to other servers, and of how far they have got.
+const PROGRESS: [&str; 4] = ["destinations", "settings", "outbox", "delivery_cursors"];
+
+const SQLITE_TABLES: &str = "SELECT name FROM sqlite_master WHERE type = 'table'";
+const POSTGRES_TABLES: &str = "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'";
+
+/// The first column of all rows.
+async fn texts(tx: &mut Tx, sql: &str) -> Result<Vec<String>, StorageError> {
+    let rows = tx.query(sql, params![]).await?;
+    let text = |row: &Row| Ok(row.text(0)?.to_owned());
+    rows.iter().map(text).collect()
+}
+
+async fn sqlite_rows(tx: &mut Tx, table: &str) -> Result<Vec<String>, StorageError> {
+    let columns = texts(
+        tx,
+        &format!("SELECT name FROM pragma_table_info('{table}')"),
+    )
+    .await?;
+    let quoted: Vec<_> = columns
+        .iter()
+        .map(|column| format!("quote({column})"))
+        .collect();
+    let row = quoted.join(" || ',' || ");
+    texts(tx, &format!("SELECT {row} FROM {table} ORDER BY 1")).await
 }
 
 /// The status and the JSON of an answer.
