@@ -37,7 +37,7 @@ pub(crate) fn run(servers: &[usize], out: &mut impl io::Write) -> Result<(), Fai
     };
     writeln!(
         out,
-        "{:>8} {:>7} {:>8} {:>9} {:>10} {:>10} {:>11} {:>9}",
+        "{:>8} {:>7} {:>11} {:>9} {:>10} {:>10} {:>11} {:>9}",
         "servers",
         "dead",
         "message",
@@ -77,11 +77,11 @@ async fn measure(servers: usize, out: &mut impl io::Write) -> Result<(), Failure
     alice.join(&resident.alias()).await;
     let room = resident.room_id().as_str();
     alice.until_members(room, members + 1).await;
-    for message in ["first", "second"] {
-        let row = deliver(&process, &resident, &alice, living).await?;
+    for message in ["the first", "the second"] {
+        let row = deliver(&process, &resident, (&alice, message), living).await?;
         writeln!(
             out,
-            "{servers:>8} {:>7} {message:>8} {:>9.1} {:>8.2} s {:>10.2} {:>11.2} {:>9.1}",
+            "{servers:>8} {:>7} {message:>11} {:>9.1} {:>8.2} s {:>10.2} {:>11.2} {:>9.1}",
             servers - living,
             milliseconds(row.sent),
             row.delivered.as_secs_f64(),
@@ -109,16 +109,16 @@ struct Row {
 async fn deliver(
     process: &Process,
     resident: &Arc<Resident>,
-    alice: &Client,
+    (alice, words): (&Client, &str),
     living: usize,
 ) -> Result<Row, Failure> {
     let clock = Clock::real();
     process.forget_peak()?;
     let before = process.processor_time()?;
     let began = clock.instant();
-    let event = alice.say(resident.room_id().as_str(), "a message").await;
+    alice.say(resident.room_id().as_str(), words).await;
     let sent = began.elapsed(&clock);
-    resident.until_told(NAME, &event, living).await;
+    resident.until_told(NAME, words, living).await;
     let delivered = began.elapsed(&clock);
     let then = process.processor_time()?;
     tokio::time::sleep(AFTERWARDS).await;

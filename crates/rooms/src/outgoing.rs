@@ -36,8 +36,11 @@ const READ_TOGETHER: usize = 200;
 /// How many EDUs that may be lost are kept for a server.
 const MOST_PASSING: usize = 100;
 
-/// How many transactions are on their way at the same time.
+/// How many transactions are on their way at the same time, but for those that wait for silent servers.
 const PARALLEL_TRANSACTIONS: usize = 200;
+
+/// How many transactions wait for silent servers at the same time.
+const PARALLEL_SILENT: usize = 1_000;
 
 /// The pause after a failure that the memory of failing servers doesn't know: the database's, for
 /// instance.
@@ -55,6 +58,7 @@ pub(crate) struct Outgoing {
     news: Notify,
     senders: Mutex<Senders>,
     permits: Semaphore,
+    silent_permits: Semaphore,
 }
 
 struct Senders {
@@ -100,6 +104,7 @@ impl Default for Outgoing {
                 dispatched: StreamPosition(0),
             }),
             permits: Semaphore::new(PARALLEL_TRANSACTIONS),
+            silent_permits: Semaphore::new(PARALLEL_SILENT),
         }
     }
 }

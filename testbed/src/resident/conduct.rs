@@ -148,18 +148,19 @@ impl Resident {
             .await;
     }
 
-    /// Waits until a server has sent an event to so many of the names.
+    /// Waits until a server has sent a transaction with these words in it to so many of the names.
     ///
     /// # Panics
     /// If that does not happen.
-    pub async fn until_told(&self, origin: &str, event: &str, names: usize) {
+    pub async fn until_told(&self, origin: &str, words: &str, names: usize) {
         let (mut told, mut seen) = (HashSet::new(), 0);
         let mut asked = self.diary.asked.subscribe();
         let waiting = async {
             while told.len() < names {
                 for asked in &asked.borrow_and_update()[seen..] {
                     seen += 1;
-                    if asked.origin == origin && asked.body.to_string().contains(event) {
+                    let is_told = asked.origin == origin && asked.endpoint == "send";
+                    if is_told && asked.body.to_string().contains(words) {
                         told.insert(asked.name.clone());
                     }
                 }
@@ -173,7 +174,7 @@ impl Resident {
         let told = told.len();
         assert!(
             waited.is_ok(),
-            "{told} of {names} servers were told of {event}"
+            "{told} of {names} servers were told: {words}"
         );
     }
 

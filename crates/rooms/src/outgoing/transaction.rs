@@ -1,6 +1,6 @@
 //! Putting a transaction together for a server, and sending it.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use myelin_core::{
     event::Event,
@@ -22,6 +22,9 @@ const MOST_EDU_BYTES: usize = 1024 * 1024;
 
 /// How many forward extremities of a room a server is told of that was away.
 const MOST_LATEST: usize = 10;
+
+/// Who has not answered after this time counts as silent.
+const PROMPT: Duration = Duration::from_millis(500);
 
 /// What was put together for a server. A retry sends the same again (R133), unless it comes too late.
 pub(super) struct Prepared {
@@ -250,17 +253,26 @@ impl Rooms {
         server: &ServerName,
         prepared: &Prepared,
     ) -> Result<(), FederationError> {
+        let outgoing = self.outgoing();
         // Never closed.
-        let _permit = self.outgoing().permits.acquire().await.ok();
+        let permit = outgoing.permits.acquire().await.ok();
         let transaction = Transaction {
             origin_server_ts: prepared.made_ms,
             pdus: &prepared.pdus,
             edus: &prepared.edus.json,
         };
-        let answer = self
+        let sending = self
             .federation()
-            .send_transaction(server, &prepared.txn_id, &transaction)
-            .await?;
+            .send_transaction(server, &prepared.txn_id, &transaction);
+        let mut sending = pin!(sending);
+        let answer = match self.env().clock.timeout(PROMPT, &mut sending).await {
+            Ok(answer) => answer?,
+            Err(_) => {
+                // A thousand silent servers must not hold up those that answer.
+                let _held = outgoing.silent_permits.try_acquire().ok().or(permit);
+                sending.await?
+            }
+        };
         for (event, error) in answer {
             if let Some(error) = error {
                 tracing::warn!(%server, %event, %error, "an event of ours was refused");

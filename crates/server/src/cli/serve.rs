@@ -7,6 +7,7 @@ use std::{
 };
 
 use myelin_env::Env;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, Place, print};
@@ -26,6 +27,7 @@ pub(super) fn serve(place: &Place) -> Result<(), Failure> {
     }
     let config = read_config(place)?;
     telemetry::install_log(&config.log);
+    raise_file_limit();
     run(async move {
         let env = Env::real();
         let running = Server::start(config.clone(), env.clone()).await?;
@@ -60,6 +62,16 @@ pub(super) fn run(future: impl Future<Output = Result<(), Failure>>) -> Result<(
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.enable_all().build()?.block_on(future)
+}
+
+/// Takes as many open files as the system permits: a large room needs a connection to each of its
+/// thousands of servers, and the usual limit is 1,024.
+fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files can't be raised");
+    }
 }
 
 /// Writes the default configuration if there is none. The data are beside it.

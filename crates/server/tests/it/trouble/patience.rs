@@ -1,5 +1,5 @@
-//! A request that several silent servers would have to help with waits for all of them together, and
-//! not for ever.
+//! What several silent servers have to do with waits for all of them together, and nothing else waits
+//! for them.
 
 use std::time::Duration;
 
@@ -9,13 +9,18 @@ use serde_json::json;
 use super::newcomer::Newcomer;
 use crate::ca::Ca;
 use crate::client::encode;
-use crate::resident::{Conduct, NAMES, Resident};
+use crate::resident::{Conduct, NAMES, Reach, Resident};
 
 /// How long other servers may take to describe the rooms of a tree.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long they may take to resolve aliases.
 const LONGEST_CHECK: Duration = Duration::from_secs(30);
+/// After this time a server that takes no connection is given up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// More than are sent to at the same time.
+const SILENT: usize = 700;
 const STEP: Duration = Duration::from_secs(5);
+const SHORT_STEP: Duration = Duration::from_millis(500);
 
 #[tokio::test]
 async fn a_tree_waits_for_silent_servers_once_and_not_for_each_room() {
@@ -62,5 +67,27 @@ async fn a_room_that_announces_aliases_of_silent_servers_is_refused_in_bounded_t
     assert_eq!((status, &answer["errcode"]), (400, &json!("M_BAD_ALIAS")));
     assert!(!resident.asked(newcomer.name(), "query").is_empty());
     assert!(waited <= LONGEST_CHECK + STEP, "{waited:?}");
+    newcomer.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_reaches_the_living_servers_of_a_room_before_its_many_silent_ones_are_given_up() {
+    let ca = Ca::generate();
+    let reach = |number| match number < NAMES {
+        true => Reach::Served,
+        false => Reach::Silent,
+    };
+    let names: Vec<Reach> = (0..NAMES + SILENT).map(reach).collect();
+    let resident = Resident::start_under(&ca, RoomVersion::V11, names.len(), &names).await;
+    let newcomer = Newcomer::start(&resident, &ca, "newcomer.test").await;
+    newcomer.join().await;
+    let room = resident.room_id().as_str();
+    // The silent servers are asked for their keys, too.
+    let known = newcomer.client.until_members(room, names.len() + 1);
+    newcomer.wait(STEP, known).await;
+    newcomer.client.say(room, "to everybody").await;
+    let told = resident.until_told(newcomer.name(), "to everybody", NAMES);
+    let ((), waited) = newcomer.wait(SHORT_STEP, told).await;
+    assert!(waited < CONNECT_TIMEOUT, "{waited:?}");
     newcomer.stop().await;
 }
