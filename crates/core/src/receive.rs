@@ -1,30 +1,46 @@
 //! What becomes of an event: the checks on receipt of a PDU that depend on other events, and what
 //! follows for the room's graph and state (server-server API, "Checks performed on receipt of a
-//! PDU", 4 to 6).
+//! PDU", 4 to 7).
 //!
 //! [`decide`] is pure. What it needs is on the [`Desk`]; what it misses there it asks for, and the
 //! caller calls again. A result that was computed with something missing never leaves this module.
+
+mod again;
+mod checks;
+mod states;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use ruma::{OwnedEventId, OwnedServerName, events::TimelineEventType};
+use ruma::{OwnedEventId, events::TimelineEventType};
 
 use crate::{
-    auth,
-    completeness::{Completeness, Question},
+    completeness::Completeness,
     desk::{Desk, Needed},
-    event::{Event, Place, Verdict},
+    event::{Event, Verdict},
     key_table::{KeyTable, StateKey},
     number::EventNr,
     pdu::{CREATE, Pdu},
-    policy_server::{POLICY, PolicyServer},
-    resolution::{self, ResolutionError},
+    policy_server::PolicyServer,
+    resolution::ResolutionError,
     room_version::RoomVersion,
-    state::{Entry, State},
+    state::State,
     validate::ValidPdu,
+};
+
+pub use self::{
+    again::{Rejudged, judge_again},
+    states::{apply, current_state, state_after},
+};
+
+use self::{
+    checks::{
+        Unrecommended, check_before, check_claimed, check_current, check_policy,
+        claimed_auth_events,
+    },
+    states::{moves, state_before},
 };
 
 /// A state and whether it has all memberships.
@@ -376,384 +392,4 @@ impl Parents {
             }
         }
     }
-}
-
-/// The events that `pdu` says authorise it, all of them.
-fn claimed_auth_events(desk: &Desk, pdu: &Pdu) -> Result<Vec<Arc<Event>>, Pending> {
-    let mut found = Vec::with_capacity(pdu.auth_events.len());
-    let mut absent = Vec::new();
-    for id in &pdu.auth_events {
-        match desk.event_by_id(id) {
-            Some(event) => found.push(event.clone()),
-            None => absent.push(id.clone()),
-        }
-    }
-    if !desk.is_complete() {
-        return Err(Pending::Local);
-    }
-    if !absent.is_empty() {
-        return Err(Pending::Remote(RemoteNeed::AuthEvents(absent)));
-    }
-    Ok(found)
-}
-
-/// The state after a timeline event. A rejected event changes nothing (R30).
-pub fn state_after(keys: &KeyTable, desk: &Desk, event: &Event) -> Option<KnownState> {
-    let Place::Timeline { before, .. } = event.place else {
-        return None;
-    };
-    let mut state = desk.snapshot(before.snapshot())?.clone();
-    apply(keys, &mut state, event.nr, &event.pdu, event.verdict);
-    Some(KnownState {
-        state,
-        completeness: before.completeness(),
-    })
-}
-
-/// Puts a state event that was not rejected into the state.
-pub fn apply(keys: &KeyTable, state: &mut State, nr: EventNr, pdu: &Pdu, verdict: Verdict) {
-    let Some(state_key) = &pdu.state_key else {
-        return;
-    };
-    if verdict == Verdict::Rejected {
-        return;
-    }
-    if let Some(key) = keys.number(&pdu.event_type.to_string(), state_key) {
-        state.set(keys, key, Some(Entry::new(nr, pdu.membership)));
-    }
-}
-
-fn state_before(
-    room: &RoomFacts<'_>,
-    desk: &Desk,
-    incoming: &Incoming,
-    parents: &Parents,
-) -> Result<KnownState, Pending> {
-    let mut states = Vec::new();
-    for parent in &parents.seen {
-        states.extend(state_after(room.keys, desk, parent));
-    }
-    match &incoming.placement {
-        // In a room that is partial here already, the answer lacks the earlier joins (L52).
-        Placement::RemoteJoin { before } if !parents.missing.is_empty() || states.is_empty() => {
-            states.push(before.clone());
-        }
-        Placement::Pulled { after_missing, .. } => states.extend(
-            parents
-                .missing
-                .iter()
-                .filter_map(|id| after_missing.get(id))
-                .cloned(),
-        ),
-        _ => {}
-    }
-    if !desk.is_complete() {
-        return Err(Pending::Local);
-    }
-    resolve(room, desk, states)
-}
-
-/// Resolves states; the result is as complete as the least complete of them.
-fn resolve(
-    room: &RoomFacts<'_>,
-    desk: &Desk,
-    states: Vec<KnownState>,
-) -> Result<KnownState, Pending> {
-    let completeness = Completeness::derived(states.iter().map(|known| known.completeness));
-    let mut states: Vec<State> = states.into_iter().map(|known| known.state).collect();
-    let state = match states.len() {
-        0 => room.empty.clone(),
-        1 => states.remove(0),
-        _ => resolution::resolve(room.version, room.keys, desk, &states)?,
-    };
-    Ok(KnownState {
-        state,
-        completeness,
-    })
-}
-
-/// A check's own result, inside that of being able to make it.
-type Checked = Result<Result<(), auth::Rejection>, Pending>;
-
-/// Check 4: the claimed auth events permit the event.
-fn check_claimed(room: &RoomFacts<'_>, desk: &Desk, pdu: &Pdu, claimed: &[Arc<Event>]) -> Checked {
-    let create = match auth::implied_create_event(room.version, pdu) {
-        None => None,
-        Some(id) => match desk.event_by_id(&id) {
-            Some(create) => Some(create.clone()),
-            None if !desk.is_complete() => return Err(Pending::Local),
-            None => return Err(Pending::Remote(RemoteNeed::AuthEvents(vec![id]))),
-        },
-    };
-    Ok(auth::check_claimed(
-        room.version,
-        pdu,
-        claimed,
-        create.as_ref(),
-    ))
-}
-
-/// Check 5: the state before the event permits it. With a partial state, known entries and the
-/// claimed auth events are resolved: known bans win, unknown memberships come from the claim
-/// (R104).
-fn check_before(
-    room: &RoomFacts<'_>,
-    desk: &Desk,
-    pdu: &Pdu,
-    before: &KnownState,
-    claimed: &[Arc<Event>],
-) -> Checked {
-    if before.completeness.permits(Question::FullAuth) {
-        return check_against(room, desk, pdu, &before.state);
-    }
-    let known = resolution::resolve_with_claimed(
-        room.version,
-        room.keys,
-        desk,
-        pdu,
-        &before.state,
-        claimed,
-    )?;
-    Ok(auth::check_against(
-        room.version,
-        pdu,
-        |event_type, state_key| known.get(&StateKey::new(event_type, state_key)).cloned(),
-    ))
-}
-
-fn check_against(room: &RoomFacts<'_>, desk: &Desk, pdu: &Pdu, state: &State) -> Checked {
-    let result = auth::check_against(room.version, pdu, |event_type, state_key| {
-        let entry = state.get_named(room.keys, event_type, state_key)?;
-        desk.event(entry.event()).cloned()
-    });
-    if desk.is_complete() {
-        Ok(result)
-    } else {
-        Err(Pending::Local)
-    }
-}
-
-/// Check 6: the current state permits the event. Not for history, and not while the current state
-/// is partial (R78).
-fn check_current(
-    room: &RoomFacts<'_>,
-    desk: &Desk,
-    incoming: &Incoming,
-    parents: &Parents,
-    before: &KnownState,
-) -> Checked {
-    let gap = match &incoming.placement {
-        Placement::Live => false,
-        Placement::Pulled {
-            backfilled: false, ..
-        } => !parents.missing.is_empty(),
-        _ => return Ok(Ok(())),
-    };
-    let Some(current) = room.current else {
-        return Ok(Ok(()));
-    };
-    if !current.completeness.permits(Question::SoftFailure) {
-        return Ok(Ok(()));
-    }
-    let at_extremities = !gap
-        && parents.seen.len() == room.extremities.len()
-        && parents
-            .seen
-            .iter()
-            .all(|parent| room.extremities.contains(&parent.nr));
-    if at_extremities {
-        return Ok(Ok(()));
-    }
-    if gap {
-        // Gaps are easily faked, and we may have been away: what we know counts too (R77).
-        let known = resolve(room, desk, vec![current.clone(), before.clone()])?;
-        return check_against(room, desk, &incoming.pdu, &known.state);
-    }
-    check_against(room, desk, &incoming.pdu, &current.state)
-}
-
-/// The policy server that has not signed an event.
-struct Unrecommended(OwnedServerName);
-
-/// Check 7: the room's policy server, if there is one by the current state, has signed the event. History
-/// is looked at too, since a room may have got its policy server because of it. Our own join isn't:
-/// the server that took it has asked.
-fn check_policy(
-    room: &RoomFacts<'_>,
-    desk: &Desk,
-    incoming: &Incoming,
-) -> Result<Result<(), Unrecommended>, Pending> {
-    let is_asked_for = incoming.recommendation != Recommendation::NotWanted
-        && !matches!(incoming.placement, Placement::RemoteJoin { .. })
-        && !PolicyServer::exempts(&incoming.pdu);
-    let Some(current) = room.current.filter(|_| is_asked_for) else {
-        return Ok(Ok(()));
-    };
-    let Some(policy) = current.state.get_named(room.keys, POLICY, "") else {
-        return Ok(Ok(()));
-    };
-    let Some(policy) = desk.event(policy.event()) else {
-        return Err(Pending::Local);
-    };
-    match PolicyServer::of_room(&current.state, room.servers_at_join, policy) {
-        Some(server) if !server.has_signed(room.version, &incoming.pdu) => {
-            match incoming.recommendation {
-                Recommendation::Asked => Ok(Err(Unrecommended(server.name))),
-                _ => Err(Pending::Remote(RemoteNeed::PolicySignature(server))),
-            }
-        }
-        _ => Ok(Ok(())),
-    }
-}
-
-/// The extremities and the current state once the event is there.
-fn moves(
-    room: &RoomFacts<'_>,
-    desk: &Desk,
-    incoming: &Incoming,
-    parents: &Parents,
-    before: &KnownState,
-) -> Result<Moves, Pending> {
-    let mut extremities = room.extremities.clone();
-    for covered in covered_by(desk, parents) {
-        extremities.remove(&covered);
-    }
-    let mut after = before.clone();
-    apply(
-        room.keys,
-        &mut after.state,
-        incoming.nr,
-        &incoming.pdu,
-        Verdict::Accepted,
-    );
-    let mut states = vec![after];
-    for nr in &extremities {
-        if let Some(event) = desk.event(*nr) {
-            states.extend(state_after(room.keys, desk, event));
-        }
-    }
-    if !desk.is_complete() {
-        return Err(Pending::Local);
-    }
-    extremities.insert(incoming.nr);
-    if states.len() == 1 {
-        let current = resolve(room, desk, states)?;
-        return Ok(Moves {
-            extremities,
-            current,
-        });
-    }
-    // The state after the event has the event itself, and a fork makes resolution look at it.
-    let judged = Event {
-        nr: incoming.nr,
-        pdu: incoming.pdu.pdu().clone(),
-        verdict: Verdict::Accepted,
-        place: Place::Outlier,
-        redacted_by: None,
-    };
-    let with_it = desk.with(Arc::new(judged));
-    let current = resolve(room, &with_it, states);
-    desk.take_back(&with_it);
-    Ok(Moves {
-        extremities,
-        current: current?,
-    })
-}
-
-/// The events that stop being extremities: the parents, and what lies behind parents that were
-/// rejected or soft-failed and so never took the place of theirs.
-fn covered_by(desk: &Desk, parents: &Parents) -> BTreeSet<EventNr> {
-    let mut covered = BTreeSet::new();
-    let mut queue: Vec<Arc<Event>> = parents.seen.clone();
-    while let Some(event) = queue.pop() {
-        if !covered.insert(event.nr) || event.verdict == Verdict::Accepted {
-            continue;
-        }
-        for id in &event.pdu.prev_events {
-            queue.extend(
-                desk.event_by_id(id)
-                    .filter(|event| event.in_timeline())
-                    .cloned(),
-            );
-        }
-    }
-    covered
-}
-
-/// A timeline event with the full state before it.
-#[derive(Clone, Debug)]
-pub struct Rejudged {
-    /// That state.
-    pub before: KnownState,
-    /// What the checks say now.
-    pub verdict: Verdict,
-    /// Why it was rejected.
-    pub reason: Option<String>,
-}
-
-/// Judges a timeline event again now that the states after all its parents may be full: checks 4
-/// and 5 (L38). A soft-failure stays as it is, since it is a matter of the time of arrival.
-pub fn judge_again(
-    room: &RoomFacts<'_>,
-    desk: &Desk,
-    event: &Event,
-    after_missing: &BTreeMap<OwnedEventId, KnownState>,
-) -> Decision<Rejudged> {
-    conclude(desk, rejudge(room, desk, event, after_missing))
-}
-
-fn rejudge(
-    room: &RoomFacts<'_>,
-    desk: &Desk,
-    event: &Event,
-    after_missing: &BTreeMap<OwnedEventId, KnownState>,
-) -> Result<Rejudged, Pending> {
-    let parents = Parents::find(desk, &event.pdu);
-    let claimed = claimed_auth_events(desk, &event.pdu)?;
-    let mut states = Vec::new();
-    for parent in &parents.seen {
-        states.extend(state_after(room.keys, desk, parent));
-    }
-    let without_state: Vec<_> = parents
-        .missing
-        .iter()
-        .filter(|id| !after_missing.contains_key(*id))
-        .cloned()
-        .collect();
-    if !desk.is_complete() {
-        return Err(Pending::Local);
-    }
-    if !without_state.is_empty() {
-        return Err(Pending::Remote(RemoteNeed::StatesAfter(without_state)));
-    }
-    states.extend(
-        parents
-            .missing
-            .iter()
-            .filter_map(|id| after_missing.get(id))
-            .cloned(),
-    );
-    let before = resolve(room, desk, states)?;
-    let checks = check_claimed(room, desk, &event.pdu, &claimed)?
-        .and(check_before(room, desk, &event.pdu, &before, &claimed)?);
-    let (verdict, reason) = match checks {
-        Err(rejection) => (Verdict::Rejected, Some(rejection.to_string())),
-        Ok(()) if event.verdict == Verdict::SoftFailed => (Verdict::SoftFailed, None),
-        Ok(()) => (Verdict::Accepted, None),
-    };
-    Ok(Rejudged {
-        before,
-        verdict,
-        reason,
-    })
-}
-
-/// The current state: the resolution of the states after the forward extremities.
-pub fn current_state(room: &RoomFacts<'_>, desk: &Desk) -> Decision<KnownState> {
-    let states = room
-        .extremities
-        .iter()
-        .filter_map(|nr| state_after(room.keys, desk, desk.event(*nr)?))
-        .collect();
-    conclude(desk, resolve(room, desk, states))
 }
