@@ -159,12 +159,12 @@ fn tampered(ask: &Ask, header: &str) -> Vec<Forgery> {
     let mut all = vec![
         changed("a query was added", &|ask| ask.target.push_str("&more=1")),
         changed("the body was changed", &|ask| {
-            ask.body = json!({ "more": 1 })
+            ask.body = json!({ "more": 1 });
         }),
     ];
     if !ask.body.is_null() {
         all.push(changed("the body was taken away", &|ask| {
-            ask.body = Value::Null
+            ask.body = Value::Null;
         }));
     }
     all

@@ -204,7 +204,7 @@ impl Scene {
                 event.as_object_mut().unwrap().remove("signatures");
             }),
             changed("a third server's signature", &|event| {
-                *event = by_other(event.take())
+                *event = by_other(event.take());
             }),
             changed("a wrong signature", &|event| {
                 event["signatures"][PEER]["ed25519:a"] = "A".repeat(86).into();
@@ -215,13 +215,13 @@ impl Scene {
             }),
             // Redaction would take this away, so the ID and the signatures are still right.
             changed("a wrong hash", &|event| {
-                event["content"]["reason"] = "fun".into()
+                event["content"]["reason"] = "fun".into();
             }),
             changed("no hash", &|event| event["hashes"] = json!({})),
             changed("nothing in it", &|event| *event = json!({})),
             changed("a negative depth", &|event| event["depth"] = (-1).into()),
             changed("parents that are no list", &|event| {
-                event["prev_events"] = "$one".into()
+                event["prev_events"] = "$one".into();
             }),
             changed("too large", &|event| pad(event, MAX_PDU_BYTES + 1)),
         ]
