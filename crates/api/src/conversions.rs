@@ -135,6 +135,7 @@ impl From<RoomError> for ApiError {
             RoomError::TooLarge(_) => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE", message)
             }
+            RoomError::BadState(_) => Self::new(StatusCode::FORBIDDEN, "M_BAD_STATE", message),
             RoomError::StillInRoom(_) => Self::unknown(message),
             RoomError::Remote(error) | RoomError::NotRecommended(error) => error.into(),
             RoomError::NoServer(_) => Self::bad_gateway(message),

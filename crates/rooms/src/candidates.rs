@@ -78,13 +78,14 @@ impl Attempts {
         Ok(())
     }
 
-    /// Nobody is left.
+    /// Nobody is left, or there was nobody.
     pub(crate) fn nobody(self) -> RoomError {
-        let why = match self.last {
-            Some(error) => error.to_string(),
-            None => "no server is known that is in the room".to_owned(),
-        };
-        RoomError::NoServer(format!("no server could help with the room: {why}"))
+        match self.last {
+            Some(error) => {
+                RoomError::NoServer(format!("no server could help with the room: {error}"))
+            }
+            None => RoomError::NotFound("no server is known that is in the room".into()),
+        }
     }
 }
 

@@ -40,6 +40,9 @@ pub enum RoomError {
     /// The room's policy server has not signed the event; its answer may say why.
     #[error("the room's policy server does not recommend the event: {0}")]
     NotRecommended(FederationError),
+    /// What was asked for can't be done to what is there, as ending a ban of who isn't banned.
+    #[error("{0}")]
+    BadState(String),
     /// The user has to leave the room first.
     #[error("{0}")]
     StillInRoom(String),

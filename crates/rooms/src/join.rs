@@ -89,9 +89,7 @@ impl Rooms {
         candidates.extend(room_id.server_name().map(ToOwned::to_owned));
         let candidates = self.candidates(candidates);
         if candidates.is_empty() {
-            return Err(RoomError::NotFound(
-                "no server is known that is in the room".into(),
-            ));
+            return Err(Attempts::default().nobody());
         }
         self.join_remotely(room_id.clone(), user.to_owned(), candidates, content)
             .await?;

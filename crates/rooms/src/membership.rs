@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use myelin_core::{completeness::Question, state::Membership};
+use myelin_core::{completeness::Question, key_table::MEMBER, state::Membership};
 use ruma::{OwnedEventId, RoomId, UserId};
 use serde_json::{Map, Value};
 
@@ -12,10 +12,72 @@ use crate::{RoomError, Rooms, new_event::NewEvent, room::Room};
 pub type JoinContent = Map<String, Value>;
 
 impl Rooms {
-    /// Sets the membership of `target`: kick, ban, unban, invite, leave.
+    /// Puts a user out of a room: a member, or one who is invited or knocks.
     ///
     /// # Errors
-    /// As [`Rooms::send`]; [`RoomError::Forbidden`] too for unbanning who isn't banned.
+    /// As [`Rooms::send`]; [`RoomError::Forbidden`] if the user is not in the room, and
+    /// [`RoomError::BadState`] if it is banned: who kicks does not mean to let in.
+    pub async fn kick(
+        &self,
+        sender: &UserId,
+        room_id: &RoomId,
+        target: &UserId,
+        reason: Option<String>,
+    ) -> Result<OwnedEventId, RoomError> {
+        match self.known_standing(room_id, target).await? {
+            Some(Some(Membership::Ban)) => {
+                return Err(RoomError::BadState(format!("{target} is banned")));
+            }
+            Some(None | Some(Membership::Leave)) => {
+                return Err(RoomError::Forbidden(format!("{target} is not in the room")));
+            }
+            _ => {}
+        }
+        self.set_membership(sender, room_id, target, Membership::Leave, reason)
+            .await
+    }
+
+    /// Ends a ban.
+    ///
+    /// # Errors
+    /// As [`Rooms::send`]; [`RoomError::BadState`] if the user is not banned: who unbans does not mean
+    /// to put a member out.
+    pub async fn unban(
+        &self,
+        sender: &UserId,
+        room_id: &RoomId,
+        target: &UserId,
+        reason: Option<String>,
+    ) -> Result<OwnedEventId, RoomError> {
+        match self.known_standing(room_id, target).await? {
+            Some(standing) if standing != Some(Membership::Ban) => {
+                Err(RoomError::BadState(format!("{target} is not banned")))
+            }
+            _ => {
+                self.set_membership(sender, room_id, target, Membership::Leave, reason)
+                    .await
+            }
+        }
+    }
+
+    /// What a user is to a room. `None` if that isn't known: then the rules of the room will have to do.
+    async fn known_standing(
+        &self,
+        room_id: &RoomId,
+        user: &UserId,
+    ) -> Result<Option<Option<Membership>>, RoomError> {
+        let room = self.known_room(room_id).await?;
+        let Some(current) = room.current().filter(|_| !room.is_partial()) else {
+            return Ok(None);
+        };
+        let entry = current.state.get_named(&room.keys(), MEMBER, user.as_str());
+        Ok(Some(entry.and_then(|entry| entry.membership())))
+    }
+
+    /// Sets the membership of `target`: a ban, an invite, or an end of what it was.
+    ///
+    /// # Errors
+    /// As [`Rooms::send`].
     pub async fn set_membership(
         &self,
         sender: &UserId,
@@ -39,7 +101,7 @@ impl Rooms {
         current.reference.answering(Question::LocalMember)?;
         current
             .state
-            .get_named(&room.keys(), "m.room.member", user.as_str())?
+            .get_named(&room.keys(), MEMBER, user.as_str())?
             .membership()
     }
 }

@@ -127,14 +127,13 @@ pub(crate) async fn kick(
     Path(room_id): Path<OwnedRoomId>,
     Json(target): Json<Target>,
 ) -> Result<Json<Value>, ApiError> {
-    set(
-        &api,
-        &requester.user_id,
-        &room_id,
-        target,
-        Membership::Leave,
-    )
-    .await
+    tracing::Span::current().record("room", room_id.as_str());
+    let Target { user_id, reason } = target;
+    let rooms = api.rooms();
+    rooms
+        .kick(&requester.user_id, &room_id, &user_id, reason)
+        .await?;
+    Ok(Json(json!({})))
 }
 
 pub(crate) async fn ban(
@@ -152,14 +151,13 @@ pub(crate) async fn unban(
     Path(room_id): Path<OwnedRoomId>,
     Json(target): Json<Target>,
 ) -> Result<Json<Value>, ApiError> {
-    set(
-        &api,
-        &requester.user_id,
-        &room_id,
-        target,
-        Membership::Leave,
-    )
-    .await
+    tracing::Span::current().record("room", room_id.as_str());
+    let Target { user_id, reason } = target;
+    let rooms = api.rooms();
+    rooms
+        .unban(&requester.user_id, &room_id, &user_id, reason)
+        .await?;
+    Ok(Json(json!({})))
 }
 
 async fn set(

@@ -8,6 +8,7 @@ mod federation;
 mod forgeries;
 mod handshakes;
 mod invitations;
+mod memberships;
 mod peer;
 mod rooms;
 mod spaces;

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use http::{Method, StatusCode};
 use myelin_storage::testing::{Fresh, on_each_engine};
 use serde_json::{Value, json};
@@ -114,54 +116,6 @@ async fn every_form_of_the_state_endpoints_works() {
 }
 
 #[tokio::test]
-async fn members_are_kicked_banned_and_let_back_in() {
-    on_each_engine(async |fresh: Fresh| {
-        let site = Site::start(&fresh).await;
-        let (alice, bob) = (site.token("alice").await, site.token("bob").await);
-        let wish = json!({ "preset": "public_chat" });
-        let create = "/_matrix/client/v3/createRoom";
-        let (_, created) = site.call(Method::POST, create, Some(&alice), wish).await;
-        let room = format!(
-            "/_matrix/client/v3/rooms/{}",
-            created["room_id"].as_str().unwrap()
-        );
-        let call = |action: &'static str, token: String, body: Value| {
-            let (site, target) = (&site, format!("{room}/{action}"));
-            async move {
-                site.call(Method::POST, &target, Some(&token), body)
-                    .await
-                    .0
-                    .as_u16()
-            }
-        };
-        let target = json!({ "user_id": "@bob:example.org", "reason": "Noise" });
-        for (action, token, body, status) in [
-            ("join", &bob, Value::Null, 200),
-            (
-                "kick",
-                &bob,
-                json!({ "user_id": "@alice:example.org" }),
-                403,
-            ),
-            ("kick", &alice, target.clone(), 200),
-            ("join", &bob, Value::Null, 200),
-            ("ban", &alice, target.clone(), 200),
-            ("join", &bob, Value::Null, 403),
-            ("unban", &alice, target.clone(), 200),
-            ("invite", &alice, target.clone(), 200),
-            ("join", &bob, Value::Null, 200),
-            ("leave", &bob, json!({ "reason": "Tired" }), 200),
-            ("leave", &bob, Value::Null, 200),
-            ("ban", &alice, json!({}), 400),
-        ] {
-            let answered = call(action, token.clone(), body).await;
-            assert_eq!(answered, status, "{action}");
-        }
-    })
-    .await;
-}
-
-#[tokio::test]
 async fn rooms_of_others_are_closed() {
     on_each_engine(async |fresh: Fresh| {
         let site = Site::start(&fresh).await;
@@ -191,6 +145,57 @@ async fn rooms_of_others_are_closed() {
                 (StatusCode::FORBIDDEN, &json!("M_FORBIDDEN")),
                 "{end}"
             );
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_event_nearest_to_a_moment_is_shown_to_members() {
+    on_each_engine(async |fresh: Fresh| {
+        let site = Site::start(&fresh).await;
+        let (alice, bob) = (site.token("alice").await, site.token("bob").await);
+        let create = "/_matrix/client/v3/createRoom";
+        let (_, created) = site
+            .call(Method::POST, create, Some(&alice), Value::Null)
+            .await;
+        let room = created["room_id"].as_str().unwrap();
+        let send = format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/1");
+        fresh.env.clock.advance(Duration::from_secs(60));
+        let (_, sent) = site
+            .call(Method::PUT, &send, Some(&alice), json!({ "body": "hi" }))
+            .await;
+        let now_ms = fresh.env.clock.now_ms();
+        let at = |room: &str, ts: u64, dir: &str| {
+            format!("/_matrix/client/v1/rooms/{room}/timestamp_to_event?ts={ts}&dir={dir}")
+        };
+        let nearest = at(room, now_ms - 1, "f");
+        let found = site.call(Method::GET, &nearest, Some(&alice), Value::Null);
+        let expected = json!({ "event_id": sent["event_id"], "origin_server_ts": now_ms });
+        assert_eq!(found.await, (StatusCode::OK, expected));
+        for (target, token, expected) in [
+            (nearest, Some(&bob), (403, "M_FORBIDDEN")),
+            (at(room, now_ms, "f"), None, (401, "M_MISSING_TOKEN")),
+            (
+                at(room, now_ms + 1, "f"),
+                Some(&alice),
+                (404, "M_NOT_FOUND"),
+            ),
+            (
+                at("!no:example.org", now_ms, "f"),
+                Some(&alice),
+                (403, "M_FORBIDDEN"),
+            ),
+            (
+                at("no", now_ms, "f"),
+                Some(&alice),
+                (400, "M_INVALID_PARAM"),
+            ),
+        ] {
+            let token = token.map(String::as_str);
+            let (status, refused) = site.call(Method::GET, &target, token, Value::Null).await;
+            let found = (status.as_u16(), refused["errcode"].as_str().unwrap());
+            assert_eq!(found, expected, "{target}");
         }
     })
     .await;
