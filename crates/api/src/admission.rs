@@ -45,6 +45,9 @@ async fn admit_user(api: &Api, request: Request) -> Result<Request, ApiError> {
     let requester = api.users().authenticate(&token).await?;
     let requester = requester.ok_or_else(ApiError::unknown_token)?;
     tracing::Span::current().record("user", requester.user_id.as_str());
+    let user_agent = parts.headers.get(header::USER_AGENT);
+    let user_agent = user_agent.and_then(|value| value.to_str().ok());
+    api.users().note_use(&requester, user_agent);
     parts.extensions.insert(User(requester));
     Ok(Request::from_parts(parts, body))
 }

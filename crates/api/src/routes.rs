@@ -118,6 +118,17 @@ table! {
         Public Read GET "/_matrix/client/v1/register/m.login.registration_token/validity" => client::registration::token_validity;
         User Read GET "/_matrix/client/v3/account/whoami" => client::login::who_am_i;
     }
+    "Client-server API: Account management" Client {
+        User Change POST "/_matrix/client/v3/account/password" => client::account::change_password;
+        User Change POST "/_matrix/client/v3/account/deactivate" => client::account::deactivate;
+    }
+    "Client-server API: Device management" Client {
+        User Read GET "/_matrix/client/v3/devices" => client::devices::list;
+        User Read GET "/_matrix/client/v3/devices/{device_id}" => client::devices::one;
+        User Change PUT "/_matrix/client/v3/devices/{device_id}" => client::devices::rename;
+        User Change DELETE "/_matrix/client/v3/devices/{device_id}" => client::devices::remove;
+        User Change POST "/_matrix/client/v3/delete_devices" => client::devices::remove_several;
+    }
     "Synapse admin API: Shared-secret registration" Client {
         Public Change GET "/_synapse/admin/v1/register" => client::shared_secret::nonce;
         Public Change POST "/_synapse/admin/v1/register" => client::shared_secret::register;

@@ -12,6 +12,7 @@ mod commit;
 mod completion;
 mod containment;
 mod create;
+mod departures;
 mod edus;
 mod error;
 mod event_cache;
@@ -25,6 +26,7 @@ mod knock;
 mod leave;
 mod membership;
 mod new_event;
+mod notes;
 mod numbers;
 mod out_of_band;
 mod outgoing;
@@ -126,6 +128,8 @@ struct Inner {
     resyncs: resync::Resyncs,
     /// A change of a profile was noted.
     profile_news: tokio::sync::Notify,
+    /// An account was closed.
+    departure_news: tokio::sync::Notify,
 }
 
 #[derive(Default)]
@@ -194,12 +198,14 @@ impl Rooms {
             transactions: taking::Transactions::default(),
             resyncs: resync::Resyncs::default(),
             profile_news: tokio::sync::Notify::new(),
+            departure_news: tokio::sync::Notify::new(),
         }));
         rooms.resume_joins().await?;
         rooms.resume_resyncs().await?;
         rooms.resume_staged().await?;
         rooms.start_outgoing().await?;
         rooms.start_telling_profiles();
+        rooms.start_departures();
         Ok(rooms)
     }
 

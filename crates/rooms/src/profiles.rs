@@ -5,8 +5,6 @@
 //! goes when all of them know; after a crash they are looked at again, and those that know already
 //! are left alone.
 
-use std::time::Duration;
-
 use myelin_core::{key_table::MEMBER, state::Membership};
 use myelin_storage::{
     Priority, StorageError,
@@ -16,14 +14,12 @@ use myelin_storage::{
 use ruma::{RoomId, UserId};
 use serde_json::{Map, Value, value::RawValue};
 
-use crate::{RoomError, Rooms, containment::contained, new_event::NewEvent, turn::Turn};
-
-/// How many notes are read together.
-const READ_TOGETHER: usize = 100;
-
-/// The pause after a failure; each further one doubles it, up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_secs(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+use crate::{
+    RoomError, Rooms,
+    new_event::{NewEvent, SendError},
+    notes::READ_TOGETHER,
+    turn::Turn,
+};
 
 impl Rooms {
     /// A change of a profile was noted: tells the user's rooms, in the background.
@@ -33,35 +29,11 @@ impl Rooms {
 
     /// Tells rooms of profiles from now on, beginning with what was left undone.
     pub(crate) fn start_telling_profiles(&self) {
-        let rooms = self.clone();
-        drop(
-            self.env()
-                .tasks
-                .spawn("tell rooms of profiles", async move {
-                    let stopping = rooms.env().tasks.stopping();
-                    stopping.run_until_cancelled(rooms.tell_profiles()).await;
-                }),
+        self.work_through_notes(
+            "tell rooms of profiles",
+            |rooms| &rooms.0.profile_news,
+            |rooms| Box::pin(rooms.tell_changed()),
         );
-    }
-
-    async fn tell_profiles(&self) {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let news = self.0.profile_news.notified();
-            match contained("tell rooms of profiles", self.tell_changed()).await {
-                Ok(()) => {
-                    pause = FIRST_PAUSE;
-                    news.await;
-                }
-                Err(error) => {
-                    tracing::error!(%error, "rooms were not told of a profile; they will be");
-                    if self.env().clock.timeout(pause, news).await.is_ok() {
-                        tracing::debug!("another profile changed before the pause ended");
-                    }
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-            }
-        }
     }
 
     /// Goes through all notes once. Those over which the database fails stay.
@@ -136,8 +108,15 @@ impl Rooms {
             return Ok(());
         }
         let event = NewEvent::membership(user, user, content.clone());
-        turn.send(event).await?;
-        Ok(turn.commit().await?)
+        match turn.send(event).await {
+            Ok(_) => Ok(turn.commit().await?),
+            Err(SendError::Room(error)) => Err(error),
+            Err(SendError::Unsigned(unsigned)) => {
+                drop(turn);
+                let sent = self.send_recommended(&room, *unsigned, None).await;
+                sent.map(drop)
+            }
+        }
     }
 }
 

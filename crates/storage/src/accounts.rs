@@ -1,8 +1,8 @@
 //! Accounts of this server's users, and the tokens that let somebody make one.
 
-use ruma::UserId;
+use ruma::{OwnedUserId, UserId};
 
-use crate::{Row, StorageError, Tx};
+use crate::{Row, StorageError, Tx, devices};
 
 statements! {
     /// A new account; a name is taken only once.
@@ -10,6 +10,20 @@ statements! {
         VALUES ($1, $2, $3, FALSE, $4, 0) ON CONFLICT DO NOTHING";
     /// What logging in needs to know.
     ACCOUNT = "SELECT password_hash, admin, deactivated FROM accounts WHERE user_id = $1";
+    /// A new password.
+    SET_PASSWORD = "UPDATE accounts SET password_hash = $2 WHERE user_id = $1";
+    /// An account is closed. Its name stays taken.
+    CLOSE = "UPDATE accounts SET deactivated = TRUE, password_hash = NULL WHERE user_id = $1";
+    /// What a user showed of itself goes.
+    ERASE_PROFILE = "UPDATE accounts SET display_name = NULL, avatar_url = NULL WHERE user_id = $1";
+    /// A user's filters go.
+    ERASE_FILTERS = "DELETE FROM filters WHERE user_id = $1";
+    /// A user has to leave all rooms.
+    NOTE_DEPARTURE = "INSERT INTO departures (user_id) VALUES ($1) ON CONFLICT DO NOTHING";
+    /// Who has to.
+    DEPARTING = "SELECT user_id FROM departures WHERE user_id > $1 ORDER BY user_id LIMIT $2";
+    /// A user has left.
+    FORGET_DEPARTURE = "DELETE FROM departures WHERE user_id = $1";
     /// Whether anybody has registered yet.
     ANY_ACCOUNT = "SELECT 1 FROM accounts LIMIT 1";
     /// A new token for registering.
@@ -74,6 +88,61 @@ pub async fn by_user(tx: &mut Tx, user: &UserId) -> Result<Option<Account>, Stor
         })
     })
     .transpose()
+}
+
+/// Sets a user's password.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn set_password(
+    tx: &mut Tx,
+    user: &UserId,
+    password_hash: &str,
+) -> Result<(), StorageError> {
+    tx.execute(SET_PASSWORD, params![user.as_str(), password_hash])
+        .await?;
+    Ok(())
+}
+
+/// Closes an account for good, and notes that its user has to leave all rooms. With `erase`, what belongs to
+/// the user and to no room goes too.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn close(tx: &mut Tx, user: &UserId, erase: bool) -> Result<(), StorageError> {
+    tx.execute(CLOSE, params![user.as_str()]).await?;
+    tx.execute(NOTE_DEPARTURE, params![user.as_str()]).await?;
+    if erase {
+        tx.execute(ERASE_PROFILE, params![user.as_str()]).await?;
+        tx.execute(ERASE_FILTERS, params![user.as_str()]).await?;
+    }
+    devices::remove_all(tx, user).await
+}
+
+/// The next users who have to leave all rooms, `limit` at most, in order of their IDs.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn departing(
+    tx: &mut Tx,
+    after: &str,
+    limit: usize,
+) -> Result<Vec<OwnedUserId>, StorageError> {
+    let rows = tx.query(DEPARTING, params![after, limit]).await?;
+    let user = |row: &Row| {
+        OwnedUserId::try_from(row.text(0)?)
+            .map_err(|error| StorageError::Corrupt(error.to_string()))
+    };
+    rows.iter().map(user).collect()
+}
+
+/// A user has left all rooms.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn forget_departure(tx: &mut Tx, user: &UserId) -> Result<(), StorageError> {
+    tx.execute(FORGET_DEPARTURE, params![user.as_str()]).await?;
+    Ok(())
 }
 
 /// Whether there is any account.

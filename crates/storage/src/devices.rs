@@ -11,7 +11,15 @@ statements! {
         ON CONFLICT (user_id, device_id)
         DO UPDATE SET display_name = COALESCE(excluded.display_name, devices.display_name)";
     /// A user's devices.
-    DEVICES = "SELECT device_id, display_name, keys FROM devices WHERE user_id = $1 ORDER BY device_id";
+    DEVICES = "SELECT device_id, display_name, keys, last_seen_ms, user_agent FROM devices
+        WHERE user_id = $1 ORDER BY device_id";
+    /// One of them.
+    DEVICE = "SELECT device_id, display_name, keys, last_seen_ms, user_agent FROM devices
+        WHERE user_id = $1 AND device_id = $2";
+    /// A device's new name; none is changed if there is no such device.
+    RENAME_DEVICE = "UPDATE devices SET display_name = $3 WHERE user_id = $1 AND device_id = $2";
+    /// A device was used.
+    SEE_DEVICE = "UPDATE devices SET last_seen_ms = $3, user_agent = $4 WHERE user_id = $1 AND device_id = $2";
     /// Something about the devices has changed.
     COUNT_CHANGE = "UPDATE accounts SET device_list = device_list + 1 WHERE user_id = $1";
     /// How often something has.
@@ -48,6 +56,10 @@ pub struct Device {
     pub display_name: Option<String>,
     /// Its signed public keys as JSON, if it has uploaded any.
     pub keys: Option<Vec<u8>>,
+    /// When it was last used, about, in Unix milliseconds.
+    pub last_seen_ms: Option<u64>,
+    /// What it called its program then.
+    pub user_agent: Option<String>,
 }
 
 /// Whom an access token speaks for.
@@ -87,6 +99,54 @@ pub async fn put(
 pub async fn of_user(tx: &mut Tx, user: &UserId) -> Result<Vec<Device>, StorageError> {
     let rows = tx.query(DEVICES, params![user.as_str()]).await?;
     rows.iter().map(read_device).collect()
+}
+
+/// One of a user's devices.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn by_id(
+    tx: &mut Tx,
+    user: &UserId,
+    device_id: &str,
+) -> Result<Option<Device>, StorageError> {
+    let device = params![user.as_str(), device_id];
+    let row = tx.query_opt(DEVICE, device).await?;
+    row.as_ref().map(read_device).transpose()
+}
+
+/// Gives a device another name. False if there is no such device.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn rename(
+    tx: &mut Tx,
+    user: &UserId,
+    device_id: &str,
+    display_name: &str,
+) -> Result<bool, StorageError> {
+    let values = params![user.as_str(), device_id, display_name];
+    if tx.execute(RENAME_DEVICE, values).await? == 0 {
+        return Ok(false);
+    }
+    count_change(tx, user).await?;
+    Ok(true)
+}
+
+/// Notes that a device was used.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn see(
+    tx: &mut Tx,
+    user: &UserId,
+    device_id: &str,
+    now_ms: u64,
+    user_agent: Option<&str>,
+) -> Result<(), StorageError> {
+    let values = params![user.as_str(), device_id, now_ms, user_agent];
+    tx.execute(SEE_DEVICE, values).await?;
+    Ok(())
 }
 
 /// Notes that a user's devices or their keys have changed.
@@ -186,5 +246,7 @@ fn read_device(row: &Row) -> Result<Device, StorageError> {
         device_id: row.text(0)?.into(),
         display_name: row.opt_text(1)?.map(str::to_owned),
         keys: row.opt_blob(2)?.map(<[u8]>::to_vec),
+        last_seen_ms: row.opt_int(3)?.map(i64::unsigned_abs),
+        user_agent: row.opt_text(4)?.map(str::to_owned),
     })
 }

@@ -73,6 +73,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "profile changes",
         sql: include_str!("../migrations/0012_profile_changes.sql"),
     },
+    Migration {
+        number: 13,
+        name: "closing accounts",
+        sql: include_str!("../migrations/0013_closing_accounts.sql"),
+    },
 ];
 
 statements! {

@@ -2,6 +2,7 @@
 //! Client-server API, "User-interactive authentication API".
 
 use myelin_env::Env;
+use ruma::OwnedUserId;
 use serde::Deserialize;
 
 use crate::expiring::Expiring;
@@ -19,6 +20,8 @@ pub enum Stage {
     Dummy,
     /// A token that the operator has given out.
     RegistrationToken,
+    /// The user's password.
+    Password,
 }
 
 impl Stage {
@@ -28,6 +31,7 @@ impl Stage {
         match self {
             Self::Dummy => "m.login.dummy",
             Self::RegistrationToken => "m.login.registration_token",
+            Self::Password => "m.login.password",
         }
     }
 }
@@ -42,6 +46,22 @@ pub struct AuthData {
     pub session: Option<String>,
     /// For `m.login.registration_token`.
     pub token: Option<String>,
+    /// For `m.login.password`: whose password it is.
+    pub identifier: Option<UserIdentifier>,
+    /// The same in the form from before identifiers.
+    pub user: Option<String>,
+    /// For `m.login.password`.
+    pub password: Option<String>,
+}
+
+/// Which user is meant (client-server API, "Identifier types").
+#[derive(Clone, Debug, Deserialize)]
+pub struct UserIdentifier {
+    /// The kind of identifier; only `m.id.user` is known here.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// A local part or a whole user ID.
+    pub user: Option<String>,
 }
 
 /// What the server answers while something is missing.
@@ -61,11 +81,32 @@ pub struct Challenge {
 #[derive(Debug)]
 pub(crate) struct Sessions(Expiring<Session>);
 
+/// What somebody wants to do who has to show something for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Make an account.
+    Registration,
+    /// Change something about an account, as its user.
+    Account {
+        user: OwnedUserId,
+        /// What, and to which things of the account. What was shown for one is not shown for another.
+        operation: &'static str,
+        things: Vec<String>,
+    },
+}
+
 /// One session.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Session {
+    pub(crate) purpose: Purpose,
     pub(crate) completed: Vec<Stage>,
     /// The registration token that was shown. It is used up with the account, not before.
+    pub(crate) registration_token: Option<String>,
+}
+
+/// A session in which all was shown.
+pub(crate) struct Passed {
+    pub(crate) session: String,
     pub(crate) registration_token: Option<String>,
 }
 
@@ -76,17 +117,28 @@ impl Default for Sessions {
 }
 
 impl Sessions {
-    /// The session with this ID, or a new one.
-    pub(crate) fn resume(&mut self, id: Option<&str>, env: &Env) -> (String, Session) {
+    /// The session with this ID, if it is for this purpose, or a new one.
+    pub(crate) fn resume(
+        &mut self,
+        id: Option<&str>,
+        purpose: Purpose,
+        env: &Env,
+    ) -> (String, Session) {
         let now_ms = env.clock.now_ms();
         if let Some(id) = id
             && let Some(session) = self.0.get(id, now_ms)
+            && session.purpose == purpose
         {
             return (id.to_owned(), session.clone());
         }
         let id = env.random.alphanumeric(24);
-        self.0.put(id.clone(), Session::default(), now_ms);
-        (id, Session::default())
+        let session = Session {
+            purpose,
+            completed: Vec::new(),
+            registration_token: None,
+        };
+        self.0.put(id.clone(), session.clone(), now_ms);
+        (id, session)
     }
 
     /// Keeps what a session has come to.

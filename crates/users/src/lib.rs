@@ -3,6 +3,9 @@
 //!
 //! Nothing here knows rooms, and nothing knows how an answer travels.
 
+mod accounts;
+mod authentication;
+mod device_management;
 mod devices;
 mod error;
 mod expiring;
@@ -27,7 +30,7 @@ use ruma::{OwnedServerName, ServerName};
 
 pub use devices::{DeviceList, QueriedKeys, uploaded_keys};
 pub use error::UserError;
-pub use interactive::{AuthData, Challenge, Stage};
+pub use interactive::{AuthData, Challenge, Stage, UserIdentifier};
 pub use keys::{KeyCounts, KeyUpload};
 pub use login::{Login, NewDevice};
 pub use profiles::{Profile, ProfileField};
@@ -36,6 +39,7 @@ pub use shared_secret::SharedSecretRegistration;
 pub use to_device::{DIRECT_TO_DEVICE, Inbox, Messages};
 pub use tokens::Requester;
 
+use device_management::Seen;
 use interactive::Sessions;
 use shared_secret::Nonces;
 
@@ -61,6 +65,7 @@ struct Inner {
     federation: Federation,
     sessions: Mutex<Sessions>,
     nonces: Mutex<Nonces>,
+    seen: Mutex<Seen>,
     /// Of messages to devices.
     to_device: Stream,
     /// Who waits for such messages.
@@ -90,6 +95,7 @@ impl Users {
             federation,
             sessions: Mutex::default(),
             nonces: Mutex::default(),
+            seen: Mutex::default(),
             to_device: Stream::new(to_device),
             waking: Waking::default(),
         })))

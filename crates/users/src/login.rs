@@ -47,14 +47,16 @@ impl Users {
         let hash = account
             .as_ref()
             .and_then(|account| account.password_hash.clone());
-        if !passwords::verify(self.env(), password, hash).await {
-            return Err(wrong());
-        }
+        let matches = passwords::verify(self.env(), password, hash).await;
         let (Some(user_id), Some(account)) = (user_id, account) else {
             return Err(wrong());
         };
+        // A closed account has no password any more.
         if account.deactivated {
             return Err(UserError::Deactivated);
+        }
+        if !matches {
+            return Err(wrong());
         }
         self.start_session(user_id, device).await
     }

@@ -21,11 +21,7 @@ const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$\
 /// # Errors
 /// [`UserError::InvalidParam`] if it is empty or longer than 512 bytes.
 pub(crate) async fn hash(env: &Env, password: String) -> Result<String, UserError> {
-    if password.is_empty() || password.len() > MAX_BYTES {
-        return Err(UserError::InvalidParam(format!(
-            "A password has 1 to {MAX_BYTES} bytes"
-        )));
-    }
+    check(&password)?;
     let mut salt = [0; 16];
     env.random.fill(&mut salt);
     let hashed = env
@@ -37,6 +33,18 @@ pub(crate) async fn hash(env: &Env, password: String) -> Result<String, UserErro
         })
         .await;
     hashed.map_err(|error| UserError::InvalidParam(format!("Password: {error}")))
+}
+
+/// Whether it can be a password.
+///
+/// # Errors
+/// [`UserError::InvalidParam`] if it is empty or longer than 512 bytes.
+pub(crate) fn check(password: &str) -> Result<(), UserError> {
+    if password.is_empty() || password.len() > MAX_BYTES {
+        let why = format!("A password has 1 to {MAX_BYTES} bytes");
+        return Err(UserError::InvalidParam(why));
+    }
+    Ok(())
 }
 
 /// Whether `password` is the one behind `hash`; never, if there is no hash.

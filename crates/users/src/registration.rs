@@ -5,7 +5,7 @@ use ruma::{OwnedUserId, UserId};
 
 use crate::{
     UserError, Users,
-    interactive::{AuthData, Challenge, Session, Stage},
+    interactive::{AuthData, Purpose, Stage},
     login::{Login, NewDevice, NewSession},
     passwords, profiles,
 };
@@ -58,7 +58,9 @@ impl Users {
             Some(username) => self.available(username).await?,
             None => self.new_user_id(&self.env().random.alphanumeric(12))?,
         };
-        let (session_id, token) = self.pass_stages(request.auth).await?;
+        let flows = self.registration_flows().await?;
+        let passed = self.pass_stages(Purpose::Registration, flows, request.auth);
+        let passed = passed.await?;
         let password_hash = match request.password {
             Some(password) => Some(passwords::hash(self.env(), password).await?),
             None => None,
@@ -69,6 +71,7 @@ impl Users {
             Some(self.new_session(user_id.clone(), request.device)?)
         };
         let login = session.as_ref().map(|session| session.login.clone());
+        let session_id = passed.session;
         let account = AccountToStore {
             user_id: user_id.clone(),
             password_hash,
@@ -78,7 +81,11 @@ impl Users {
         };
         self.database()
             .write("register", Priority::Interactive, move |tx| {
-                Box::pin(async move { account.store_with(tx, token, session).await })
+                Box::pin(async move {
+                    account
+                        .store_with(tx, passed.registration_token, session)
+                        .await
+                })
             })
             .await?;
         self.sessions().end(&session_id, self.env());
@@ -175,58 +182,6 @@ impl Users {
         let user_id = format!("@{username}:{}", self.server_name());
         UserId::parse(user_id)
             .map_err(|_| UserError::InvalidUsername("This user name is too long".to_owned()))
-    }
-
-    /// Goes on with the authentication. Returns the session, and the registration token to be used
-    /// up, once all is shown.
-    async fn pass_stages(
-        &self,
-        auth: Option<AuthData>,
-    ) -> Result<(String, Option<String>), UserError> {
-        let flows = self.registration_flows().await?;
-        let auth = auth.unwrap_or_default();
-        let env = self.env();
-        let (id, mut session) = self.sessions().resume(auth.session.as_deref(), env);
-        let refused = self.pass_stage(&mut session, &auth).await?;
-        self.sessions().keep(&id, &session, env);
-        if refused.is_none() && session.satisfies(&flows) {
-            return Ok((id, session.registration_token));
-        }
-        Err(UserError::Challenge(Box::new(Challenge {
-            session: id,
-            flows,
-            completed: session.completed,
-            refused,
-        })))
-    }
-
-    /// Judges one attempt. Returns why it does not count, if so.
-    async fn pass_stage(
-        &self,
-        session: &mut Session,
-        auth: &AuthData,
-    ) -> Result<Option<String>, UserError> {
-        match auth.stage.as_deref() {
-            None => Ok(None),
-            Some("m.login.dummy") => {
-                session.complete(Stage::Dummy);
-                Ok(None)
-            }
-            Some("m.login.registration_token") => {
-                let Some(token) = auth.token.clone() else {
-                    return Err(UserError::MissingParam("token"));
-                };
-                if !self.is_valid_registration_token(token.clone()).await? {
-                    return Ok(Some(
-                        "The registration token is not valid (any more)".to_owned(),
-                    ));
-                }
-                session.registration_token = Some(token);
-                session.complete(Stage::RegistrationToken);
-                Ok(None)
-            }
-            Some(other) => Ok(Some(format!("This server does not know {other:?}"))),
-        }
     }
 
     /// How one can come by an account.

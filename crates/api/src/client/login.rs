@@ -1,7 +1,7 @@
 //! Client-server API, "Login", "Logout" and "Current account information".
 
 use axum::extract::State;
-use myelin_users::{Login, NewDevice};
+use myelin_users::{Login, NewDevice, UserIdentifier};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -19,19 +19,12 @@ pub(crate) async fn flows() -> Json<Value> {
 pub(crate) struct LoginRequest {
     #[serde(rename = "type")]
     kind: String,
-    identifier: Option<Identifier>,
+    identifier: Option<UserIdentifier>,
     /// The form from before identifiers.
     user: Option<String>,
     password: Option<String>,
     device_id: Option<String>,
     initial_device_display_name: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Identifier {
-    #[serde(rename = "type")]
-    kind: String,
-    user: Option<String>,
 }
 
 pub(crate) async fn log_in(
@@ -42,15 +35,7 @@ pub(crate) async fn log_in(
         let message = format!("This server does not log in by {:?}", request.kind);
         return Err(ApiError::unknown(message));
     }
-    let user = match request.identifier {
-        Some(identifier) if identifier.kind == "m.id.user" => identifier.user,
-        Some(identifier) => {
-            let message = format!("This server does not know {:?}", identifier.kind);
-            return Err(ApiError::unknown(message));
-        }
-        None => request.user,
-    };
-    let user = user.ok_or_else(|| ApiError::missing_param("identifier.user"))?;
+    let user = UserIdentifier::user(request.identifier, request.user)?;
     let password = request
         .password
         .ok_or_else(|| ApiError::missing_param("password"))?;

@@ -20,6 +20,8 @@ pub(crate) fn example(path: &str) -> String {
         ("{filter_id}", "0"),
         ("{txn_id}", "1"),
         ("{receipt_type}", "m.read"),
+        ("{device_id}", "PHONE"),
+        ("{protocol}", "irc"),
     ];
     let query = "?event_id=$event&user_id=@alice:example.org&room_alias=%23a:example.org&v=$event&limit=1&dir=b";
     let path = values.iter().fold(path.to_owned(), |path, (name, value)| {

@@ -18,6 +18,7 @@ fn auth(stage: Stage, session: Option<&str>, token: Option<&str>) -> Option<Auth
         stage: Some(stage.name().to_owned()),
         session: session.map(str::to_owned),
         token: token.map(str::to_owned),
+        ..AuthData::default()
     })
 }
 

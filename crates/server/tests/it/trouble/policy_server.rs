@@ -170,6 +170,7 @@ async fn an_event_without_the_signature_gets_it_and_keeps_its_others() {
     // The policy server has sent the event itself.
     let newcomer = member(|resident| resident.policy(SPEAKER)).await;
     newcomer.join().await;
+    assert_eq!(newcomer.members().await, newcomer.everybody());
     let event = newcomer.speech("hello");
     let id = event.event_id.as_str();
     newcomer.take(from_ref(&event)).await;
