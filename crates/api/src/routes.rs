@@ -213,6 +213,7 @@ table! {
         User Wait GET "/_matrix/client/v3/rooms/{room_id}/members" => client::events::members;
         User Wait GET "/_matrix/client/v3/rooms/{room_id}/joined_members" => client::events::joined_members;
         User Wait GET "/_matrix/client/v3/rooms/{room_id}/messages" => client::events::messages;
+        User Wait GET "/_matrix/client/v3/rooms/{room_id}/context/{event_id}" => client::events::context;
         User Wait GET "/_matrix/client/v1/rooms/{room_id}/timestamp_to_event" => client::events::event_at;
     }
     "Server-server API: Server discovery" Federation {

@@ -7,7 +7,7 @@ use myelin_core::{
     event::Event,
     key_table::MEMBER,
     number::{EventNr, StreamPosition},
-    state::{Membership, State},
+    state::{Entry, Membership, State},
     visibility::HistoryVisibility,
 };
 use myelin_rooms::{Room, Rooms};
@@ -17,7 +17,7 @@ use ruma::{RoomId, UserId};
 use crate::SyncError;
 
 /// How long a request waits for the end of a partial join's resync. Clients give up not much later.
-const FULL_STATE_WAIT: Duration = Duration::from_secs(45);
+pub(crate) const FULL_STATE_WAIT: Duration = Duration::from_secs(45);
 
 /// How many changes of a membership are followed back to find out when its user was last joined.
 const MAX_MEMBERSHIP_STEPS: usize = 10;
@@ -34,9 +34,13 @@ pub(crate) enum Access {
 }
 
 impl Access {
-    /// Whether the user is or was in the room after whatever it may read.
-    pub(crate) fn joined_later(self) -> bool {
-        self != Self::Peeking
+    /// Whether the user is, or was, in the room at some time after a position.
+    pub(crate) fn joined_after(self, position: StreamPosition) -> bool {
+        match self {
+            Self::Joined => true,
+            Self::Left(left) => position <= left,
+            Self::Peeking => false,
+        }
     }
 
     /// Up to where the user may read.
@@ -207,23 +211,22 @@ async fn after_last_event(
     let found = room.events(rooms, last).await?;
     let event = found.into_values().next().ok_or(SyncError::StillPartial)?;
     let before = event.before().and_then(|before| before.answering(question));
-    let mut state = room
+    let state = room
         .state(rooms, before.ok_or(SyncError::StillPartial)?)
         .await?;
-    if let Some(state_key) = event
-        .pdu
-        .state_key
-        .as_deref()
-        .filter(|_| event.is_effective_state())
-    {
+    Ok(with_event(room, state, &event))
+}
+
+/// The state after an event, by the state before it.
+pub(crate) fn with_event(room: &Room, mut state: State, event: &Event) -> State {
+    let state_key = event.pdu.state_key.as_deref();
+    if let Some(state_key) = state_key.filter(|_| event.is_effective_state()) {
         let keys = room.keys();
-        let key = keys.number(&event.pdu.event_type.to_string(), state_key);
-        if let Some(key) = key {
-            let entry = myelin_core::state::Entry::new(event.nr, event.pdu.membership);
-            state.set(&keys, key, Some(entry));
+        if let Some(key) = keys.number(&event.pdu.event_type.to_string(), state_key) {
+            state.set(&keys, key, Some(Entry::new(event.nr, event.pdu.membership)));
         }
     }
-    Ok(state)
+    state
 }
 
 /// The current state as of a position, whether complete or not.

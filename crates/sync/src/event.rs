@@ -1,13 +1,16 @@
 //! A single event.
 
+use std::sync::Arc;
+
 use myelin_core::event::Verdict;
+use myelin_rooms::Room;
 use myelin_users::Requester;
 use ruma::{EventId, RoomId};
 
 use crate::{
     EventJson, Sync, SyncError,
-    access::access,
-    client_event::{Form, client_events},
+    access::{Access, access},
+    client_event::{Form, Seen, client_events},
     visibility::visible,
 };
 
@@ -23,32 +26,40 @@ impl Sync {
         room_id: &RoomId,
         event_id: &EventId,
     ) -> Result<EventJson, SyncError> {
-        let not_found = || SyncError::NotFound("No such event".to_owned());
-        let rooms = self.rooms();
-        let (room, access) = match access(rooms, &viewer.user_id, room_id).await {
-            Err(SyncError::Forbidden(_)) => return Err(not_found()),
-            found => found?,
-        };
-        let event = room
-            .event_by_id(rooms, event_id)
-            .await?
-            .ok_or_else(not_found)?;
-        if event.verdict != Verdict::Accepted {
-            return Err(not_found());
-        }
-        // Outliers have no state by which visibility could be judged; they are not seen.
-        let seen = visible(
-            rooms,
-            &room,
-            &viewer.user_id,
-            access.joined_later(),
-            vec![event],
-        )
-        .await?;
-        let form = Form::alone(viewer);
-        client_events(rooms, &room, &seen, form)
+        let (room, _, seen) = self.seen_event(viewer, room_id, event_id).await?;
+        client_events(self.rooms(), &room, &[seen], Form::alone(viewer))
             .await?
             .pop()
-            .ok_or_else(not_found)
+            .ok_or_else(no_such_event)
     }
+
+    /// An event that the user may see, in its room, and by what right the user reads that.
+    ///
+    /// # Errors
+    /// Those of [`Sync::event`].
+    pub(crate) async fn seen_event(
+        &self,
+        viewer: &Requester,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<(Arc<Room>, Access, Seen), SyncError> {
+        let rooms = self.rooms();
+        let (room, access) = match access(rooms, &viewer.user_id, room_id).await {
+            Err(SyncError::Forbidden(_)) => return Err(no_such_event()),
+            found => found?,
+        };
+        let event = room.event_by_id(rooms, event_id).await?;
+        let event = event
+            .filter(|event| event.verdict == Verdict::Accepted)
+            .ok_or_else(no_such_event)?;
+        // Outliers have no state by which visibility could be judged; they are not seen.
+        let user = &viewer.user_id;
+        let mut seen = visible(rooms, &room, user, access, vec![event]).await?;
+        let seen = seen.pop().ok_or_else(no_such_event)?;
+        Ok((room, access, seen))
+    }
+}
+
+fn no_such_event() -> SyncError {
+    SyncError::NotFound("No such event".to_owned())
 }

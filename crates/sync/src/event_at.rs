@@ -69,7 +69,7 @@ impl Sync {
         events: Vec<Arc<Event>>,
     ) -> Result<Option<Arc<Event>>, SyncError> {
         let user = &viewer.user_id;
-        let seen = visible(self.rooms(), room, user, access.joined_later(), events).await?;
+        let seen = visible(self.rooms(), room, user, access, events).await?;
         Ok(seen.into_iter().next().map(|seen| seen.event))
     }
 }

@@ -9,6 +9,7 @@ mod aliases;
 mod answer;
 mod bulk;
 mod client_event;
+mod context;
 mod ephemeral;
 mod error;
 mod event;
@@ -42,6 +43,7 @@ pub use answer::{
     StateSection, SyncResponse, TimelineSection,
 };
 pub use client_event::EventJson;
+pub use context::{Context, ContextRequest};
 pub use error::SyncError;
 pub use event_at::EventAt;
 pub use filter::{EventFields, Filter, RoomEventFilter, RoomFilter};

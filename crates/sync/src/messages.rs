@@ -15,7 +15,7 @@ use myelin_storage::{
     timelines::{self, HistoryEvent, HistoryPlace, HistoryRange},
 };
 use myelin_users::Requester;
-use ruma::OwnedRoomId;
+use ruma::{OwnedRoomId, UserId};
 use serde::Serialize;
 
 use crate::{
@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// How many events a page has if the client doesn't say.
-const DEFAULT_LIMIT: usize = 10;
+pub(crate) const DEFAULT_LIMIT: usize = 10;
 
 /// How often other servers are asked for more before the page is answered as it is.
 const MAX_BACKFILLS: usize = 3;
@@ -71,11 +71,21 @@ pub struct Messages {
     pub state: Vec<EventJson>,
 }
 
+/// What is read of a room's history, by whom.
+#[derive(Clone, Copy)]
+pub(crate) struct Reading<'a> {
+    pub(crate) viewer: &'a UserId,
+    pub(crate) direction: Direction,
+    pub(crate) filter: &'a RoomEventFilter,
+    /// How many events at most.
+    pub(crate) limit: usize,
+}
+
 /// Events that were read, in the direction of reading.
-struct Page {
-    seen: Vec<Seen>,
+pub(crate) struct Page {
+    pub(crate) seen: Vec<Seen>,
     /// The next page begins here.
-    next: HistoryPlace,
+    pub(crate) next: HistoryPlace,
     /// Whether there is nothing more.
     exhausted: bool,
 }
@@ -102,7 +112,8 @@ impl Sync {
             },
         });
         let range = range(direction, start, to, newest);
-        let mut page = self.page(request, (&room, access), range).await?;
+        let reading = request.reading();
+        let mut page = self.page(reading, (&room, access), range).await?;
         let mut end = (!page.exhausted).then_some(page.next);
         if direction == Direction::Backward && access == Access::Joined {
             for _ in 0..MAX_BACKFILLS {
@@ -111,14 +122,13 @@ impl Sync {
                 };
                 // The history goes on elsewhere, whether it can be had now or not.
                 end = (!page.seen.is_empty() || end.is_some()).then_some(page.next);
-                let limit = limit(request);
                 if !matches!(
-                    Box::pin(rooms.maybe_backfill(&room, depth, limit)).await,
+                    Box::pin(rooms.maybe_backfill(&room, depth, reading.limit)).await,
                     Ok(true)
                 ) {
                     break;
                 }
-                page = self.page(request, (&room, access), range).await?;
+                page = self.page(reading, (&room, access), range).await?;
                 end = (!page.exhausted).then_some(page.next);
             }
         }
@@ -133,40 +143,42 @@ impl Sync {
     }
 
     /// Reads events until there are as many as asked for.
-    async fn page(
+    pub(crate) async fn page(
         &self,
-        request: &MessagesRequest,
+        reading: Reading<'_>,
         (room, access): (&Arc<Room>, Access),
         mut range: HistoryRange,
     ) -> Result<Page, SyncError> {
-        let limit = limit(request);
-        let user = &request.viewer.user_id;
+        let Reading {
+            viewer: user,
+            direction,
+            filter,
+            limit,
+        } = reading;
         let mut seen = Vec::new();
-        let mut exhausted = !request.filter.wants_room(&room.key.room_id);
+        let mut exhausted = !filter.wants_room(&room.key.room_id);
         for _ in 0..MAX_ROUNDS {
             let wanted = limit - seen.len();
             if wanted == 0 || exhausted {
                 break;
             }
-            let found = self
-                .read_history(room, request.direction, range, wanted)
-                .await?;
+            let found = self.read_history(room, direction, range, wanted).await?;
             exhausted = found.len() < wanted;
             if let Some(last) = found.last() {
-                match request.direction {
+                match direction {
                     Direction::Backward => range.to = last.place,
                     Direction::Forward => range.from = after(last.place),
                 }
             }
             let events = self.load(room, &found).await?;
-            let visible = visible(self.rooms(), room, user, access.joined_later(), events).await?;
+            let visible = visible(self.rooms(), room, user, access, events).await?;
             seen.extend(
                 visible
                     .into_iter()
-                    .filter(|seen| request.filter.wants(&seen.event.pdu)),
+                    .filter(|seen| filter.wants(&seen.event.pdu)),
             );
         }
-        let next = match request.direction {
+        let next = match direction {
             Direction::Backward => range.to,
             Direction::Forward => range.from,
         };
@@ -253,14 +265,21 @@ impl Sync {
     }
 }
 
-fn limit(request: &MessagesRequest) -> usize {
-    let wanted = request.limit.or(request.filter.limit);
-    let wanted = wanted.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    wanted.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT)
+impl MessagesRequest {
+    fn reading(&self) -> Reading<'_> {
+        let wanted = self.limit.or(self.filter.limit);
+        let wanted = wanted.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        Reading {
+            viewer: &self.viewer.user_id,
+            direction: self.direction,
+            filter: &self.filter,
+            limit: wanted.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT),
+        }
+    }
 }
 
 /// The place right after one.
-fn after(place: HistoryPlace) -> HistoryPlace {
+pub(crate) fn after(place: HistoryPlace) -> HistoryPlace {
     let position = StreamPosition(place.position.0.saturating_add(1));
     HistoryPlace { position, ..place }
 }

@@ -14,7 +14,11 @@ use myelin_storage::{
 use ruma::{UserId, events::TimelineEventType};
 
 use crate::{
-    SyncError, access::placed, client_event::Seen, filter::RoomEventFilter, token::PageToken,
+    SyncError,
+    access::{Access, placed},
+    client_event::Seen,
+    filter::RoomEventFilter,
+    token::PageToken,
     visibility::visible,
 };
 
@@ -86,7 +90,8 @@ impl Timeline {
             gaps.extend(page.after_gaps);
             let oldest = page.events.last().and_then(placed);
             upto = oldest.map_or(upto, |(position, _)| StreamPosition(position.0 - 1));
-            let seen = visible(rooms, room, query.user, true, page.events).await?;
+            // The span ends where the user left, so all in it comes before that.
+            let seen = visible(rooms, room, query.user, Access::Joined, page.events).await?;
             newest_first.extend(
                 seen.into_iter()
                     .filter(|seen| query.filter.wants(&seen.event.pdu)),

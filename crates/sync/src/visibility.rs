@@ -11,7 +11,11 @@ use myelin_core::{
 use myelin_rooms::{Room, Rooms};
 use ruma::UserId;
 
-use crate::{SyncError, client_event::Seen};
+use crate::{
+    SyncError,
+    access::{Access, placed},
+    client_event::Seen,
+};
 
 /// What one state says about visibility.
 #[derive(Clone, Copy)]
@@ -20,13 +24,12 @@ struct Facts {
     membership: Option<Membership>,
 }
 
-/// Of some timeline events, in order, those that a user may see. `joined_later`: whether the user is,
-/// or was, joined at some time after them.
+/// Of some timeline events, in order, those that a user who reads the room by this right may see.
 pub(crate) async fn visible(
     rooms: &Rooms,
     room: &Arc<Room>,
     user: &UserId,
-    joined_later: bool,
+    access: Access,
     events: Vec<Arc<Event>>,
 ) -> Result<Vec<Seen>, SyncError> {
     let mut facts: HashMap<SnapshotNr, Facts> = HashMap::new();
@@ -45,7 +48,8 @@ pub(crate) async fn visible(
         .map(|(nr, event)| (nr, HistoryVisibility::read(Some(&event.pdu))))
         .collect();
     let seen = events.into_iter().filter_map(|event| {
-        let facts = facts.get(&event.before()?.snapshot())?;
+        let (position, before) = placed(&event)?;
+        let facts = facts.get(&before.snapshot())?;
         let visibility = match facts.visibility {
             // A state may name an event that is not held; then nothing is known to be open.
             Some(nr) => *visibilities.get(&nr).unwrap_or(&HistoryVisibility::Joined),
@@ -58,7 +62,7 @@ pub(crate) async fn visible(
             &UserFacts {
                 visibility,
                 membership,
-                joined_later,
+                joined_later: access.joined_after(position),
             },
         );
         may_see.then(|| {

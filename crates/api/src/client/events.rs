@@ -3,7 +3,8 @@
 use axum::extract::State;
 use myelin_rooms::Moment;
 use myelin_sync::{
-    Direction, EventAt, EventJson, MembersRequest, Messages, MessagesRequest, RoomEventFilter,
+    Context, ContextRequest, Direction, EventAt, EventJson, MembersRequest, Messages,
+    MessagesRequest, RoomEventFilter,
 };
 use ruma::{OwnedEventId, OwnedRoomId};
 use serde::{Deserialize, Serialize};
@@ -166,6 +167,33 @@ pub(crate) async fn messages(
         filter: filter.unwrap_or_default(),
     };
     Ok(Json(api.sync().messages(&request).await?))
+}
+
+#[derive(Deserialize)]
+pub(crate) struct ContextParameters {
+    limit: Option<u64>,
+    filter: Option<String>,
+}
+
+pub(crate) async fn context(
+    State(api): State<Api>,
+    User(viewer): User,
+    Path((room_id, event_id)): Path<(OwnedRoomId, OwnedEventId)>,
+    Query(parameters): Query<ContextParameters>,
+) -> Result<Json<Context>, ApiError> {
+    let filter = parameters
+        .filter
+        .as_deref()
+        .map(RoomEventFilter::parse)
+        .transpose()?;
+    let request = ContextRequest {
+        viewer,
+        room_id,
+        event_id,
+        limit: parameters.limit,
+        filter: filter.unwrap_or_default(),
+    };
+    Ok(Json(api.sync().context(&request).await?))
 }
 
 #[derive(Deserialize)]

@@ -48,6 +48,19 @@ async fn people_talk_in_a_room() {
         assert_eq!(page["chunk"][0]["type"], "m.room.redaction");
         assert_eq!(page["chunk"][1]["event_id"], event_id);
 
+        let (_, around) = site.call(Method::GET, &format!("{room}/context/{event_id}?limit=2"), Some(&bob), Value::Null).await;
+        assert_eq!(around["event"]["event_id"], event_id);
+        assert_eq!(around["events_after"][0]["event_id"], page["chunk"][0]["event_id"]);
+        for (end, status, code) in [
+            ("$none", StatusCode::NOT_FOUND, "M_NOT_FOUND"),
+            ("none", StatusCode::BAD_REQUEST, "M_INVALID_PARAM"),
+            (&format!("{event_id}?filter=%5B%5D"), StatusCode::BAD_REQUEST, "M_INVALID_PARAM"),
+            (&format!("{event_id}?limit=many"), StatusCode::BAD_REQUEST, "M_INVALID_PARAM"),
+        ] {
+            let (found, refused) = site.call(Method::GET, &format!("{room}/context/{end}"), Some(&bob), Value::Null).await;
+            assert_eq!((found, &refused["errcode"]), (status, &json!(code)), "{end}");
+        }
+
         let by_time = format!("/_matrix/client/v1/rooms/{room_id}/timestamp_to_event");
         let (_, found) = site.call(Method::GET, &format!("{by_time}?ts=9999999999999&dir=b"), Some(&bob), Value::Null).await;
         assert_eq!(found["event_id"], page["chunk"][0]["event_id"]);

@@ -2,6 +2,7 @@
 
 mod by_time;
 mod client_form;
+mod context;
 mod ephemeral;
 mod house;
 mod joined;
