@@ -27,5 +27,6 @@ pub mod state;
 pub mod state_codec;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod third_party;
 pub mod validate;
 pub mod visibility;

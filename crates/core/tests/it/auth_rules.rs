@@ -8,7 +8,9 @@ use myelin_core::{
     event::{Event, Verdict},
     pdu::Pdu,
     room_version::RoomVersion,
+    testing::{third_party_invite, third_party_signed},
 };
+use ruma::user_id;
 use serde_json::{Value, json};
 
 use crate::room::{Room, Sketch, stored};
@@ -82,6 +84,45 @@ fn before(later: RoomVersion) -> Vec<RoomVersion> {
     RoomVersion::supported()
         .filter(|version| *version < later)
         .collect()
+}
+
+#[rustfmt::skip]
+#[test]
+fn an_invite_by_address_is_redeemed_with_the_word_of_the_identity_server() {
+    let invited = |by| (by, "m.room.third_party_invite", Some("t"), third_party_invite());
+    let word = |change: fn(&mut Value)| {
+        let mut content = third_party_signed(user_id!("@n:n"), "t");
+        content["membership"] = json!("invite");
+        change(&mut content["third_party_invite"]);
+        ("@m:m", "m.room.member", Some("@n:n"), content)
+    };
+    let good = || word(|_| ());
+    let also = |what| vec![invited("@m:m"), membership("@c:c", "@n:n", what)];
+    let taken_back = vec![invited("@m:m"), ("@m:m", "m.room.third_party_invite", Some("t"), json!({}))];
+    let keys_listed = |key: Value| {
+        let content = json!({ "display_name": "n", "public_keys": [{ "public_key": "AAAA" }, { "public_key": key }] });
+        vec![("@m:m", "m.room.third_party_invite", Some("t"), content)]
+    };
+    let key = third_party_invite()["public_key"].clone();
+    check(&every_version(), vec![
+        ("who owns the address is invited", "invite", vec![invited("@m:m")], good(), Allowed),
+        ("any of the keys will do", "invite", keys_listed(key), good(), Allowed),
+        ("a key that is none will not", "invite", keys_listed(json!("")), good(), Forbidden),
+        ("without an invite", "invite", vec![], good(), Forbidden),
+        ("after it was taken back", "invite", taken_back, good(), Forbidden),
+        ("by another than the inviter", "invite", vec![invited("@u:u")], good(), Forbidden),
+        ("a banned user", "invite", also("ban"), good(), Forbidden),
+        ("for another user than the word is about", "invite", vec![invited("@m:m")],
+            word(|invite| invite["signed"]["mxid"] = json!("@o:o")), Forbidden),
+        ("for another invite than the word is about", "invite", vec![invited("@m:m")],
+            word(|invite| invite["signed"]["token"] = json!("u")), Forbidden),
+        ("with a word that was changed", "invite", vec![invited("@m:m")],
+            word(|invite| invite["signed"]["more"] = json!(true)), Forbidden),
+        ("with a word that nobody signed", "invite", vec![invited("@m:m")],
+            word(|invite| invite["signed"]["signatures"] = json!({})), Forbidden),
+        ("without a word", "invite", vec![invited("@m:m")],
+            word(|invite| drop(invite["signed"].take())), Malformed),
+    ]);
 }
 
 #[rustfmt::skip]

@@ -10,5 +10,6 @@ mod server_acl;
 mod signatures;
 mod state;
 mod state_codec;
+mod third_party;
 mod vectors;
 mod visibility;
