@@ -5,17 +5,18 @@
 //! permit that is a matter of [`crate::auth`]; here is which key a statement stands on.
 
 use ruma::{CanonicalJsonObject, CanonicalJsonValue};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::keys::{bytes_to_sign, decode_verifying_key, verify_bytes};
 
 /// A key with which the statement may be signed.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct InviteKey {
     /// In unpadded base64, of either alphabet, as the identity server wrote it.
     pub public_key: String,
     /// Where to ask whether the key is still valid; without, it always is.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub key_validity_url: Option<String>,
 }
 

@@ -7,7 +7,7 @@
 //!    │ request          sign (x_matrix), leave failing servers alone (destinations)
 //!    ▼
 //! Transport ─ well_known   who answers for a name
-//!    ▼
+//!    ▼                  (identity servers are web servers: nothing answers for their names)
 //! HttpClient ─ Connector ─ discovery (DNS), address policy, TLS
 //! ```
 //!
@@ -25,6 +25,7 @@ mod events;
 mod federation;
 mod flight;
 mod http_client;
+mod identity;
 mod key_document;
 mod key_fetch;
 mod key_ring;
@@ -51,8 +52,9 @@ pub use destinations::{Urgency, Waits};
 pub use error::{FederationError, RemoteError, SetupError};
 pub use events::{EventAtTime, MissingEvents, StateIds};
 pub use federation::{Federation, FederationConfig};
+pub use identity::{IdentityServer, InviteDetails, StoredInvite, ThirdPartyId};
 pub use key_ring::{KeyNeed, KeyRing};
-pub use membership::{Invite, Template};
+pub use membership::{Invite, Template, ThirdPartyInvite};
 pub use pdu_stream::{
     PduList, PduStream, SendJoinAnswer, SendJoinRest, SendJoinStream, StateAnswer, StreamedPdu,
 };

@@ -234,6 +234,49 @@ impl Federation {
         let answer: Answer = self.ask(server, request).await?;
         Ok(answer.event)
     }
+
+    /// `PUT /v1/exchange_third_party_invite`: asks a server in the room to invite one of our users, who owns
+    /// an address that was invited.
+    ///
+    /// # Errors
+    /// Any [`FederationError`].
+    pub async fn exchange_third_party_invite(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        invite: &ThirdPartyInvite<'_>,
+    ) -> Result<(), FederationError> {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            #[serde(rename = "type")]
+            event_type: &'static str,
+            room_id: &'a RoomId,
+            #[serde(flatten)]
+            invite: &'a ThirdPartyInvite<'a>,
+        }
+        let body = Body {
+            event_type: "m.room.member",
+            room_id,
+            invite,
+        };
+        let endpoint = "exchange_third_party_invite";
+        let request = Request::put(endpoint, "v1/exchange_third_party_invite")
+            .segment(room_id)
+            .interactive()
+            .json(&body)?;
+        self.fetch(server, request).await.map(drop)
+    }
+}
+
+/// An invite by address that its owner's server wants to be made that user's.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ThirdPartyInvite<'a> {
+    /// Who made the invite: a user of the server that is asked.
+    pub sender: &'a UserId,
+    /// Who owns the address.
+    pub state_key: &'a UserId,
+    /// The content of the wished membership event.
+    pub content: &'a serde_json::Value,
 }
 
 /// An invite to be signed by the invited user's server.

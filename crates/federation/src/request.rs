@@ -14,13 +14,13 @@ use crate::{
 };
 
 /// What needs no escape anywhere in a path or query (RFC 3986, 2.3).
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+pub(crate) const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 /// For answers that cost the other server long work.
 pub(crate) const LONG_TIMEOUT: Duration = Duration::from_secs(600);
 

@@ -1,6 +1,9 @@
 //! Requests to servers by name: delegation, connection, answer or error.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    fmt,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, header};
@@ -8,6 +11,7 @@ use myelin_env::Clock;
 use ruma::ServerName;
 
 use crate::{
+    authority::Authority,
     error::{FederationError, RemoteError},
     http_client::{Body, HttpClient, Outgoing},
     well_known::WellKnown,
@@ -49,23 +53,10 @@ impl Transport {
         server: &ServerName,
         call: Call,
     ) -> Result<Body, FederationError> {
-        let endpoint = call.endpoint;
-        let start = self.clock.instant();
-        let outcome = self.open_unmeasured(server, call).await;
+        let (endpoint, start) = (call.endpoint, self.clock.instant());
+        let outcome = self.open_delegated(server, call).await;
         let seconds = start.elapsed(&self.clock).as_secs_f64();
-        let word = outcome
-            .as_ref()
-            .map_or_else(FederationError::outcome, |_| "ok");
-        metrics::counter!(
-            "myelin_federation_requests_total", "endpoint" => endpoint, "outcome" => word
-        )
-        .increment(1);
-        metrics::histogram!("myelin_federation_answer_seconds", "endpoint" => endpoint)
-            .record(seconds);
-        match &outcome {
-            Ok(_) => tracing::debug!(%server, endpoint, seconds, "answered"),
-            Err(error) => tracing::debug!(%server, endpoint, seconds, %error, "failed"),
-        }
+        measure(server, endpoint, seconds, outcome.as_ref().err());
         outcome
     }
 
@@ -79,16 +70,38 @@ impl Transport {
         self.open(server, call).await?.collect(limit).await
     }
 
-    async fn open_unmeasured(
+    /// Sends a request to an authority itself, and reads the body of a successful answer.
+    ///
+    /// # Errors
+    /// As [`Transport::open`].
+    pub(crate) async fn fetch_from(
+        &self,
+        authority: &Authority,
+        call: Call,
+        limit: usize,
+    ) -> Result<Bytes, FederationError> {
+        let (endpoint, start) = (call.endpoint, self.clock.instant());
+        let outcome = self.open_at(authority, call).await;
+        let seconds = start.elapsed(&self.clock).as_secs_f64();
+        measure(authority, endpoint, seconds, outcome.as_ref().err());
+        outcome?.collect(limit).await
+    }
+
+    async fn open_delegated(
         &self,
         server: &ServerName,
-        call: Call,
+        mut call: Call,
     ) -> Result<Body, FederationError> {
         let start = self.clock.instant();
         let delegating = self.well_known.delegate(server);
         let authority = self.clock.timeout(call.timeout, delegating).await;
         let authority = authority
             .map_err(|_| FederationError::Unreachable("out of time resolving it".to_owned()))?;
+        call.timeout = call.timeout.saturating_sub(start.elapsed(&self.clock));
+        self.open_at(&authority, call).await
+    }
+
+    async fn open_at(&self, authority: &Authority, call: Call) -> Result<Body, FederationError> {
         let outgoing = Outgoing {
             method: call.method,
             host: authority.to_string(),
@@ -96,7 +109,7 @@ impl Transport {
             target: call.target,
             authorization: call.authorization,
             body: call.body,
-            timeout: call.timeout.saturating_sub(start.elapsed(&self.clock)),
+            timeout: call.timeout,
         };
         let answer = self.http.open(outgoing).await?;
         if answer.status.is_success() {
@@ -106,6 +119,24 @@ impl Transport {
         let body = answer.body.collect_some(LARGEST_ERROR).await;
         let error = RemoteError::new(answer.status, retry_after, body);
         Err(FederationError::Remote(Box::new(error)))
+    }
+}
+
+fn measure(
+    server: impl fmt::Display,
+    endpoint: &'static str,
+    seconds: f64,
+    error: Option<&FederationError>,
+) {
+    let outcome = error.map_or("ok", FederationError::outcome);
+    metrics::counter!(
+        "myelin_federation_requests_total", "endpoint" => endpoint, "outcome" => outcome
+    )
+    .increment(1);
+    metrics::histogram!("myelin_federation_answer_seconds", "endpoint" => endpoint).record(seconds);
+    match error {
+        None => tracing::debug!(%server, endpoint, seconds, "answered"),
+        Some(error) => tracing::debug!(%server, endpoint, seconds, %error, "failed"),
     }
 }
 

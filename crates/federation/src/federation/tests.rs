@@ -3,6 +3,7 @@
 mod bounds;
 mod endpoints;
 mod finding;
+mod identity;
 mod streams;
 
 use futures_util::future::BoxFuture;
