@@ -179,6 +179,11 @@ impl Client {
         self.change(room, "invite", user).await;
     }
 
+    /// Invites whoever owns an address; `invitation` says which, and what identity server knows.
+    pub async fn invite_by_address(&self, room: &str, invitation: Value) {
+        self.post(&in_room(room, "invite"), invitation).await;
+    }
+
     pub async fn kick(&self, room: &str, user: &str) {
         self.change(room, "kick", user).await;
     }

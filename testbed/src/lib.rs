@@ -1,5 +1,6 @@
 //! What surrounds a server when it is tested or measured whole: a client, a certificate authority, and
-//! a resident server that lives in the same process and does what it is told, wrong things too.
+//! a resident server that lives in the same process and does what it is told, wrong things too, and an
+//! identity server.
 //!
 //! Not part of the product: only tests and benchmarks use it.
 #![allow(
@@ -11,4 +12,5 @@
 pub mod ca;
 pub mod client;
 pub mod http;
+pub mod identity;
 pub mod resident;

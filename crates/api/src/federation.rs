@@ -6,4 +6,5 @@ pub(crate) mod public_rooms;
 pub(crate) mod queries;
 pub(crate) mod server;
 pub(crate) mod spaces;
+pub(crate) mod third_party_invites;
 pub(crate) mod transactions;

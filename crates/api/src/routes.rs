@@ -253,6 +253,12 @@ table! {
         Server Change PUT "/_matrix/federation/v2/send_leave/{room_id}/{event_id}" => federation::membership::send_leave;
         Server Change PUT "/_matrix/federation/v1/send_leave/{room_id}/{event_id}" => federation::membership::send_leave_v1;
     }
+    "Server-server API: Third-party invites" Federation {
+        Server Change PUT "/_matrix/federation/v1/exchange_third_party_invite/{room_id}" => federation::third_party_invites::exchange;
+        Public Change PUT "/_matrix/federation/v1/3pid/onbind" => federation::third_party_invites::on_bind;
+        // As identity servers really send it.
+        Public Change POST "/_matrix/federation/v1/3pid/onbind" => federation::third_party_invites::on_bind;
+    }
     "Server-server API: Querying for information" Federation {
         Server Read GET "/_matrix/federation/v1/query/profile" => federation::queries::profile;
         Server Read GET "/_matrix/federation/v1/query/directory" => federation::queries::directory;

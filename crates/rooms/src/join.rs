@@ -30,6 +30,7 @@ use crate::{
     outliers::remote,
     restricted::Condition,
     room::Room,
+    third_party_invites::Ownership,
 };
 
 /// The pause before a join of which it isn't known what became is repaired, and the longest.
@@ -94,6 +95,23 @@ impl Rooms {
         self.join_remotely(room_id.clone(), user.to_owned(), candidates, content)
             .await?;
         Ok(room_id)
+    }
+
+    /// Joins a room on an invite of an address that is the user's, as an identity server states.
+    ///
+    /// # Errors
+    /// As [`Rooms::redeem_third_party_invite`] and [`Rooms::join`].
+    pub async fn join_as_owner(
+        &self,
+        target: &RoomOrAliasId,
+        via: Vec<OwnedServerName>,
+        content: JoinContent,
+        ownership: &Ownership,
+    ) -> Result<OwnedRoomId, RoomError> {
+        let (room_id, via) = self.locate(target, via).await?;
+        self.redeem_third_party_invite(&room_id, ownership).await?;
+        let user = &ownership.owner;
+        self.join(user, (&*room_id).into(), via, content).await
     }
 
     /// Joins a room that this server is in, as far as it can let the user in.

@@ -52,6 +52,7 @@ mod states;
 mod stripped;
 mod taking;
 mod template;
+mod third_party_invites;
 mod timestamps;
 mod turn;
 mod typing;
@@ -86,6 +87,7 @@ pub use pdu_answer::PduAnswer;
 pub use receipts::{Mark, ReceiptType};
 pub use resident::Handed;
 pub use room::{CurrentState, Keys, Room};
+pub use third_party_invites::{Ownership, ThirdParty};
 pub use timestamps::{EventsNear, Moment};
 pub use upgrade::Upgrade;
 

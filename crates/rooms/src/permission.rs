@@ -86,7 +86,20 @@ impl Rooms {
         {
             return Ok(None);
         }
-        let entry = current.state.get_named(&room.keys(), event_type, "");
+        self.current_named(room, event_type, "").await
+    }
+
+    /// A current state event. Whether the state is complete there is for the caller to know.
+    pub(crate) async fn current_named(
+        &self,
+        room: &Arc<Room>,
+        event_type: &str,
+        state_key: &str,
+    ) -> Result<Option<Arc<Event>>, StorageError> {
+        let Some(current) = room.current() else {
+            return Ok(None);
+        };
+        let entry = current.state.get_named(&room.keys(), event_type, state_key);
         let Some(nr) = entry.map(|entry| entry.event()) else {
             return Ok(None);
         };

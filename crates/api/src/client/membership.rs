@@ -2,9 +2,11 @@
 
 use axum::extract::State;
 use myelin_core::state::Membership;
+use myelin_federation::ThirdPartyId;
+use myelin_rooms::{Ownership, ThirdParty};
 use myelin_users::ProfileField;
 use ruma::{OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, OwnedUserId, RoomId, UserId};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::profiles::profile_fields;
@@ -14,10 +16,25 @@ use crate::{
     request::{Json, OptionalJson, Path, Query},
 };
 
-/// The only part of a request to join, leave and the like that this server uses.
+/// The only part of a request to leave and the like that this server uses.
 #[derive(Deserialize)]
 pub(crate) struct Reason {
     reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct JoinRequest {
+    reason: Option<String>,
+    third_party_signed: Option<ThirdPartySigned>,
+}
+
+/// What an identity server gave to the owner of an address that was invited.
+#[derive(Deserialize, Serialize)]
+struct ThirdPartySigned {
+    sender: OwnedUserId,
+    mxid: OwnedUserId,
+    token: String,
+    signatures: Value,
 }
 
 pub(crate) async fn join(
@@ -25,19 +42,39 @@ pub(crate) async fn join(
     User(requester): User,
     Path(target): Path<OwnedRoomOrAliasId>,
     Query(parameters): Query<Vec<(String, String)>>,
-    OptionalJson(body): OptionalJson<Reason>,
+    OptionalJson(body): OptionalJson<JoinRequest>,
 ) -> Result<Json<Value>, ApiError> {
     let via = via(&parameters)?;
     tracing::Span::current().record("room", target.as_str());
-    let mut content = own_profile(&api, &requester.user_id).await?;
+    let user = &requester.user_id;
+    let mut content = own_profile(&api, user).await?;
     if let Some(reason) = body.reason {
         content.insert("reason".to_owned(), reason.into());
     }
-    let room_id = api
-        .rooms()
-        .join(&requester.user_id, &target, via, content)
-        .await?;
+    let rooms = api.rooms();
+    let room_id = match body.third_party_signed {
+        None => rooms.join(user, &target, via, content).await?,
+        Some(signed) => {
+            let ownership = ownership(user, signed)?;
+            let join = rooms.join_as_owner(&target, via, content, &ownership);
+            join.await?
+        }
+    };
     Ok(Json(json!({ "room_id": room_id })))
+}
+
+fn ownership(user: &UserId, signed: ThirdPartySigned) -> Result<Ownership, ApiError> {
+    if signed.mxid != user {
+        return Err(ApiError::forbidden("The address is another user's"));
+    }
+    let Ok(Value::Object(statement)) = serde_json::to_value(&signed) else {
+        return Err(ApiError::internal());
+    };
+    Ok(Ownership {
+        inviter: signed.sender,
+        owner: signed.mxid,
+        signed: statement,
+    })
 }
 
 /// The servers that the client thinks are in the room.
@@ -105,20 +142,64 @@ pub(crate) struct Target {
     reason: Option<String>,
 }
 
+/// Whom to invite: a user, or somebody who is known by an address.
+#[derive(Deserialize)]
+pub(crate) struct Invitation {
+    user_id: Option<OwnedUserId>,
+    reason: Option<String>,
+    #[serde(flatten)]
+    by_address: Invite3pid,
+}
+
+/// Somebody who is known by an address. All must be there.
+#[derive(Deserialize)]
+pub(crate) struct Invite3pid {
+    id_server: Option<String>,
+    id_access_token: Option<String>,
+    medium: Option<String>,
+    address: Option<String>,
+}
+
+impl Invite3pid {
+    fn is_empty(&self) -> bool {
+        self.medium.is_none() && self.address.is_none()
+    }
+
+    pub(crate) fn third_party(self) -> Result<ThirdParty, ApiError> {
+        let given = |name, value: Option<String>| value.ok_or(ApiError::missing_param(name));
+        Ok(ThirdParty {
+            id: ThirdPartyId {
+                medium: given("medium", self.medium)?,
+                address: given("address", self.address)?,
+            },
+            identity_server: given("id_server", self.id_server)?,
+            access_token: given("id_access_token", self.id_access_token)?,
+        })
+    }
+}
+
 pub(crate) async fn invite(
     State(api): State<Api>,
     User(requester): User,
     Path(room_id): Path<OwnedRoomId>,
-    Json(target): Json<Target>,
+    Json(invitation): Json<Invitation>,
 ) -> Result<Json<Value>, ApiError> {
-    set(
-        &api,
-        &requester.user_id,
-        &room_id,
-        target,
-        Membership::Invite,
-    )
-    .await
+    let sender = &requester.user_id;
+    let Invitation {
+        user_id,
+        reason,
+        by_address,
+    } = invitation;
+    if user_id.is_none() && !by_address.is_empty() {
+        tracing::Span::current().record("room", room_id.as_str());
+        let invitee = by_address.third_party()?;
+        let rooms = api.rooms();
+        rooms.invite_third_party(sender, &room_id, &invitee).await?;
+        return Ok(Json(json!({})));
+    }
+    let user_id = user_id.ok_or_else(|| ApiError::missing_param("user_id"))?;
+    let target = Target { user_id, reason };
+    set(&api, sender, &room_id, target, Membership::Invite).await
 }
 
 pub(crate) async fn kick(

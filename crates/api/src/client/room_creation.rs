@@ -6,7 +6,7 @@ use ruma::OwnedUserId;
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
-use super::membership::own_profile;
+use super::membership::{Invite3pid, own_profile};
 use crate::{
     Api, ApiError,
     admission::User,
@@ -22,7 +22,7 @@ pub(crate) struct CreateRequest {
     #[serde(default)]
     invite: Vec<OwnedUserId>,
     #[serde(default)]
-    invite_3pid: Vec<Box<RawValue>>,
+    invite_3pid: Vec<Invite3pid>,
     room_version: Option<String>,
     #[serde(default)]
     creation_content: Map<String, Value>,
@@ -66,11 +66,10 @@ pub(crate) async fn create(
     User(requester): User,
     OptionalJson(request): OptionalJson<CreateRequest>,
 ) -> Result<Json<Value>, ApiError> {
-    if !request.invite_3pid.is_empty() {
-        return Err(ApiError::forbidden(
-            "This server does not invite by e-mail or phone number",
-        ));
-    }
+    let third_parties = request.invite_3pid.into_iter();
+    let third_parties: Vec<_> = third_parties
+        .map(Invite3pid::third_party)
+        .collect::<Result<_, _>>()?;
     let preset = match (request.preset, request.visibility) {
         (Some(WrittenPreset::Private), _) => Preset::Private,
         (Some(WrittenPreset::TrustedPrivate), _) => Preset::TrustedPrivate,
@@ -96,5 +95,14 @@ pub(crate) async fn create(
     };
     let room_id = api.rooms().create(&requester.user_id, wish).await?;
     tracing::Span::current().record("room", room_id.as_str());
+    for invitee in &third_parties {
+        let invite = api
+            .rooms()
+            .invite_third_party(&requester.user_id, &room_id, invitee);
+        // The room is there, whatever identity servers say.
+        if let Err(error) = invite.await {
+            tracing::warn!(%error, "not invited by address");
+        }
+    }
     Ok(Json(json!({ "room_id": room_id })))
 }

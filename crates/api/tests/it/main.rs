@@ -13,6 +13,7 @@ mod memberships;
 mod peer;
 mod rooms;
 mod spaces;
+mod third_party_invites;
 mod upgrades;
 mod wrong_events;
 

@@ -5,6 +5,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use myelin_core::{
     event::Event,
     number::{EventNr, StreamPosition},
+    state::Membership,
 };
 use myelin_federation::{FederationError, MOST_EDUS, MOST_PDUS, Transaction};
 use myelin_storage::{
@@ -135,8 +136,12 @@ impl Rooms {
         if sent.is_empty() {
             sent.extend(room.events(self, [row.event]).await?.into_values());
         }
-        // Of what its own users sent it has the originals.
-        sent.retain(|event| event.pdu.sender.server_name() != server);
+        // Of what its own users sent it has the originals. Only an invite may have been made by another
+        // server in their name, for the owner of an address.
+        sent.retain(|event| {
+            let pdu = &event.pdu;
+            pdu.sender.server_name() != server || pdu.membership == Some(Membership::Invite)
+        });
         let json = sent.iter().map(|event| event.pdu.json.to_string());
         Ok(json
             .filter_map(|json| RawValue::from_string(json).ok())

@@ -14,3 +14,4 @@ mod meeting;
 mod memberships;
 mod nio;
 mod partial_join;
+mod third_party_invites;

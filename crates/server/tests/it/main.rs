@@ -20,4 +20,4 @@ mod synapse;
 mod trouble;
 mod witness;
 
-use myelin_testbed::{ca, client, http, resident};
+use myelin_testbed::{ca, client, http, identity, resident};

@@ -32,7 +32,9 @@ pub(crate) fn command(site: &Site) -> Command {
     let mut command = Command::new(environment().join("bin/python"));
     command
         .args(["-m", "synapse.app.homeserver", "-c"])
-        .arg(site.directory.join("homeserver.yaml"));
+        .arg(site.directory.join("homeserver.yaml"))
+        // What is no homeserver it believes by these alone: identity servers.
+        .env("SSL_CERT_FILE", &site.ca);
     command
 }
 

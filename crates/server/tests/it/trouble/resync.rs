@@ -326,6 +326,28 @@ async fn a_partial_room_tells_no_states_and_only_its_own_events() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_of_a_partial_room_speak_take_names_give_it_one_and_leave_at_once() {
+    let (newcomer, _release) = partial().await;
+    let (client, resident) = (&newcomer.client, &newcomer.resident);
+    let room = resident.room_id().as_str();
+    let mut watch = client.watch();
+    let said = client.say(room, "in the dark").await;
+    client.set_display_name("Newcomer").await;
+    let renamed = |event: &Value| event["content"]["displayname"] == "Newcomer";
+    let renamed = watch.until(room, "the new name", renamed).await;
+    let alias = encode(&format!("#dark:{}", newcomer.name()));
+    let alias = format!("/_matrix/client/v3/directory/room/{alias}");
+    client.put(&alias, json!({ "room_id": room })).await;
+    assert_eq!(client.get(&alias).await["room_id"], room);
+    client.leave(room).await;
+    let left = watch.until_member(room, &client.user_id, "leave").await;
+    let id = |event: &Value| event["event_id"].as_str().unwrap().to_owned();
+    resident
+        .until_received(&[said, id(&renamed), id(&left)])
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_kind_of_event_waits_for_the_full_state() {
     let (newcomer, _release) = partial().await;
     let resident = newcomer.resident.clone();
