@@ -1,7 +1,11 @@
 //! Making a room (client-server API, "Creation").
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
+use futures_util::future::join_all;
 use myelin_core::{
     build::EventDraft, key_table::KeyTable, receive::Decision, room_version::RoomVersion,
     validate::ValidPdu,
@@ -20,6 +24,13 @@ use crate::{
     send::not_built,
     turn::{Candidate, Turn},
 };
+
+/// How long the creator of a room waits for the servers of those who are invited. Who answers later is
+/// invited all the same.
+const LONGEST_INVITING: Duration = Duration::from_secs(20);
+
+/// How many of them are asked at the same time.
+const INVITED_AT_ONCE: usize = 20;
 
 /// Rules for a new room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,9 +73,11 @@ pub struct CreateRoom {
 }
 
 impl Rooms {
-    /// Makes a room and its first events, all of them or none.
+    /// Makes a room and its first events, all of them or none. If it is for nobody but users of other
+    /// servers, and those refuse all of them, it is left again: nobody else has heard of it.
     ///
     /// # Errors
+    /// [`RoomError::Remote`] if the servers of all who are invited refuse,
     /// [`RoomError::UnsupportedVersion`], [`RoomError::AliasInUse`], [`RoomError::InvalidParam`] for
     /// malformed parts, [`RoomError::Forbidden`] if the wished events contradict the rules, or
     /// publishing is not allowed.
@@ -114,14 +127,63 @@ impl Rooms {
             Err(StorageError::Constraint(taken)) => return Err(RoomError::AliasInUse(taken)),
             Err(error) => return Err(error.into()),
         }
-        for invite in invites {
-            let user = invite.state_key.clone();
-            // The room is there, whatever the other servers say.
-            if let Err(error) = self.send(&room.key.room_id, invite).await {
-                tracing::warn!(room = %room.key.room_id, ?user, %error, "not invited");
-            }
+        let room_id = &room.key.room_id;
+        let is_for_them = wish.preset != Preset::Public
+            && !wish.published
+            && wish.alias_name.is_none()
+            && wish.invite.len() == invites.len();
+        let refusal = self.invite_abroad(room_id, invites).await;
+        if let Some(refusal) = refusal.filter(|_| is_for_them) {
+            self.leave(creator, room_id, None).await?;
+            self.forget(creator, room_id).await?;
+            return Err(refusal);
         }
-        Ok(room.key.room_id.clone())
+        Ok(room_id.clone())
+    }
+
+    /// Invites users of other servers to a new room. Says why, if the servers of all refuse.
+    ///
+    /// Who can't be reached has not refused, and can be invited again.
+    async fn invite_abroad(&self, room_id: &RoomId, invites: Vec<NewEvent>) -> Option<RoomError> {
+        let (rooms, room_id) = (self.clone(), room_id.to_owned());
+        if invites.is_empty() {
+            return None;
+        }
+        let inviting = self.env().tasks.spawn("invite abroad", async move {
+            let mut refusal = None;
+            let mut all_refuse = true;
+            for some in invites.chunks(INVITED_AT_ONCE) {
+                for outcome in rooms.invite_at_once(&room_id, some).await {
+                    all_refuse &= matches!(&outcome, Err(error) if is_refusal(error));
+                    refusal = refusal.or(outcome.err());
+                }
+            }
+            refusal.filter(|_| all_refuse)
+        });
+        // It goes on if nobody waits any more.
+        let inviting = self.env().clock.timeout(LONGEST_INVITING, inviting);
+        inviting.await.ok()?.ok()?
+    }
+
+    async fn invite_at_once(
+        &self,
+        room_id: &RoomId,
+        invites: &[NewEvent],
+    ) -> Vec<Result<(), RoomError>> {
+        let mut sent = Vec::with_capacity(invites.len());
+        for invite in invites {
+            sent.push(self.send(room_id, invite.clone()));
+        }
+        let outcomes = join_all(sent).await;
+        let outcomes = outcomes.into_iter().zip(invites);
+        let told = outcomes.map(|(outcome, invite)| {
+            if let Err(error) = &outcome {
+                let user = &invite.state_key;
+                tracing::warn!(room = %room_id, ?user, %error, "not invited");
+            }
+            outcome.map(drop)
+        });
+        told.collect()
     }
 
     fn create_event(
@@ -189,6 +251,16 @@ impl Turn<'_> {
                 "a create event needs {other:?}"
             ))),
         }
+    }
+}
+
+/// Whether another server said no, in so many words.
+fn is_refusal(error: &RoomError) -> bool {
+    match error {
+        RoomError::Remote(error) => error
+            .remote()
+            .is_some_and(|remote| matches!(remote.status, 400 | 403 | 404)),
+        _ => false,
     }
 }
 

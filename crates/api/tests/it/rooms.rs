@@ -228,7 +228,7 @@ async fn malformed_wishes_are_refused() {
         (json!({ "preset": "secret_chat" }), "M_BAD_JSON"),
         (json!({ "visibility": "foggy" }), "M_BAD_JSON"),
         (json!({ "invite": ["bob"] }), "M_BAD_JSON"),
-        (json!({ "invite_3pid": [{}] }), "M_FORBIDDEN"),
+        (json!({ "invite_3pid": [{}] }), "M_MISSING_PARAM"),
     ] {
         let (_, refused) = site
             .call(Method::POST, create, Some(&token), wish.clone())

@@ -7,6 +7,7 @@ mod absence;
 mod backfill;
 mod edus;
 mod gaps;
+mod inviting;
 mod joining;
 mod newcomer;
 mod patience;
