@@ -6,12 +6,14 @@
 //! a row of its own with its cursor, so that it gets what it missed after a restart too.
 //!
 //! EDUs go along. Those that must not be lost wait in a table of their own, a row for each server;
-//! whoever writes them there says so ([`Rooms::send_waiting_edus`]).
+//! whoever writes them there says so ([`Rooms::send_waiting_edus`]). The others are for servers that
+//! are there: one that fails and is owed nothing else costs nothing.
 
+mod passing;
 mod transaction;
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -25,16 +27,15 @@ use myelin_storage::{
     rooms as room_table,
 };
 use ruma::{OwnedServerName, ServerName};
-use serde_json::value::RawValue;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::{Rooms, containment::contained};
 
+use passing::Passing;
+pub(crate) use passing::PassingEdu;
+
 /// How many rows of the outbox are read together.
 const READ_TOGETHER: usize = 200;
-
-/// How many EDUs that may be lost are kept for a server.
-const MOST_PASSING: usize = 100;
 
 /// How many transactions are on their way at the same time, but for those that wait for silent servers.
 const PARALLEL_TRANSACTIONS: usize = 200;
@@ -75,23 +76,13 @@ struct Sender {
     behind: bool,
     /// Whether EDUs may wait in storage.
     edus_wait: bool,
-    /// EDUs that may be lost, each with a key of its own.
-    passing: VecDeque<Arc<PassingEdu>>,
+    passing: Passing,
 }
 
 impl Sender {
     /// Whether the server has all that it is to get.
     fn is_done(&self) -> bool {
         self.cursor >= self.wanted && !self.edus_wait && self.passing.is_empty()
-    }
-
-    /// Adds an EDU in place of one with the same key, or of the oldest.
-    fn pass_on(&mut self, edu: Arc<PassingEdu>) {
-        self.passing.retain(|other| other.key != edu.key);
-        if self.passing.len() == MOST_PASSING {
-            self.passing.pop_front();
-        }
-        self.passing.push_back(edu);
     }
 }
 
@@ -118,14 +109,6 @@ impl Outgoing {
     fn lock(&self) -> MutexGuard<'_, Senders> {
         self.senders.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// An EDU that is of no use later, so that a restart, or too many others, may end it.
-#[derive(Debug)]
-pub(crate) struct PassingEdu {
-    /// What it is about: of two with the same key, the later one counts.
-    pub(crate) key: String,
-    pub(crate) edu: Box<RawValue>,
 }
 
 /// What a sender is woken for.
@@ -299,14 +282,14 @@ impl Rooms {
                     cursor,
                     behind: matches!(wanted, Wanted::Behind(_)),
                     edus_wait: false,
-                    passing: VecDeque::new(),
+                    passing: Passing::default(),
                 }
             });
         sender.wanted = sender.wanted.max(upto);
         match wanted {
             Wanted::Row(_) | Wanted::Behind(_) => {}
             Wanted::Edus => sender.edus_wait = true,
-            Wanted::Passing(edu) => sender.pass_on(edu),
+            Wanted::Passing(edu) => sender.passing.add(edu),
         }
         if !is_new {
             return;
@@ -371,6 +354,9 @@ impl Rooms {
         // Nothing is put together for a server that is left alone anyway: after a restart there may be
         // thousands.
         if self.federation().backoff(server).await?.is_some() {
+            if self.give_up_passing(server, cursor) {
+                return Ok(cursor);
+            }
             self.fall_behind(server, cursor).await?;
             self.wait_for(server).await?;
         }
@@ -384,6 +370,9 @@ impl Rooms {
                 break;
             }
             tracing::info!(%server, %error, "a transaction was not delivered");
+            if prepared.may_be_lost() && self.give_up_passing(server, prepared.upto) {
+                return Ok(prepared.upto);
+            }
             self.fall_behind(server, cursor).await?;
             if self.will_be_old(server, prepared.made_ms).await? {
                 // What is of use by then is put together then, and takes no memory until then.
@@ -403,6 +392,19 @@ impl Rooms {
             self.put_cursor(server, prepared.upto).await?;
         }
         Ok(prepared.upto)
+    }
+
+    /// Forgets what a failing server need not get, if after the cursor there is nothing else for it.
+    fn give_up_passing(&self, server: &ServerName, cursor: StreamPosition) -> bool {
+        let mut senders = self.outgoing().lock();
+        let Some(sender) = senders.by_server.get_mut(server) else {
+            return true;
+        };
+        let is_owed = sender.behind || sender.edus_wait || cursor < sender.wanted;
+        if !is_owed {
+            sender.passing.clear();
+        }
+        !is_owed
     }
 
     /// Writes down how far a server that fails has come.

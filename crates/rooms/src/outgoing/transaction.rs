@@ -43,6 +43,11 @@ impl Prepared {
     pub(super) fn is_empty(&self) -> bool {
         self.pdus.is_empty() && self.edus.json.is_empty()
     }
+
+    /// Whether there is nothing in it that the server must get.
+    pub(super) fn may_be_lost(&self) -> bool {
+        self.pdus.is_empty() && self.edus.stored.is_empty()
+    }
 }
 
 /// The EDUs of a transaction.
@@ -76,8 +81,7 @@ impl Rooms {
         // Last, since after this nothing fails.
         if let Some(sender) = self.outgoing().lock().by_server.get_mut(server) {
             let room = MOST_EDUS.saturating_sub(edus.json.len());
-            let passing = sender.passing.drain(..room.min(sender.passing.len()));
-            edus.json.extend(passing.map(|passing| passing.edu.clone()));
+            edus.json.extend(sender.passing.take(room));
         }
         Ok(Prepared {
             txn_id: self.env().random.alphanumeric(16),

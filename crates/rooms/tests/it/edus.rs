@@ -1,14 +1,16 @@
 //! EDUs of other servers about rooms (R45, R149).
 
+use std::time::Duration;
+
 use myelin_core::number::StreamPosition;
 use myelin_federation::Edu;
-use myelin_storage::{receipts, testing::on_each_engine};
+use myelin_storage::{outbox, receipts, testing::on_each_engine};
 use ruma::{EventId, OwnedUserId, RoomId, ServerName, UserId, room_id, user_id};
 use serde_json::{Value, json, value::to_raw_value};
 
 use crate::{
-    house::{House, alice},
-    story::{bob, carol},
+    house::{House, alice, until},
+    story::{bob, carol, foreign_servers},
 };
 
 impl House {
@@ -153,6 +155,33 @@ async fn typing_and_receipts_of_a_server_that_the_acl_keeps_out_change_nothing()
         // Others are not affected, in the same EDU or elsewhere.
         assert_eq!(house.typing(&open.room_id), [bob()]);
         assert_eq!(house.read_in(&open.room_id).await.len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_edu_that_may_be_lost_costs_nothing_where_nobody_is() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (story, _) = house.shared_room().await;
+        let types = async |lasts: Option<Duration>| {
+            let set = house.rooms.set_typing(&story.room_id, alice(), lasts);
+            set.await.unwrap();
+            let tasks = &house.fresh.env.tasks;
+            until(async || !tasks.running().contains(&"send to a server")).await;
+        };
+        types(Some(Duration::from_secs(20))).await;
+        for server in foreign_servers() {
+            assert!(house.was_asked(server).await, "{server}");
+        }
+        // They are left alone by now.
+        types(None).await;
+        let behind = house.read(|tx| Box::pin(outbox::cursors(tx))).await;
+        assert!(behind.is_empty(), "{behind:?}");
+        // What they must get waits for them, and the rest along with it.
+        house.say(&story.room_id, alice(), "hello").await;
+        let behind = async || house.read(|tx| Box::pin(outbox::cursors(tx))).await.len();
+        until(async || behind().await == 3).await;
     })
     .await;
 }
