@@ -7,7 +7,7 @@ use axum::{
 use bytes::Bytes;
 use http::{Method, header, request::Parts};
 use myelin_users::Requester;
-use ruma::OwnedServerName;
+use ruma::{OwnedServerName, UserId};
 
 use crate::{
     Api, ApiError,
@@ -18,6 +18,9 @@ use crate::{
 /// The user whose access token the request carries.
 #[derive(Clone)]
 pub(crate) struct User(pub(crate) Requester);
+
+/// The same for a request that shows that a person is there, and not only a program.
+pub(crate) struct Active(pub(crate) Requester);
 
 /// A request of another server, which has proved its name over everything in it.
 #[derive(Clone)]
@@ -96,6 +99,16 @@ impl FromRequestParts<Api> for User {
     }
 }
 
+impl FromRequestParts<Api> for Active {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+        let User(requester) = admitted(parts)?;
+        api.rooms().acts(device(&requester));
+        Ok(Self(requester))
+    }
+}
+
 impl FromRequestParts<Api> for Signed {
     type Rejection = ApiError;
 
@@ -110,4 +123,9 @@ fn admitted<T: Clone + Send + Sync + 'static>(parts: &Parts) -> Result<T, ApiErr
         tracing::error!(uri = %parts.uri.path(), "the table of routes does not say who may ask");
         ApiError::internal()
     })
+}
+
+/// With what a user asks.
+pub(crate) fn device(requester: &Requester) -> (&UserId, &str) {
+    (&requester.user_id, requester.device_id.as_str())
 }

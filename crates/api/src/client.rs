@@ -8,6 +8,7 @@ pub(crate) mod filters;
 pub(crate) mod keys;
 pub(crate) mod login;
 pub(crate) mod membership;
+pub(crate) mod presence;
 pub(crate) mod profiles;
 pub(crate) mod public_rooms;
 pub(crate) mod push_rules;

@@ -157,6 +157,10 @@ table! {
     "Client-server API: Typing notifications" Client {
         User Change PUT "/_matrix/client/v3/rooms/{room_id}/typing/{user_id}" => client::typing::set;
     }
+    "Client-server API: Presence" Client {
+        User Read GET "/_matrix/client/v3/presence/{user_id}/status" => client::presence::status;
+        User Change PUT "/_matrix/client/v3/presence/{user_id}/status" => client::presence::set_status;
+    }
     "Client-server API: Receipts" Client {
         User Change POST "/_matrix/client/v3/rooms/{room_id}/receipt/{receipt_type}/{event_id}" => client::receipts::send;
     }

@@ -336,6 +336,11 @@ impl State {
         self.servers.iter().map(|(server, users)| (server, *users))
     }
 
+    /// How many joined users a server has.
+    pub fn users_of(&self, server: &str) -> u32 {
+        self.servers.get(server).copied().unwrap_or(0)
+    }
+
     /// Whether a server has a joined user.
     pub fn has_server(&self, server: &str) -> bool {
         self.servers.contains_key(server)

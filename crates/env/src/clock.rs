@@ -49,6 +49,14 @@ impl Moment {
     }
 }
 
+impl std::ops::Add<Duration> for Moment {
+    type Output = Self;
+
+    fn add(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(by))
+    }
+}
+
 /// The time given to [`Clock::timeout`] ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the time allowed ran out")]

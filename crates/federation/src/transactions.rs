@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use ruma::{OwnedEventId, ServerName};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::{
     Federation,
@@ -49,6 +49,22 @@ pub struct Edu {
     pub edu_type: String,
     /// What it says.
     pub content: Box<RawValue>,
+}
+
+impl Edu {
+    /// An EDU as it is sent.
+    ///
+    /// # Panics
+    /// If the content can't be written as JSON: a map whose keys are no texts.
+    pub fn written(edu_type: &str, content: &impl Serialize) -> Box<RawValue> {
+        let written = to_raw_value(content).and_then(|content| {
+            to_raw_value(&Self {
+                edu_type: edu_type.to_owned(),
+                content,
+            })
+        });
+        written.expect("texts and numbers can be written")
+    }
 }
 
 /// Why a body is no transaction.

@@ -459,6 +459,9 @@ impl Written {
             room.set_local_user(&local.user, listens);
             listeners.insert(local.user.clone());
         }
+        if !batch.bulk {
+            rooms.came_into(room, batch.events.iter().map(|new| &new.event));
+        }
         let newest = allocation.positions().last();
         let to_send = !batch.outbox.is_empty();
         drop(allocation);

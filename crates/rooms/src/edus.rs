@@ -6,9 +6,10 @@ use myelin_federation::Edu;
 use myelin_storage::StorageError;
 use ruma::{OwnedServerName, RoomId, ServerName};
 use serde::Serialize;
-use serde_json::value::to_raw_value;
 
-use crate::{Rooms, outgoing::PassingEdu, receipts::RECEIPT, room::Room, typing::TYPING};
+use crate::{
+    Rooms, outgoing::PassingEdu, presence::PRESENCE, receipts::RECEIPT, room::Room, typing::TYPING,
+};
 
 impl Rooms {
     /// Takes an EDU of another server. One that is not about rooms, or that can't be, is passed over.
@@ -19,6 +20,7 @@ impl Rooms {
         match edu.edu_type.as_str() {
             TYPING => self.receive_typing(origin, &edu.content).await,
             RECEIPT => self.receive_receipts(origin, &edu.content).await,
+            PRESENCE => self.receive_presence(origin, &edu.content).await,
             other => {
                 tracing::debug!(%origin, edu_type = other, "an EDU was passed over");
                 Ok(())
@@ -46,7 +48,7 @@ impl Rooms {
     }
 
     /// The other servers in a room; while it is partial, as far as they are known.
-    fn other_servers(&self, room: &Room) -> BTreeSet<OwnedServerName> {
+    pub(crate) fn other_servers(&self, room: &Room) -> BTreeSet<OwnedServerName> {
         let mut servers: BTreeSet<OwnedServerName> = room
             .servers_at_join()
             .iter()
@@ -69,17 +71,9 @@ impl Rooms {
         key: &str,
         content: &impl Serialize,
     ) {
-        let edu = to_raw_value(content)
-            .and_then(|content| {
-                to_raw_value(&Edu {
-                    edu_type: edu_type.to_owned(),
-                    content,
-                })
-            })
-            .expect("texts and numbers can be written");
         let edu = Arc::new(PassingEdu {
             key: format!("{edu_type} {} {key}", room.key.room_id),
-            edu,
+            edu: Edu::written(edu_type, content),
         });
         self.pass_on(self.other_servers(room), &edu);
     }

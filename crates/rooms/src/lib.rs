@@ -34,6 +34,7 @@ mod outliers;
 mod pdu_answer;
 mod permission;
 mod policy_server;
+mod presence;
 mod profiles;
 mod publishing;
 mod receipts;
@@ -46,6 +47,7 @@ mod room;
 mod send;
 mod serve;
 mod server_acl;
+mod sharing;
 mod staging;
 mod state_cache;
 mod states;
@@ -84,6 +86,7 @@ pub use membership::JoinContent;
 pub use new_event::NewEvent;
 pub use outgoing::thin_outbox;
 pub use pdu_answer::PduAnswer;
+pub use presence::{PresenceState, Syncing, UserPresence};
 pub use receipts::{Mark, ReceiptType};
 pub use resident::Handed;
 pub use room::{CurrentState, Keys, Room};
@@ -102,6 +105,8 @@ pub struct RoomsConfig {
     pub default_room_version: RoomVersion,
     /// Whether users may list rooms in the public directory.
     pub allow_publishing: bool,
+    /// Whether is noted, shown and told who is there.
+    pub presence: bool,
 }
 
 /// The rooms of this server. Clones share everything.
@@ -122,6 +127,7 @@ struct Inner {
     outgoing: outgoing::Outgoing,
     typing: typing::Typing,
     receipts: receipts::Receipts,
+    presence: presence::Presence,
     /// The time in the last create event that was made here.
     last_founding_ms: AtomicU64,
     joins: join::Joins,
@@ -181,6 +187,7 @@ impl Rooms {
             .map_err(|_| StorageError::Corrupt("the state hash key".into()))?;
         let typing = typing::Typing::new(env.clock.now_ms());
         let receipts = receipts::Receipts::load(&db).await?;
+        let presence = presence::Presence::load(&db, config.presence, env.clock.now_ms()).await?;
         let rooms = Self(Arc::new(Inner {
             config,
             env,
@@ -194,6 +201,7 @@ impl Rooms {
             outgoing: outgoing::Outgoing::default(),
             typing,
             receipts,
+            presence,
             last_founding_ms: AtomicU64::new(0),
             joins: join::Joins::default(),
             workers: receive::Workers::default(),
@@ -206,6 +214,7 @@ impl Rooms {
         rooms.resume_resyncs().await?;
         rooms.resume_staged().await?;
         rooms.start_outgoing().await?;
+        rooms.start_presence();
         rooms.start_telling_profiles();
         rooms.start_departures();
         Ok(rooms)
@@ -270,6 +279,20 @@ impl Rooms {
     /// The stream of receipts.
     pub fn receipts_stream(&self) -> &Stream {
         &self.0.receipts.stream
+    }
+
+    /// Waits for news of who is there, of those with whom a user shares a room.
+    pub fn presence_news(&self, user: &UserId) -> News {
+        self.0.presence.waking.news(user, &self.0.presence.stream)
+    }
+
+    /// The stream of who is there.
+    pub fn presence_stream(&self) -> &Stream {
+        &self.0.presence.stream
+    }
+
+    pub(crate) fn presence(&self) -> &presence::Presence {
+        &self.0.presence
     }
 
     pub(crate) fn typing(&self) -> &typing::Typing {

@@ -26,7 +26,7 @@ use myelin_storage::{
     outbox::{self, OutboxRow},
     rooms as room_table,
 };
-use ruma::{OwnedServerName, ServerName};
+use ruma::{OwnedServerName, OwnedUserId, ServerName};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::{Rooms, containment::contained};
@@ -121,6 +121,8 @@ enum Wanted {
     Edus,
     /// One that isn't.
     Passing(Arc<PassingEdu>),
+    /// How some users are.
+    Presence(BTreeSet<OwnedUserId>),
 }
 
 impl Rooms {
@@ -174,6 +176,11 @@ impl Rooms {
         for server in servers {
             self.wake_sender(&server, Wanted::Passing(edu.clone()));
         }
+    }
+
+    /// Tells a server how some of our users are.
+    pub(crate) fn tell_presence(&self, server: &ServerName, users: BTreeSet<OwnedUserId>) {
+        self.wake_sender(server, Wanted::Presence(users));
     }
 
     async fn dispatch(&self, mut position: StreamPosition) {
@@ -269,7 +276,9 @@ impl Rooms {
         let (cursor, upto) = match wanted {
             Wanted::Row(position) => (StreamPosition(position.0 - 1), position),
             Wanted::Behind(cursor) => (cursor, StreamPosition(i64::MAX)),
-            Wanted::Edus | Wanted::Passing(_) => (senders.dispatched, senders.dispatched),
+            Wanted::Edus | Wanted::Passing(_) | Wanted::Presence(_) => {
+                (senders.dispatched, senders.dispatched)
+            }
         };
         let mut is_new = false;
         let sender = senders
@@ -290,6 +299,9 @@ impl Rooms {
             Wanted::Row(_) | Wanted::Behind(_) => {}
             Wanted::Edus => sender.edus_wait = true,
             Wanted::Passing(edu) => sender.passing.add(edu),
+            // A server that is behind has more important things to get when it is back.
+            Wanted::Presence(_) if sender.behind => {}
+            Wanted::Presence(users) => sender.passing.add_presence(users),
         }
         if !is_new {
             return;

@@ -8,10 +8,10 @@ use std::{
 use myelin_core::{
     completeness::StateRef,
     event::Event,
-    key_table::{KeyTable, StateKey},
+    key_table::{KeyTable, MEMBER, StateKey},
     number::{EventNr, KeyNr, SnapshotNr, StreamPosition},
     receive::KnownState,
-    state::{HashKey, State},
+    state::{HashKey, Membership, State},
 };
 use myelin_storage::{
     StorageError, Tx,
@@ -308,6 +308,18 @@ impl Room {
     pub fn has_server(&self, server: &ServerName) -> bool {
         self.current()
             .is_some_and(|current| current.state.has_server(server.as_str()))
+    }
+
+    /// Whether a user is in the room, as far as is known: while it is partial, somebody unknown may be.
+    pub(crate) fn may_be_joined(&self, user: &ruma::UserId) -> bool {
+        let Some(current) = self.current() else {
+            return false;
+        };
+        let entry = current.state.get_named(&self.keys(), MEMBER, user.as_str());
+        match entry {
+            Some(entry) => entry.membership() == Some(Membership::Join),
+            None => self.is_partial(),
+        }
     }
 
     /// The local users that are told of what happens here: joined, invited or knocking.

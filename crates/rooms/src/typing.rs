@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use myelin_core::{number::StreamPosition, state::Membership};
+use myelin_core::number::StreamPosition;
 use myelin_env::{Clock, Moment};
 use myelin_storage::{StorageError, stream::Stream, waking::Waking};
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId};
@@ -239,7 +239,7 @@ impl Rooms {
         let Some(room) = self.room_for_edu(origin, &edu.room_id).await? else {
             return Ok(());
         };
-        if edu.typing && !may_be_joined(&room, &edu.user_id) {
+        if edu.typing && !room.may_be_joined(&edu.user_id) {
             return Ok(());
         }
         let lasts = edu.typing.then_some(LONGEST_ELSEWHERE);
@@ -323,19 +323,5 @@ impl Rooms {
             typing,
         };
         self.send_passing_edu(room, TYPING, user.as_str(), &content);
-    }
-}
-
-/// Whether a user is in a room, as far as is known: while it is partial, somebody unknown may be.
-fn may_be_joined(room: &Room, user: &UserId) -> bool {
-    let Some(current) = room.current() else {
-        return false;
-    };
-    let entry = current
-        .state
-        .get_named(&room.keys(), "m.room.member", user.as_str());
-    match entry {
-        Some(entry) => entry.membership() == Some(Membership::Join),
-        None => room.is_partial(),
     }
 }

@@ -47,6 +47,8 @@ pub struct Config {
     pub rate_limits: RateLimitsSection,
     /// `[public_rooms]`
     pub public_rooms: PublicRoomsSection,
+    /// `[presence]`
+    pub presence: PresenceSection,
     /// `[log]`
     pub log: LogSection,
     /// `[metrics]`
@@ -66,6 +68,7 @@ impl Default for Config {
             registration: RegistrationSection::default(),
             rate_limits: RateLimitsSection::default(),
             public_rooms: PublicRoomsSection::default(),
+            presence: PresenceSection::default(),
             log: LogSection::default(),
             metrics: MetricsSection::default(),
         }
@@ -209,6 +212,20 @@ impl Default for RateLimitsSection {
 pub struct PublicRoomsSection {
     /// Whether users may list rooms in the directory.
     pub allow_publishing: bool,
+}
+
+/// `[presence]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PresenceSection {
+    /// Whether is noted, shown and told who is there.
+    pub enabled: bool,
+}
+
+impl Default for PresenceSection {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
 }
 
 /// `[log]`

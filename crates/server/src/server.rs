@@ -151,6 +151,7 @@ impl Server {
                 server_name: config.server_name.clone(),
                 default_room_version: config.default_room_version,
                 allow_publishing: config.public_rooms.allow_publishing,
+                presence: config.presence.enabled,
             },
             env.clone(),
             database.clone(),

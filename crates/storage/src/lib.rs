@@ -27,12 +27,14 @@ mod migrations;
 pub mod out_of_band;
 pub mod outbox;
 mod postgres;
+pub mod presence;
 pub mod profiles;
 pub mod published_rooms;
 pub mod receipts;
 pub mod rooms;
 mod row;
 pub mod server_keys;
+pub mod shared_rooms;
 pub mod snapshots;
 mod sqlite;
 pub mod staged;
@@ -68,11 +70,13 @@ const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
     ("migrations", migrations::STATEMENTS),
     ("out_of_band", out_of_band::STATEMENTS),
     ("outbox", outbox::STATEMENTS),
+    ("presence", presence::STATEMENTS),
     ("profiles", profiles::STATEMENTS),
     ("published_rooms", published_rooms::STATEMENTS),
     ("receipts", receipts::STATEMENTS),
     ("rooms", rooms::STATEMENTS),
     ("server_keys", server_keys::STATEMENTS),
+    ("shared_rooms", shared_rooms::STATEMENTS),
     ("snapshots", snapshots::STATEMENTS),
     ("staged", staged::STATEMENTS),
     ("timelines", timelines::STATEMENTS),

@@ -78,6 +78,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "closing accounts",
         sql: include_str!("../migrations/0013_closing_accounts.sql"),
     },
+    Migration {
+        number: 14,
+        name: "presence",
+        sql: include_str!("../migrations/0014_presence.sql"),
+    },
 ];
 
 statements! {

@@ -122,6 +122,9 @@ pub struct JoinedRoom {
     pub ephemeral: Events,
     /// The user's settings for it.
     pub account_data: Events,
+    /// Whether the client knew nothing of it.
+    #[serde(skip)]
+    pub(crate) is_new: bool,
 }
 
 /// A room where the user was.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use myelin_core::pdu::Pdu;
-use ruma::RoomId;
+use ruma::{RoomId, UserId};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
@@ -21,8 +21,26 @@ pub(crate) const MAX_LIMIT: usize = 100;
 pub struct Filter {
     /// Which parts of each event to send; all if absent.
     pub event_fields: Option<EventFields>,
+    /// Of whom to send that they are there.
+    pub presence: EventFilter,
     /// What to send of rooms.
     pub room: RoomFilter,
+}
+
+/// Which events to send of those that belong to no room.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct EventFilter {
+    /// How many at most.
+    pub limit: Option<u64>,
+    /// Only of these types; `*` stands for any characters.
+    pub types: Option<Vec<String>>,
+    /// Not of these types.
+    pub not_types: Option<Vec<String>>,
+    /// Only from these users.
+    pub senders: Option<Vec<String>>,
+    /// Not from these users.
+    pub not_senders: Option<Vec<String>>,
 }
 
 /// What to send of rooms.
@@ -78,6 +96,28 @@ impl Filter {
     /// [`SyncError::InvalidParam`] if a field is not of its type. Unknown fields are passed over.
     pub fn parse(json: &str) -> Result<Self, SyncError> {
         parse(json)
+    }
+}
+
+impl EventFilter {
+    /// How many events are wanted, `most` at most.
+    pub(crate) fn limit_of(&self, most: usize) -> usize {
+        let wanted = self
+            .limit
+            .map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        wanted.unwrap_or(most).min(most)
+    }
+
+    /// Whether events of a type are wanted.
+    pub(crate) fn wants_type(&self, event_type: &str) -> bool {
+        let is_type = |pattern: &str| matches(pattern, event_type);
+        among(self.types.as_ref(), self.not_types.as_ref(), is_type)
+    }
+
+    /// Whether events of a user are wanted.
+    pub(crate) fn wants_sender(&self, sender: &UserId) -> bool {
+        let is_sender = |user: &str| user == sender.as_str();
+        among(self.senders.as_ref(), self.not_senders.as_ref(), is_sender)
     }
 }
 

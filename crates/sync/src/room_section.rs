@@ -106,6 +106,7 @@ impl SectionReader<'_> {
             timeline: section.timeline,
             ephemeral: beside.ephemeral.into(),
             account_data: beside.account_data.into(),
+            is_new: !is_known,
         }))
     }
 

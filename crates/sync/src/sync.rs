@@ -81,12 +81,16 @@ impl Sync {
     /// The streams in which a user may have news.
     fn listen(&self, request: &SyncRequest) -> Vec<News> {
         let (user, rooms, users) = (&request.viewer.user_id, self.rooms(), self.users());
-        vec![
+        let mut news = vec![
             rooms.waking().news(user, rooms.events_stream()),
             users.waking().news(user, users.to_device_stream()),
             rooms.typing_news(user),
             rooms.receipt_news(user),
-        ]
+        ];
+        if Self::wants_presence(request) {
+            news.push(rooms.presence_news(user));
+        }
+        news
     }
 
     /// What there is for a client at the moment.
@@ -110,6 +114,11 @@ impl Sync {
             },
         };
         let rooms = Box::pin(self.sections(request, span)).await?;
+        let presence = match request.full_state {
+            true => StreamPosition(0),
+            false => after(|token| token.presence),
+        };
+        let presence = self.presence(request, presence, &rooms).await?;
         let to_device = after(|token| token.to_device);
         let inbox = self.users().inbox(&request.viewer, to_device).await?;
         let upto = SyncToken {
@@ -117,10 +126,12 @@ impl Sync {
             to_device: inbox.upto,
             typing,
             receipts,
+            presence: presence.upto,
         };
         let response = SyncResponse {
             next_batch: upto.to_string(),
             rooms,
+            presence: presence.events.into(),
             to_device: inbox.events.into(),
             ..SyncResponse::default()
         };
@@ -322,7 +333,9 @@ struct Answer {
 impl Answer {
     /// Whether there is nothing in it that a client would wait for.
     fn is_empty(&self) -> bool {
-        self.response.rooms.is_empty() && self.response.to_device.events.is_empty()
+        self.response.rooms.is_empty()
+            && self.response.to_device.events.is_empty()
+            && self.response.presence.events.is_empty()
     }
 }
 

@@ -12,7 +12,7 @@ use myelin_storage::timelines::HistoryPlace;
 use crate::SyncError;
 
 /// What a client has been told of by `/sync`: everything up to here, in each stream.
-/// `s2_<events>_<to_device>_<typing>_<receipts>`; what is missing at the end of an older one is 0, and
+/// `s2_<events>_<to_device>_<typing>_<receipts>_<presence>`; what is missing at the end of an older one is 0, and
 /// tokens of before there was a second stream are `s1_<events>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SyncToken {
@@ -25,6 +25,8 @@ pub struct SyncToken {
     pub typing: StreamPosition,
     /// In the stream of receipts.
     pub receipts: StreamPosition,
+    /// In the stream of who is there.
+    pub presence: StreamPosition,
 }
 
 impl fmt::Display for SyncToken {
@@ -34,8 +36,12 @@ impl fmt::Display for SyncToken {
             to_device,
             typing,
             receipts,
+            presence,
         } = self;
-        write!(formatter, "s2_{events}_{to_device}_{typing}_{receipts}")
+        write!(
+            formatter,
+            "s2_{events}_{to_device}_{typing}_{receipts}_{presence}"
+        )
     }
 }
 
@@ -48,7 +54,7 @@ impl FromStr for SyncToken {
             Some(("s2", positions)) if positions.len() >= 2 => positions,
             _ => return Err(unknown(text)),
         };
-        if positions.len() > 4 || positions.iter().any(|position| *position < 0) {
+        if positions.len() > 5 || positions.iter().any(|position| *position < 0) {
             return Err(unknown(text));
         }
         let position = |index: usize| StreamPosition(positions.get(index).copied().unwrap_or(0));
@@ -57,6 +63,7 @@ impl FromStr for SyncToken {
             to_device: position(1),
             typing: position(2),
             receipts: position(3),
+            presence: position(4),
         })
     }
 }
@@ -155,6 +162,7 @@ mod tests {
             to_device: StreamPosition(4),
             typing: StreamPosition(5),
             receipts: StreamPosition(0),
+            presence: StreamPosition(9),
         };
         assert_eq!(
             token.to_string().parse::<SyncToken>().expect("a token"),
@@ -170,7 +178,9 @@ mod tests {
         assert_eq!(token.events, StreamPosition(17));
         assert_eq!(token.to_device, StreamPosition(0));
         let token: SyncToken = "s2_17_4".parse().expect("a token");
-        assert_eq!(token.to_string(), "s2_17_4_0_0");
+        assert_eq!(token.to_string(), "s2_17_4_0_0_0");
+        let token: SyncToken = "s2_17_4_5_6".parse().expect("a token");
+        assert_eq!(token.presence, StreamPosition(0));
     }
 
     #[test]

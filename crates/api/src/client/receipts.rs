@@ -8,13 +8,13 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     Api, ApiError,
-    admission::User,
+    admission::Active,
     request::{Json, OptionalJson, Path},
 };
 
 pub(crate) async fn send(
     State(api): State<Api>,
-    User(requester): User,
+    Active(requester): Active,
     Path((room_id, receipt_type, event_id)): Path<(OwnedRoomId, String, OwnedEventId)>,
     OptionalJson(body): OptionalJson<Map<String, Value>>,
 ) -> Result<Json<Value>, ApiError> {
@@ -56,7 +56,7 @@ pub(crate) struct Markers {
 
 pub(crate) async fn set_markers(
     State(api): State<Api>,
-    User(requester): User,
+    Active(requester): Active,
     Path(room_id): Path<OwnedRoomId>,
     Json(markers): Json<Markers>,
 ) -> Result<Json<Value>, ApiError> {

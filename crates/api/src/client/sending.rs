@@ -10,7 +10,7 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     Api, ApiError,
-    admission::User,
+    admission::Active,
     request::{Json, OptionalJson, Path},
 };
 
@@ -22,7 +22,7 @@ struct Redacts {
 
 pub(crate) async fn send(
     State(api): State<Api>,
-    User(requester): User,
+    Active(requester): Active,
     Path((room_id, event_type, txn_id)): Path<(OwnedRoomId, String, String)>,
     Json(content): Json<Box<RawValue>>,
 ) -> Result<Json<Value>, ApiError> {
@@ -50,7 +50,7 @@ fn redacted_by(content: &RawValue) -> Result<Option<OwnedEventId>, ApiError> {
 
 pub(crate) async fn redact(
     State(api): State<Api>,
-    User(requester): User,
+    Active(requester): Active,
     Path((room_id, event_id, txn_id)): Path<(OwnedRoomId, OwnedEventId, String)>,
     OptionalJson(content): OptionalJson<Box<RawValue>>,
 ) -> Result<Json<Value>, ApiError> {
@@ -76,7 +76,7 @@ fn transaction(requester: &Requester, path: String) -> ClientTransaction {
 
 pub(crate) async fn set_state(
     State(api): State<Api>,
-    User(requester): User,
+    Active(requester): Active,
     Path((room_id, event_type, state_key)): Path<(OwnedRoomId, String, String)>,
     Json(content): Json<Box<RawValue>>,
 ) -> Result<Json<Value>, ApiError> {
@@ -93,7 +93,7 @@ pub(crate) async fn set_state(
 
 pub(crate) async fn set_state_without_key(
     api: State<Api>,
-    user: User,
+    user: Active,
     Path((room_id, event_type)): Path<(OwnedRoomId, String)>,
     content: Json<Box<RawValue>>,
 ) -> Result<Json<Value>, ApiError> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::extract::State;
+use myelin_rooms::PresenceState;
 use myelin_sync::{Filter, SyncRequest, SyncResponse, SyncToken};
 use myelin_users::Requester;
 use serde::Deserialize;
@@ -10,7 +11,7 @@ use serde_json::{json, value::to_raw_value};
 
 use crate::{
     Api, ApiError,
-    admission::User,
+    admission::{User, device},
     request::{Json, Query},
 };
 
@@ -25,6 +26,7 @@ pub(crate) struct SyncParameters {
     /// In milliseconds.
     #[serde(default)]
     timeout: u64,
+    set_presence: Option<PresenceState>,
 }
 
 pub(crate) async fn sync(
@@ -47,6 +49,8 @@ pub(crate) async fn sync(
         use_state_after: parameters.use_state_after,
         timeout: Duration::from_millis(parameters.timeout),
     };
+    let state = parameters.set_presence.unwrap_or(PresenceState::Online);
+    let _syncing = api.rooms().syncs(device(&viewer), state);
     let mut answer = api.sync().sync(&request).await?;
     if request.since.is_none() {
         let rules = json!({ "global": api.users().push_rules(&viewer.user_id) });

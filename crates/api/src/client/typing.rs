@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Api, ApiError,
-    admission::User,
+    admission::Active,
     request::{Json, Path},
 };
 
@@ -25,7 +25,7 @@ pub(crate) struct Body {
 
 pub(crate) async fn set(
     State(api): State<Api>,
-    User(requester): User,
+    Active(requester): Active,
     Path((room_id, user)): Path<(OwnedRoomId, OwnedUserId)>,
     Json(body): Json<Body>,
 ) -> Result<Json<Value>, ApiError> {

@@ -72,6 +72,7 @@ impl Site {
             server_name,
             default_room_version: RoomVersion::V12,
             allow_publishing,
+            presence: true,
         };
         let rooms = Rooms::start(rooms, env.clone(), database, federation.clone());
         let rooms = rooms.await.unwrap();

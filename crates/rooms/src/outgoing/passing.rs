@@ -1,11 +1,21 @@
 //! EDUs that are of no use later: a restart, a failing server or too many others may end them.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
+use ruma::OwnedUserId;
 use serde_json::value::RawValue;
 
 /// How many are kept for a server.
 const MOST_PASSING: usize = 100;
+
+/// How many users a server is told of at once that are there, or aren't any more.
+const TOLD_TOGETHER: usize = 100;
+
+/// Of how many it has yet to be told at most.
+const MOST_TOLD: usize = 1_000;
 
 /// One of them.
 #[derive(Debug)]
@@ -17,37 +27,55 @@ pub(crate) struct PassingEdu {
 
 /// Those that wait for one server.
 #[derive(Debug, Default)]
-pub(super) struct Passing(VecDeque<Arc<PassingEdu>>);
+pub(super) struct Passing {
+    edus: VecDeque<Arc<PassingEdu>>,
+    /// Of whose presence it has to be told, as it is by then.
+    presence: BTreeSet<OwnedUserId>,
+}
 
 impl Passing {
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.edus.is_empty() && self.presence.is_empty()
     }
 
     /// Adds one in place of one with the same key, or of the oldest.
     pub(super) fn add(&mut self, edu: Arc<PassingEdu>) {
-        self.0.retain(|other| other.key != edu.key);
-        if self.0.len() == MOST_PASSING {
-            self.0.pop_front();
+        self.edus.retain(|other| other.key != edu.key);
+        if self.edus.len() == MOST_PASSING {
+            self.edus.pop_front();
         }
-        self.0.push_back(edu);
+        self.edus.push_back(edu);
     }
 
     /// Takes the oldest, `limit` at most.
     pub(super) fn take(&mut self, limit: usize) -> Vec<Box<RawValue>> {
-        let taken = self.0.drain(..limit.min(self.0.len()));
+        let taken = self.edus.drain(..limit.min(self.edus.len()));
         taken.map(|passing| passing.edu.clone()).collect()
+    }
+
+    /// Adds users of whose presence the server has to be told.
+    pub(super) fn add_presence(&mut self, users: BTreeSet<OwnedUserId>) {
+        let room = MOST_TOLD.saturating_sub(self.presence.len());
+        self.presence.extend(users.into_iter().take(room));
+    }
+
+    /// Takes some of them.
+    pub(super) fn take_presence(&mut self) -> Vec<OwnedUserId> {
+        let last = self.presence.iter().nth(TOLD_TOGETHER).cloned();
+        let rest = last.map(|last| self.presence.split_off(&last));
+        let taken = std::mem::replace(&mut self.presence, rest.unwrap_or_default());
+        taken.into_iter().collect()
     }
 
     /// Forgets all.
     pub(super) fn clear(&mut self) {
-        self.0.clear();
+        *self = Self::default();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Arc, Passing, PassingEdu, RawValue};
+    use super::{Arc, BTreeSet, OwnedUserId, Passing, PassingEdu, RawValue};
 
     fn edu(key: usize, text: &str) -> Arc<PassingEdu> {
         Arc::new(PassingEdu {
@@ -82,5 +110,23 @@ mod tests {
         assert_eq!(texts(&passing.take(2)), ["30", "31"]);
         let rest = passing.take(1_000);
         assert_eq!((rest.len(), texts(&rest)[97]), (98, "129"));
+    }
+
+    #[test]
+    fn a_server_is_told_of_100_users_at_once_and_of_each_once() {
+        let user = |number: usize| OwnedUserId::try_from(format!("@u{number:04}:x.example"));
+        let users: BTreeSet<_> = (0..1_050).map(|n| user(n).expect("a user ID")).collect();
+        let mut passing = Passing::default();
+        passing.add_presence(users.iter().take(150).cloned().collect());
+        passing.add_presence(users.iter().take(150).cloned().collect());
+        assert_eq!(passing.take_presence().len(), 100);
+        assert_eq!(passing.take_presence().len(), 50);
+        assert!(passing.is_empty());
+        passing.add_presence(users);
+        let mut told = 0;
+        while !passing.is_empty() {
+            told += passing.take_presence().len();
+        }
+        assert_eq!(told, 1_000);
     }
 }

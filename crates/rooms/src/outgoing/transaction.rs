@@ -79,10 +79,8 @@ impl Rooms {
         };
         let (pdus, upto) = self.prepare_pdus(server, cursor, wanted).await?;
         // Last, since after this nothing fails.
-        if let Some(sender) = self.outgoing().lock().by_server.get_mut(server) {
-            let room = MOST_EDUS.saturating_sub(edus.json.len());
-            edus.json.extend(sender.passing.take(room));
-        }
+        let room = MOST_EDUS.saturating_sub(edus.json.len());
+        edus.json.extend(self.take_passing(server, room));
         Ok(Prepared {
             txn_id: self.env().random.alphanumeric(16),
             made_ms: self.env().clock.now_ms(),
@@ -90,6 +88,26 @@ impl Rooms {
             upto,
             edus,
         })
+    }
+
+    /// Takes EDUs that may be lost, `limit` at most.
+    fn take_passing(&self, server: &ServerName, limit: usize) -> Vec<Box<RawValue>> {
+        let (mut edus, users) = {
+            let mut senders = self.outgoing().lock();
+            let Some(sender) = senders.by_server.get_mut(server) else {
+                return Vec::new();
+            };
+            let edus = sender.passing.take(limit);
+            let users = match edus.len() < limit {
+                true => sender.passing.take_presence(),
+                false => Vec::new(),
+            };
+            (edus, users)
+        };
+        if !users.is_empty() {
+            edus.push(self.presence_edu(&users));
+        }
+        edus
     }
 
     /// The next events for a server, and up to where it has everything with them.

@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl House {
-    async fn receive(&self, origin: &ServerName, edu_type: &str, content: &Value) {
+    pub(crate) async fn receive(&self, origin: &ServerName, edu_type: &str, content: &Value) {
         let edu = Edu {
             edu_type: edu_type.to_owned(),
             content: to_raw_value(content).unwrap(),

@@ -79,6 +79,7 @@ impl House {
             server_name,
             default_room_version: RoomVersion::V11,
             allow_publishing: true,
+            presence: true,
         };
         let rooms = Rooms::start(config, env, database, federation)
             .await

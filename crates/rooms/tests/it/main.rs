@@ -11,6 +11,7 @@ mod invites;
 mod joining;
 mod local;
 mod outgoing;
+mod presence;
 mod profiles;
 mod receiving;
 mod redactions;

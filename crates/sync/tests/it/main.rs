@@ -10,6 +10,7 @@ mod lazy;
 mod memberships;
 mod messages;
 mod partial;
+mod presence;
 mod reads;
 mod spaces;
 mod waiting;

@@ -1,0 +1,441 @@
+//! Who is there: what devices and other servers say, and what follows when they say nothing more.
+//! Pure but for the stream, whose positions are given out with the changes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
+
+use myelin_core::number::StreamPosition;
+use myelin_env::Moment;
+use myelin_storage::stream::Stream;
+use ruma::{OwnedUserId, UserId};
+
+use super::state::{PresenceState, Seen, UserPresence};
+
+/// A device without activity for this long is idle.
+const IDLE: Duration = Duration::from_secs(300);
+
+/// A device that hasn't synced for this long is gone.
+const GONE: Duration = Duration::from_secs(30);
+
+/// For how long after its last activity a user is currently active.
+const ACTIVE: Duration = Duration::from_secs(60);
+
+/// Other servers are told again after this time, since they forget.
+const TOLD_AGAIN: Duration = Duration::from_secs(25 * 60);
+
+/// A user of another server is offline if that says nothing for this long.
+const HEARD_AGAIN: Duration = Duration::from_secs(30 * 60);
+
+/// A user of another server who is offline is forgotten then.
+const REMEMBERED: Duration = Duration::from_secs(2 * 3600);
+
+/// How many users are known when no more of other servers are noted.
+const MOST_KNOWN: usize = 200_000;
+
+/// Everybody of whom something is known.
+pub(super) struct People {
+    known: HashMap<OwnedUserId, Person>,
+    /// The last change of each.
+    changes: BTreeMap<StreamPosition, OwnedUserId>,
+    /// When the next change of each comes by itself.
+    due: BTreeSet<(Moment, OwnedUserId)>,
+    stream: Stream,
+    news: News,
+}
+
+/// Of whom others have yet to hear.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    /// Whom clients have to be shown.
+    pub(super) to_show: BTreeSet<OwnedUserId>,
+    /// Whom other servers have to be told of. They are users of this one.
+    pub(super) to_tell: BTreeSet<OwnedUserId>,
+}
+
+impl News {
+    pub(super) fn is_empty(&self) -> bool {
+        self.to_show.is_empty() && self.to_tell.is_empty()
+    }
+}
+
+struct Person {
+    source: Source,
+    status_msg: Option<String>,
+    seen: Option<Seen>,
+    shown: Shown,
+    position: Option<StreamPosition>,
+    due: Option<Moment>,
+}
+
+/// What others get to see.
+#[derive(Clone, PartialEq, Eq)]
+struct Shown {
+    state: PresenceState,
+    status_msg: Option<String>,
+    currently_active: bool,
+}
+
+/// Who says how a user is.
+enum Source {
+    /// The user's devices.
+    Here {
+        devices: BTreeMap<String, Device>,
+        told: Option<Moment>,
+    },
+    /// Its server.
+    Elsewhere {
+        state: PresenceState,
+        currently_active: bool,
+        heard: Moment,
+    },
+}
+
+struct Device {
+    /// What it said last.
+    said: PresenceState,
+    active: Moment,
+    /// When it last said or did something.
+    here: Moment,
+    /// How many syncs of it wait.
+    syncs: usize,
+}
+
+impl Device {
+    fn new(now: Moment) -> Self {
+        Self {
+            said: PresenceState::Offline,
+            active: now,
+            here: now,
+            syncs: 0,
+        }
+    }
+
+    fn is_gone(&self, now: Moment) -> bool {
+        self.syncs == 0 && now.since(self.here) >= GONE
+    }
+
+    fn state(&self, now: Moment) -> PresenceState {
+        match self.said {
+            PresenceState::Online if now.since(self.active) >= IDLE => PresenceState::Unavailable,
+            said => said,
+        }
+    }
+
+    fn due(&self, now: Moment) -> impl Iterator<Item = Moment> + use<> {
+        let gone = (self.syncs == 0).then(|| self.here + GONE);
+        let idle = self.state(now) == PresenceState::Online;
+        gone.into_iter().chain(idle.then(|| self.active + IDLE))
+    }
+}
+
+impl Person {
+    fn offline(source: Source, status_msg: Option<String>) -> Self {
+        Self {
+            source,
+            status_msg: status_msg.clone(),
+            seen: None,
+            shown: Shown {
+                state: PresenceState::Offline,
+                status_msg,
+                currently_active: false,
+            },
+            position: None,
+            due: None,
+        }
+    }
+
+    fn here(status_msg: Option<String>) -> Self {
+        let source = Source::Here {
+            devices: BTreeMap::new(),
+            told: None,
+        };
+        Self::offline(source, status_msg)
+    }
+
+    /// What the user is by now.
+    fn present(&mut self, now: Moment) -> Shown {
+        let (state, currently_active) = match &mut self.source {
+            Source::Here { devices, .. } => {
+                devices.retain(|_, device| !device.is_gone(now));
+                let states = devices.values().map(|device| device.state(now));
+                let state = states.max().unwrap_or(PresenceState::Offline);
+                let is_active = self.seen.is_some_and(|seen| seen.ago(now) < ACTIVE);
+                (state, is_active)
+            }
+            Source::Elsewhere { heard, .. } if now.since(*heard) >= HEARD_AGAIN => {
+                (PresenceState::Offline, false)
+            }
+            Source::Elsewhere {
+                state,
+                currently_active,
+                ..
+            } => (*state, *currently_active),
+        };
+        Shown {
+            state,
+            status_msg: self.status_msg.clone(),
+            currently_active: currently_active && state == PresenceState::Online,
+        }
+    }
+
+    /// When the next change comes by itself.
+    fn next_due(&self, now: Moment) -> Option<Moment> {
+        let is_there = self.shown.state != PresenceState::Offline;
+        match &self.source {
+            Source::Here { devices, told } => {
+                let of_devices = devices.values().flat_map(|device| device.due(now));
+                let inactive = self.seen.filter(|_| self.shown.currently_active);
+                let inactive = inactive.map(|seen| seen.at + ACTIVE);
+                let told = told.filter(|_| is_there).map(|told| told + TOLD_AGAIN);
+                of_devices.chain(inactive).chain(told).min()
+            }
+            Source::Elsewhere { heard, .. } if is_there => Some(*heard + HEARD_AGAIN),
+            Source::Elsewhere { heard, .. } => Some(*heard + REMEMBERED),
+        }
+    }
+
+    fn is_forgotten(&self, now: Moment) -> bool {
+        match &self.source {
+            Source::Here { .. } => false,
+            Source::Elsewhere { heard, .. } => now.since(*heard) >= REMEMBERED,
+        }
+    }
+}
+
+impl People {
+    /// Nobody is there; what users of this server say is known from earlier.
+    pub(super) fn new(stream: Stream, statuses: Vec<(OwnedUserId, String)>) -> Self {
+        let known = statuses.into_iter();
+        let known = known.map(|(user, status_msg)| (user, Person::here(Some(status_msg))));
+        Self {
+            known: known.collect(),
+            changes: BTreeMap::new(),
+            due: BTreeSet::new(),
+            stream,
+            news: News::default(),
+        }
+    }
+
+    /// A device of a user's says how the user is, and the user what is to be said of it.
+    pub(super) fn set(
+        &mut self,
+        (user, device): (&UserId, &str),
+        state: PresenceState,
+        status_msg: Option<String>,
+        now: Moment,
+    ) {
+        let person = self.person(user);
+        person.status_msg = status_msg;
+        person.seen = Some(Seen::now(now));
+        if let Source::Here { devices, .. } = &mut person.source {
+            let device = devices.entry(device.to_owned());
+            let device = device.or_insert_with(|| Device::new(now));
+            device.said = state;
+            device.active = now;
+            device.here = now;
+        }
+        self.settle(user, now, false);
+    }
+
+    /// A device begins to sync, and says how the user is.
+    pub(super) fn begin_sync(
+        &mut self,
+        (user, device): (&UserId, &str),
+        state: PresenceState,
+        now: Moment,
+    ) {
+        let person = self.person(user);
+        if let Source::Here { devices, .. } = &mut person.source {
+            let device = devices.entry(device.to_owned());
+            let device = device.or_insert_with(|| Device::new(now));
+            // To go online is to do something. To stay there isn't.
+            if state == PresenceState::Online && device.said != state {
+                device.active = now;
+                person.seen = Some(Seen::now(now));
+            }
+            device.said = state;
+            device.here = now;
+            device.syncs += 1;
+        }
+        self.settle(user, now, false);
+    }
+
+    /// A sync that began has ended.
+    pub(super) fn end_sync(&mut self, (user, device): (&UserId, &str), now: Moment) {
+        if let Source::Here { devices, .. } = &mut self.person(user).source
+            && let Some(device) = devices.get_mut(device)
+        {
+            device.syncs = device.syncs.saturating_sub(1);
+            device.here = now;
+        }
+        self.settle(user, now, false);
+    }
+
+    /// A user does something with a device. Who is offline by its own wish stays so.
+    pub(super) fn act(&mut self, (user, device): (&UserId, &str), now: Moment) {
+        let person = self.person(user);
+        person.seen = Some(Seen::now(now));
+        if let Source::Here { devices, .. } = &mut person.source
+            && let Some(device) = devices.get_mut(device)
+        {
+            if device.said == PresenceState::Unavailable {
+                device.said = PresenceState::Online;
+            }
+            device.active = now;
+            device.here = now;
+        }
+        self.settle(user, now, false);
+    }
+
+    /// Another server says how one of its users is.
+    pub(super) fn hear(&mut self, user: &UserId, heard: UserPresence, now: Moment) {
+        if !self.known.contains_key(user) && self.known.len() >= MOST_KNOWN {
+            return;
+        }
+        let is_active = heard.currently_active.unwrap_or_default();
+        let source = Source::Elsewhere {
+            state: heard.presence,
+            currently_active: is_active,
+            heard: now,
+        };
+        let seen = heard.last_active_ago.map(|ago| Seen::before(ago, now));
+        let Some(person) = self.known.get_mut(user) else {
+            let person = Person::offline(source, None);
+            let person = Person {
+                status_msg: heard.status_msg,
+                seen,
+                ..person
+            };
+            self.known.insert(user.to_owned(), person);
+            return self.settle(user, now, false);
+        };
+        // That somebody is active still is no news.
+        let has_acted = !is_active
+            && seen.zip(person.seen).is_some_and(|(seen, before)| {
+                before.ago(now) > seen.ago(now).saturating_add(ACTIVE)
+            });
+        person.source = source;
+        person.status_msg = heard.status_msg;
+        person.seen = seen.or(person.seen);
+        self.settle(user, now, has_acted);
+    }
+
+    /// A user is to be shown, or told of, to somebody who may not know how it is.
+    pub(super) fn show_again(&mut self, user: &UserId, now: Moment) {
+        if self.is_there(user) {
+            self.settle(user, now, true);
+        }
+    }
+
+    /// What is known of a user.
+    pub(super) fn get(&self, user: &UserId, now: Moment) -> Option<UserPresence> {
+        let person = self.known.get(user)?;
+        let Shown {
+            state,
+            status_msg,
+            currently_active,
+        } = person.shown.clone();
+        Some(UserPresence {
+            presence: state,
+            last_active_ago: person.seen.map(|seen| seen.ago_ms(now)),
+            status_msg,
+            currently_active: (state == PresenceState::Online).then_some(currently_active),
+        })
+    }
+
+    /// Whether anything is known of a user.
+    pub(super) fn is_known(&self, user: &UserId) -> bool {
+        self.known.contains_key(user)
+    }
+
+    /// Whether a user is not offline.
+    pub(super) fn is_there(&self, user: &UserId) -> bool {
+        let person = self.known.get(user);
+        person.is_some_and(|person| person.shown.state != PresenceState::Offline)
+    }
+
+    /// Everybody who is not offline.
+    pub(super) fn there(&self) -> Vec<OwnedUserId> {
+        let there = self.changes.values();
+        there.filter(|user| self.is_there(user)).cloned().collect()
+    }
+
+    /// Who changed after a position, up to so many, each with the position of its last change.
+    pub(super) fn changed_after(
+        &self,
+        after: StreamPosition,
+        limit: usize,
+    ) -> Vec<(StreamPosition, OwnedUserId)> {
+        let changed = self.changes.range(StreamPosition(after.0 + 1)..);
+        let changed = changed.take(limit);
+        changed.map(|(at, user)| (*at, user.clone())).collect()
+    }
+
+    /// Lets happen what is due, and takes what others have to hear of.
+    pub(super) fn take_news(&mut self, now: Moment) -> News {
+        while let Some((at, user)) = self.due.first().cloned()
+            && at <= now
+        {
+            self.settle(&user, now, false);
+        }
+        std::mem::take(&mut self.news)
+    }
+
+    pub(super) fn has_news(&self) -> bool {
+        !self.news.is_empty()
+    }
+
+    /// When something happens by itself next.
+    pub(super) fn next_due(&self) -> Option<Moment> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// A user of this server.
+    fn person(&mut self, user: &UserId) -> &mut Person {
+        let person = self.known.entry(user.to_owned());
+        person.or_insert_with(|| Person::here(None))
+    }
+
+    /// Notes what a user is by now, and if that changed, that others have to hear of it.
+    fn settle(&mut self, user: &UserId, now: Moment, is_news: bool) {
+        let Some(person) = self.known.get_mut(user) else {
+            return;
+        };
+        if let Some(due) = person.due.take() {
+            self.due.remove(&(due, user.to_owned()));
+        }
+        if person.is_forgotten(now) {
+            if let Some(position) = person.position {
+                self.changes.remove(&position);
+            }
+            self.known.remove(user);
+            return;
+        }
+        let present = person.present(now);
+        let is_news = is_news || present != person.shown;
+        person.shown = present;
+        if is_news {
+            if let Some(position) = person.position {
+                self.changes.remove(&position);
+            }
+            let position = StreamPosition(self.stream.allocate(1).before().0 + 1);
+            person.position = Some(position);
+            self.changes.insert(position, user.to_owned());
+            self.news.to_show.insert(user.to_owned());
+        }
+        let is_there = person.shown.state != PresenceState::Offline;
+        if let Source::Here { told, .. } = &mut person.source {
+            let is_long_ago = told.is_none_or(|told| now.since(told) >= TOLD_AGAIN);
+            if is_news || (is_there && is_long_ago) {
+                *told = Some(now);
+                self.news.to_tell.insert(user.to_owned());
+            }
+        }
+        person.due = person.next_due(now);
+        if let Some(due) = person.due {
+            self.due.insert((due, user.to_owned()));
+        }
+    }
+}
