@@ -15,13 +15,13 @@ fn transaction(edus: &[Value]) -> Value {
 }
 
 /// Hands a transaction over as another server would. (It is the same; no other key is at hand.)
-async fn receive(site: &Site, txn_id: &str, edus: &[Value]) -> StatusCode {
+pub(crate) async fn receive(site: &Site, txn_id: &str, edus: &[Value]) -> StatusCode {
     let target = format!("/_matrix/federation/v1/send/{txn_id}");
     let body = transaction(edus);
     federation::call(site, Method::PUT, &target, body).await.0
 }
 
-async fn sync(site: &Site, token: &str, since: Option<&str>) -> Value {
+pub(crate) async fn sync(site: &Site, token: &str, since: Option<&str>) -> Value {
     let since = since
         .map(|since| format!("since={since}"))
         .unwrap_or_default();
@@ -159,7 +159,7 @@ async fn a_transaction_over_its_limits_has_no_effect() {
 }
 
 /// A room of alice's with a message in it: its part of paths, and the event's ID.
-async fn room(site: &Site, alice: &str) -> (String, String) {
+pub(crate) async fn room(site: &Site, alice: &str) -> (String, String) {
     let create = "/_matrix/client/v3/createRoom";
     let (_, created) = site
         .call(Method::POST, create, Some(alice), Value::Null)
@@ -173,7 +173,7 @@ async fn room(site: &Site, alice: &str) -> (String, String) {
 }
 
 /// Fails unless a request is answered with that status and error.
-async fn refused(
+pub(crate) async fn refused(
     site: &Site,
     (method, target): (Method, &str),
     token: Option<&str>,

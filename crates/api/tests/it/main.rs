@@ -11,6 +11,7 @@ mod handshakes;
 mod invitations;
 mod memberships;
 mod peer;
+mod presence;
 mod rooms;
 mod spaces;
 mod third_party_invites;
@@ -44,10 +45,10 @@ struct Site {
 impl Site {
     /// `example.org`, where anybody may register and publish rooms.
     async fn start(fresh: &Fresh) -> Self {
-        Self::start_with(fresh, true).await
+        Self::start_with(fresh, |_| ()).await
     }
 
-    async fn start_with(fresh: &Fresh, allow_publishing: bool) -> Self {
+    async fn start_with(fresh: &Fresh, decide: impl FnOnce(&mut RoomsConfig)) -> Self {
         // A failing test shows what was logged; the second test of a process finds it installed.
         let _ = tracing_subscriber::fmt().with_test_writer().try_init();
         let server_name = server_name!("example.org").to_owned();
@@ -68,12 +69,13 @@ impl Site {
         };
         let users = Users::open(users, env.clone(), database.clone(), federation.clone());
         let users = users.await.unwrap();
-        let rooms = RoomsConfig {
+        let mut rooms = RoomsConfig {
             server_name,
             default_room_version: RoomVersion::V12,
-            allow_publishing,
+            allow_publishing: true,
             presence: true,
         };
+        decide(&mut rooms);
         let rooms = Rooms::start(rooms, env.clone(), database, federation.clone());
         let rooms = rooms.await.unwrap();
         let api = Api::new(ApiParts {
