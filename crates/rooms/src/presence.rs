@@ -6,6 +6,7 @@
 //! have in local users and in servers, whatever they have in members.
 
 mod people;
+mod person;
 mod spread;
 mod state;
 
@@ -245,6 +246,8 @@ impl Rooms {
         limit: usize,
         wanted: impl Fn(&UserId) -> bool,
     ) -> Result<(Vec<(OwnedUserId, UserPresence)>, StreamPosition), StorageError> {
+        let now = self.env().clock.instant();
+        self.presence().people().catch_up(now);
         let readable = self.presence().stream.readable();
         let is_first = after.0 == 0;
         let mut upto = if after > readable {
@@ -263,7 +266,7 @@ impl Rooms {
             let asked = asked.filter(|user| wanted(user) && user != viewer);
             let sharing = self.sharing_with(viewer, asked.collect()).await?;
             let now = self.env().clock.instant();
-            let people = self.presence().people();
+            let mut people = self.presence().people();
             for (position, user) in changed {
                 if found.len() == limit {
                     return Ok((found, upto));
@@ -293,7 +296,7 @@ impl Rooms {
         let joined = there.filter(|user| wanted(user) && room.may_be_joined(user));
         let joined: Vec<_> = joined.take(limit).collect();
         let now = self.env().clock.instant();
-        let people = self.presence().people();
+        let mut people = self.presence().people();
         let shown = |user: OwnedUserId| Some((people.get(&user, now)?, user));
         let shown = joined.into_iter().filter_map(shown);
         shown.map(|(shown, user)| (user, shown)).collect()
@@ -334,7 +337,7 @@ impl Rooms {
     /// An EDU that tells how some users are by now.
     pub(crate) fn presence_edu(&self, users: &[OwnedUserId]) -> Box<RawValue> {
         let now = self.env().clock.instant();
-        let people = self.presence().people();
+        let mut people = self.presence().people();
         let told = users.iter().filter_map(|user| {
             Some(Told {
                 user_id: user,

@@ -40,14 +40,23 @@ async fn users_say_how_they_are_and_see_how_those_in_their_rooms_are() {
         });
         assert_eq!(status(&site, &alice, ALICE).await, shown);
         let hidden = (403, "M_FORBIDDEN");
-        refused(&site, (Method::GET, ALICE), Some(&bob), &Value::Null, hidden).await;
+        refused(
+            &site,
+            (Method::GET, ALICE),
+            Some(&bob),
+            &Value::Null,
+            hidden,
+        )
+        .await;
+        let invite = json!({ "user_id": "@bob:example.org" });
+        let target = format!("{room}/invite");
+        site.call(Method::POST, &target, Some(&alice), invite).await;
         let join = format!("{room}/join");
         site.call(Method::POST, &join, Some(&bob), json!({})).await;
         assert_eq!(status(&site, &bob, ALICE).await, shown);
         let body = json!({ "presence": "online", "status_msg": null });
         set(&site, &alice, ALICE, body).await;
-        let shown =
-            json!({ "presence": "online", "last_active_ago": 0, "currently_active": true });
+        let shown = json!({ "presence": "online", "last_active_ago": 0, "currently_active": true });
         assert_eq!(status(&site, &bob, ALICE).await, shown);
     })
     .await;
@@ -91,7 +100,14 @@ async fn presence_that_cannot_be_is_refused() {
         refused(&site, get, None, &Value::Null, (401, "M_MISSING_TOKEN")).await;
         let target = "/_matrix/client/v3/sync?set_presence=busy";
         let invalid = (400, "M_INVALID_PARAM");
-        refused(&site, (Method::GET, target), Some(&alice), &Value::Null, invalid).await;
+        refused(
+            &site,
+            (Method::GET, target),
+            Some(&alice),
+            &Value::Null,
+            invalid,
+        )
+        .await;
         assert_eq!(
             status(&site, &alice, ALICE).await,
             json!({ "presence": "offline" })

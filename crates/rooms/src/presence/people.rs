@@ -1,35 +1,17 @@
 //! Who is there: what devices and other servers say, and what follows when they say nothing more.
 //! Pure but for the stream, whose positions are given out with the changes.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use myelin_core::number::StreamPosition;
 use myelin_env::Moment;
 use myelin_storage::stream::Stream;
 use ruma::{OwnedUserId, UserId};
 
-use super::state::{PresenceState, Seen, UserPresence};
-
-/// A device without activity for this long is idle.
-const IDLE: Duration = Duration::from_secs(300);
-
-/// A device that hasn't synced for this long is gone.
-const GONE: Duration = Duration::from_secs(30);
-
-/// For how long after its last activity a user is currently active.
-const ACTIVE: Duration = Duration::from_secs(60);
-
-/// Other servers are told again after this time, since they forget.
-const TOLD_AGAIN: Duration = Duration::from_secs(25 * 60);
-
-/// A user of another server is offline if that says nothing for this long.
-const HEARD_AGAIN: Duration = Duration::from_secs(30 * 60);
-
-/// A user of another server who is offline is forgotten then.
-const REMEMBERED: Duration = Duration::from_secs(2 * 3600);
+use super::{
+    person::{ACTIVE, Device, Person, Shown, Source, TOLD_AGAIN},
+    state::{PresenceState, Seen, UserPresence},
+};
 
 /// How many users are known when no more of other servers are noted.
 const MOST_KNOWN: usize = 200_000;
@@ -57,150 +39,6 @@ pub(super) struct News {
 impl News {
     pub(super) fn is_empty(&self) -> bool {
         self.to_show.is_empty() && self.to_tell.is_empty()
-    }
-}
-
-struct Person {
-    source: Source,
-    status_msg: Option<String>,
-    seen: Option<Seen>,
-    shown: Shown,
-    position: Option<StreamPosition>,
-    due: Option<Moment>,
-}
-
-/// What others get to see.
-#[derive(Clone, PartialEq, Eq)]
-struct Shown {
-    state: PresenceState,
-    status_msg: Option<String>,
-    currently_active: bool,
-}
-
-/// Who says how a user is.
-enum Source {
-    /// The user's devices.
-    Here {
-        devices: BTreeMap<String, Device>,
-        told: Option<Moment>,
-    },
-    /// Its server.
-    Elsewhere {
-        state: PresenceState,
-        currently_active: bool,
-        heard: Moment,
-    },
-}
-
-struct Device {
-    /// What it said last.
-    said: PresenceState,
-    active: Moment,
-    /// When it last said or did something.
-    here: Moment,
-    /// How many syncs of it wait.
-    syncs: usize,
-}
-
-impl Device {
-    fn new(now: Moment) -> Self {
-        Self {
-            said: PresenceState::Offline,
-            active: now,
-            here: now,
-            syncs: 0,
-        }
-    }
-
-    fn is_gone(&self, now: Moment) -> bool {
-        self.syncs == 0 && now.since(self.here) >= GONE
-    }
-
-    fn state(&self, now: Moment) -> PresenceState {
-        match self.said {
-            PresenceState::Online if now.since(self.active) >= IDLE => PresenceState::Unavailable,
-            said => said,
-        }
-    }
-
-    fn due(&self, now: Moment) -> impl Iterator<Item = Moment> + use<> {
-        let gone = (self.syncs == 0).then(|| self.here + GONE);
-        let idle = self.state(now) == PresenceState::Online;
-        gone.into_iter().chain(idle.then(|| self.active + IDLE))
-    }
-}
-
-impl Person {
-    fn offline(source: Source, status_msg: Option<String>) -> Self {
-        Self {
-            source,
-            status_msg: status_msg.clone(),
-            seen: None,
-            shown: Shown {
-                state: PresenceState::Offline,
-                status_msg,
-                currently_active: false,
-            },
-            position: None,
-            due: None,
-        }
-    }
-
-    fn here(status_msg: Option<String>) -> Self {
-        let source = Source::Here {
-            devices: BTreeMap::new(),
-            told: None,
-        };
-        Self::offline(source, status_msg)
-    }
-
-    /// What the user is by now.
-    fn present(&mut self, now: Moment) -> Shown {
-        let (state, currently_active) = match &mut self.source {
-            Source::Here { devices, .. } => {
-                devices.retain(|_, device| !device.is_gone(now));
-                let states = devices.values().map(|device| device.state(now));
-                let state = states.max().unwrap_or(PresenceState::Offline);
-                let is_active = self.seen.is_some_and(|seen| seen.ago(now) < ACTIVE);
-                (state, is_active)
-            }
-            Source::Elsewhere { heard, .. } if now.since(*heard) >= HEARD_AGAIN => {
-                (PresenceState::Offline, false)
-            }
-            Source::Elsewhere {
-                state,
-                currently_active,
-                ..
-            } => (*state, *currently_active),
-        };
-        Shown {
-            state,
-            status_msg: self.status_msg.clone(),
-            currently_active: currently_active && state == PresenceState::Online,
-        }
-    }
-
-    /// When the next change comes by itself.
-    fn next_due(&self, now: Moment) -> Option<Moment> {
-        let is_there = self.shown.state != PresenceState::Offline;
-        match &self.source {
-            Source::Here { devices, told } => {
-                let of_devices = devices.values().flat_map(|device| device.due(now));
-                let inactive = self.seen.filter(|_| self.shown.currently_active);
-                let inactive = inactive.map(|seen| seen.at + ACTIVE);
-                let told = told.filter(|_| is_there).map(|told| told + TOLD_AGAIN);
-                of_devices.chain(inactive).chain(told).min()
-            }
-            Source::Elsewhere { heard, .. } if is_there => Some(*heard + HEARD_AGAIN),
-            Source::Elsewhere { heard, .. } => Some(*heard + REMEMBERED),
-        }
-    }
-
-    fn is_forgotten(&self, now: Moment) -> bool {
-        match &self.source {
-            Source::Here { .. } => false,
-            Source::Elsewhere { heard, .. } => now.since(*heard) >= REMEMBERED,
-        }
     }
 }
 
@@ -330,7 +168,8 @@ impl People {
     }
 
     /// What is known of a user.
-    pub(super) fn get(&self, user: &UserId, now: Moment) -> Option<UserPresence> {
+    pub(super) fn get(&mut self, user: &UserId, now: Moment) -> Option<UserPresence> {
+        self.catch_up(now);
         let person = self.known.get(user)?;
         let Shown {
             state,
@@ -373,13 +212,18 @@ impl People {
         changed.map(|(at, user)| (*at, user.clone())).collect()
     }
 
-    /// Lets happen what is due, and takes what others have to hear of.
-    pub(super) fn take_news(&mut self, now: Moment) -> News {
+    /// Lets happen what is due.
+    pub(super) fn catch_up(&mut self, now: Moment) {
         while let Some((at, user)) = self.due.first().cloned()
             && at <= now
         {
             self.settle(&user, now, false);
         }
+    }
+
+    /// Takes what others have to hear of.
+    pub(super) fn take_news(&mut self, now: Moment) -> News {
+        self.catch_up(now);
         std::mem::take(&mut self.news)
     }
 

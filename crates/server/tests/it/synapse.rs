@@ -101,7 +101,7 @@ trusted_key_servers: []
 federation_custom_ca_list: ["{ca}"]
 ip_range_blacklist: []
 federation_ip_range_blacklist: []
-presence: {{enabled: false}}
+presence: {{enabled: true}}
 allow_public_rooms_over_federation: true
 room_list_publication_rules: [{{action: allow}}]
 bcrypt_rounds: 4
@@ -111,6 +111,7 @@ federation:
   destination_min_retry_interval: 1s
   destination_max_retry_interval: 2s
 rc_message: {plenty}
+rc_presence: {{per_user: {plenty}}}
 rc_registration: {plenty}
 rc_invites: {{per_room: {plenty}, per_user: {plenty}, per_issuer: {plenty}}}
 rc_joins: {{local: {plenty}, remote: {plenty}}}

@@ -1,5 +1,5 @@
 //! What servers tell each other beside the events of rooms: messages to devices, who types, who has
-//! read.
+//! read, who is there.
 
 use std::time::Duration;
 
@@ -137,15 +137,79 @@ async fn receipts(meeting: &Meeting) {
         send("m.read.private", json!({})).await;
         for body in [json!({ "thread_id": "main" }), json!({})] {
             send("m.read", body.clone()).await;
+            let thread = follow.until("a receipt", |answer| {
+                thread_read(answer, (&meeting.room, &event), from)
+            });
+            assert_eq!(thread.await, body["thread_id"]);
+        }
+        let reply = in_thread(to, &meeting.room, &event).await;
+        from.watch().until_event(&meeting.room, &reply).await;
+        let path = format!("receipt/m.read/{}", encode(&reply));
+        let body = json!({ "thread_id": event });
+        from.post(&in_room(&meeting.room, &path), body).await;
+        let thread = follow.until("a receipt of a thread", |answer| {
+            thread_read(answer, (&meeting.room, &reply), from)
+        });
+        assert_eq!(thread.await, event.as_str());
+    }
+}
+
+/// In which thread a user has read an event, if that is shown.
+fn thread_read(answer: &Value, (room, event): (&str, &str), user: &Client) -> Option<Value> {
+    let content = beside(answer, room, "m.receipt")?;
+    let of_event = content[event].as_object()?;
+    assert!(!of_event.contains_key("m.read.private"), "{answer}");
+    let receipt = &of_event.get("m.read")?[&user.user_id];
+    receipt["ts"].is_u64().then(|| receipt["thread_id"].clone())
+}
+
+/// Replies to an event in a thread.
+async fn in_thread(from: &Client, room: &str, root: &str) -> String {
+    let relation = json!({ "rel_type": "m.thread", "event_id": root });
+    let content = json!({ "msgtype": "m.text", "body": "a reply", "m.relates_to": relation });
+    let path = format!("send/m.room.message/reply-{}", encode(&from.user_id));
+    let answer = from.put(&in_room(room, &path), content).await;
+    answer["event_id"].as_str().unwrap().to_owned()
+}
+
+/// How a user is shown to be, if it is shown.
+fn shown<'a>(answer: &'a Value, user: &Client) -> Option<&'a Value> {
+    let events = answer["presence"]["events"].as_array()?;
+    let event = events
+        .iter()
+        .find(|event| event["sender"] == user.user_id.as_str())?;
+    Some(&event["content"])
+}
+
+async fn presence(meeting: &Meeting) {
+    let (alice, bob) = (&meeting.alice, &meeting.bob);
+    for (from, to) in [(alice, bob), (bob, alice)] {
+        let mut follow = Follow::begin(to).await;
+        let path = format!(
+            "/_matrix/client/v3/presence/{}/status",
+            encode(&from.user_id)
+        );
+        for body in [
+            json!({ "presence": "unavailable", "status_msg": "at lunch" }),
+            json!({ "presence": "online", "status_msg": "back again" }),
+            json!({ "presence": "online" }),
+            json!({ "presence": "offline" }),
+        ] {
+            from.put(&path, body.clone()).await;
             let wanted = |answer: &Value| {
-                let content = beside(answer, &meeting.room, "m.receipt")?;
-                let of_event = content[&event].as_object()?;
-                assert!(!of_event.contains_key("m.read.private"), "{answer}");
-                let receipt = &of_event["m.read"][&from.user_id];
-                receipt["ts"].is_u64().then(|| receipt["thread_id"].clone())
+                let content = shown(answer, from)?;
+                let is_as_said = content["presence"] == body["presence"]
+                    && content["status_msg"] == body["status_msg"];
+                is_as_said.then(|| content.clone())
             };
-            let thread = follow.until("a receipt", wanted).await;
-            assert_eq!(thread, body["thread_id"]);
+            let content = follow.until(&body.to_string(), wanted).await;
+            assert!(content["last_active_ago"].is_u64(), "{content}");
+            let is_online = body["presence"] == "online";
+            let active = is_online.then_some(true);
+            assert_eq!(content["currently_active"].as_bool(), active, "{content}");
+            let status = to.get(&path).await;
+            assert_eq!(status["presence"], body["presence"], "{status}");
+            assert_eq!(status["status_msg"], body["status_msg"], "{status}");
         }
     }
 }
@@ -155,9 +219,15 @@ async fn everything_beside_events_goes_both_ways(resident: Kind, joining: Kind) 
     messages_to_devices(&meeting).await;
     typing(&meeting).await;
     receipts(&meeting).await;
+    presence(&meeting).await;
 }
 
 #[tokio::test]
-async fn messages_to_devices_typing_and_receipts_go_both_ways() {
+async fn messages_to_devices_typing_receipts_and_presence_go_both_ways() {
     everything_beside_events_goes_both_ways(Kind::Synapse, Kind::Myelin).await;
+}
+
+#[tokio::test]
+async fn messages_to_devices_typing_receipts_and_presence_go_both_ways_with_myelin_as_resident() {
+    everything_beside_events_goes_both_ways(Kind::Myelin, Kind::Synapse).await;
 }

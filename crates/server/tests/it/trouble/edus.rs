@@ -1,12 +1,13 @@
-//! EDUs on their way to a server that does not always take them (R133).
+//! EDUs on their way to servers that do not always take them (R133), and in partial rooms (R149).
 
 use std::time::Duration;
 
 use myelin_core::room_version::RoomVersion;
 use serde_json::{Value, json};
 
-use super::newcomer::Newcomer;
+use super::{newcomer::Newcomer, resync::partial};
 use crate::ca::Ca;
+use crate::client::{LAZY, encode};
 use crate::resident::{Asked, Conduct, Resident};
 
 /// The first pause after a failure.
@@ -120,4 +121,173 @@ async fn a_transaction_has_100_edus_at_most_and_is_the_only_one_under_way() {
     assert_eq!(sizes, [1, 100, 20]);
     assert!(sent.iter().all(|sent| sent.at_once == 1));
     newcomer.has_delivered(3).await;
+}
+
+impl Newcomer {
+    /// Says how the user is.
+    async fn is(&self, presence: &str) {
+        let user = encode(&self.client.user_id);
+        let path = format!("/_matrix/client/v3/presence/{user}/status");
+        self.client
+            .put(&path, json!({ "presence": presence }))
+            .await;
+    }
+
+    /// What the first of the resident's names was told of the user's presence, in each transaction.
+    fn told(&self) -> Vec<Value> {
+        let name = self.resident.name();
+        let sent = self.transactions().into_iter();
+        let sent = sent.filter(|sent| sent.name == name);
+        let edus = sent.flat_map(|sent| edus(&sent).clone());
+        let presence = edus.filter(|edu| edu["edu_type"] == "m.presence");
+        let pushes = presence.map(|edu| edu["content"]["push"].clone());
+        pushes
+            .map(|push| {
+                assert_eq!(push[0]["user_id"], self.client.user_id.as_str());
+                assert_eq!(push.as_array().unwrap().len(), 1);
+                push[0]["presence"].clone()
+            })
+            .collect()
+    }
+
+    async fn until_told(&self, times: usize) {
+        let told = async {
+            while self.told().len() < times {
+                let sent = self.transactions().len();
+                let more = self.resident.until_asked(self.name(), "send", sent + 1);
+                more.await;
+            }
+        };
+        self.wait(Duration::from_secs(1), told).await;
+    }
+
+    /// Lets the user type, and waits until other servers are told.
+    async fn types_to_all(&self) {
+        let (room, user) = (self.resident.room_id().as_str(), &self.client.user_id);
+        let (room, user) = (encode(room), encode(user));
+        let typing = format!("/_matrix/client/v3/rooms/{room}/typing/{user}");
+        self.client.put(&typing, json!({ "typing": true })).await;
+        let is_typing = |edu: &Value| edu["edu_type"] == "m.typing";
+        while !self.transactions().iter().flat_map(edus).any(is_typing) {
+            let sent = self.transactions().len();
+            let more = self.resident.until_asked(self.name(), "send", sent + 1);
+            self.wait(Duration::from_secs(1), more).await;
+        }
+    }
+
+    /// Hands EDUs over as the resident's second name.
+    async fn receive(&self, txn_id: &str, edus: Value) {
+        let path = format!("/_matrix/federation/v1/send/{txn_id}");
+        let origin = self.resident.names(1);
+        let body = json!({ "origin": origin, "origin_server_ts": 1, "pdus": [], "edus": edus });
+        let answer = self
+            .resident
+            .request(self.name(), self.address(), "PUT", &path, Some(body));
+        assert_eq!(answer.await.unwrap().0, 200);
+    }
+}
+
+#[tokio::test]
+async fn of_presence_that_changes_while_a_server_is_slow_it_is_told_the_last() {
+    let newcomer = newcomer().await;
+    newcomer.join().await;
+    newcomer.members().await;
+    let (conduct, release) = Conduct::hold();
+    newcomer.resident.misbehave(None, "send", conduct);
+    newcomer.is("online").await;
+    newcomer.until_told(1).await;
+    for presence in ["unavailable", "offline", "online", "unavailable"] {
+        newcomer.is(presence).await;
+        newcomer.pass(Duration::from_secs(6));
+    }
+    release.send_replace(true);
+    newcomer.until_told(2).await;
+    assert_eq!(newcomer.told(), ["online", "unavailable"]);
+    newcomer.stop().await;
+}
+
+#[tokio::test]
+async fn presence_wakes_no_server_that_rests() {
+    let newcomer = newcomer().await;
+    newcomer.join().await;
+    newcomer.members().await;
+    let conduct = Conduct::Error(500, "M_UNKNOWN");
+    newcomer.resident.misbehave(None, "send", conduct);
+    newcomer.is("online").await;
+    newcomer.until_told(1).await;
+    let sent = newcomer.transactions().len();
+    newcomer.resident.behave();
+    for presence in ["unavailable", "online", "unavailable"] {
+        newcomer.is(presence).await;
+        // More than the time for which changes are gathered, but less than the pause.
+        newcomer.pass(Duration::from_secs(100));
+        // A server that doesn't rest is told meanwhile.
+        newcomer.tell(presence).await;
+    }
+    // It rests, for events too, and for messages that must not be lost. When it is back it gets those.
+    assert_eq!(newcomer.told(), ["online"]);
+    newcomer.until_sent(sent + 1).await;
+    assert_eq!(newcomer.told(), ["online"]);
+    newcomer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn edus_get_through_while_a_room_is_partial_and_so_does_an_event_after_them() {
+    let (newcomer, release) = partial().await;
+    let (resident, client) = (newcomer.resident.clone(), &newcomer.client);
+    let room = resident.room_id().as_str();
+    // Nobody has said yet that this user is in the room.
+    let user = resident.room_of(newcomer.name(), |room| room.speaker(resident.key(1)));
+    let last = resident.room_of(newcomer.name(), |room| room.say(resident.key(1), "before"));
+    let types = |typing: bool| {
+        let content = json!({ "room_id": room, "user_id": user, "typing": typing });
+        json!({ "edu_type": "m.typing", "content": content })
+    };
+    let receipt = json!({ "data": { "ts": 5 }, "event_ids": [last.event_id] });
+    let receipts = json!({ room: { "m.read": { user.as_str(): receipt } } });
+    let push = json!([{ "user_id": user, "presence": "online", "last_active_ago": 5 }]);
+    let messages = json!({ &client.user_id: { "*": { "words": "hello" } } });
+    let message = json!({
+        "sender": user, "type": "org.example.tell", "message_id": "1", "messages": messages,
+    });
+    let edus = json!([
+        types(true),
+        { "edu_type": "m.receipt", "content": receipts },
+        { "edu_type": "m.presence", "content": { "push": push } },
+        { "edu_type": "m.direct_to_device", "content": message },
+    ]);
+    newcomer.receive("edus", edus).await;
+    let shown = client.sync(LAZY, None, Duration::ZERO).await;
+    let beside = |answer: &Value| -> Vec<Value> {
+        let section = &answer["rooms"]["join"][room];
+        let events = section["ephemeral"]["events"].as_array();
+        events.cloned().unwrap_or_default()
+    };
+    let content = |answer: &Value, event_type: &str| {
+        let found = beside(answer);
+        let found = found.iter().find(|event| event["type"] == event_type);
+        found.map(|event| event["content"].clone())
+    };
+    assert_eq!(
+        content(&shown, "m.typing").unwrap()["user_ids"],
+        json!([user])
+    );
+    let read = content(&shown, "m.receipt").unwrap();
+    let read = &read[last.event_id.as_str()]["m.read"];
+    assert!(read[user.as_str()].is_object(), "{shown}");
+    let there = shown["presence"]["events"].as_array().unwrap();
+    let is_shown = |event: &&Value| event["sender"] == user.as_str();
+    assert!(there.iter().any(|event| is_shown(&event)), "{shown}");
+    assert_eq!(shown["to_device"]["events"][0]["sender"], user.as_str());
+    newcomer.types_to_all().await;
+    let event = resident.say(newcomer.name(), newcomer.address(), "after them");
+    let event = event.await.unwrap();
+    client.watch().until_event(room, &event).await;
+    release.send_replace(true);
+    newcomer.members().await;
+    newcomer.receive("more", json!([types(false)])).await;
+    let since = shown["next_batch"].as_str();
+    let last = client.sync(LAZY, since, Duration::ZERO).await;
+    let typing = content(&last, "m.typing").unwrap();
+    assert_eq!(typing["user_ids"], json!([client.user_id]));
 }

@@ -206,7 +206,7 @@ async fn a_resync_that_all_servers_fail_is_tried_again_at_growing_intervals_over
 }
 
 /// A newcomer in the room while nobody tells it the room's state.
-async fn partial() -> (Newcomer, watch::Sender<bool>) {
+pub(super) async fn partial() -> (Newcomer, watch::Sender<bool>) {
     let ca = Ca::generate();
     let resident = Resident::start(&ca, RoomVersion::V12, MEMBERS).await;
     let (hold, release) = Conduct::hold();
