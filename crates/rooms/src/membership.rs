@@ -24,7 +24,7 @@ impl Rooms {
         target: &UserId,
         reason: Option<String>,
     ) -> Result<OwnedEventId, RoomError> {
-        match self.known_standing(room_id, target).await? {
+        match self.known_standing(room_id, sender, target).await? {
             Some(Some(Membership::Ban)) => {
                 return Err(RoomError::BadState(format!("{target} is banned")));
             }
@@ -49,7 +49,7 @@ impl Rooms {
         target: &UserId,
         reason: Option<String>,
     ) -> Result<OwnedEventId, RoomError> {
-        match self.known_standing(room_id, target).await? {
+        match self.known_standing(room_id, sender, target).await? {
             Some(standing) if standing != Some(Membership::Ban) => {
                 Err(RoomError::BadState(format!("{target} is not banned")))
             }
@@ -60,18 +60,26 @@ impl Rooms {
         }
     }
 
-    /// What a user is to a room. `None` if that isn't known: then the rules of the room will have to do.
+    /// What a user is to a room, for a member. `None` if that isn't known: then the rules of the room will
+    /// have to do.
     async fn known_standing(
         &self,
         room_id: &RoomId,
+        asking: &UserId,
         user: &UserId,
     ) -> Result<Option<Option<Membership>>, RoomError> {
         let room = self.known_room(room_id).await?;
         let Some(current) = room.current().filter(|_| !room.is_partial()) else {
             return Ok(None);
         };
-        let entry = current.state.get_named(&room.keys(), MEMBER, user.as_str());
-        Ok(Some(entry.and_then(|entry| entry.membership())))
+        let membership = |user: &UserId| {
+            let entry = current.state.get_named(&room.keys(), MEMBER, user.as_str());
+            entry.and_then(|entry| entry.membership())
+        };
+        if membership(asking) != Some(Membership::Join) {
+            return Err(RoomError::Forbidden(format!("{asking} is not in the room")));
+        }
+        Ok(Some(membership(user)))
     }
 
     /// Sets the membership of `target`: a ban, an invite, or an end of what it was.

@@ -181,10 +181,23 @@ async fn published_rooms_are_listed_for_clients_and_servers() {
         let target = format!("{rooms}?limit=1&since={since}");
         let (_, second) = site.call(Method::GET, &target, None, Value::Null).await;
         assert_eq!(second["chunk"], json!([all["chunk"][1]]));
-        for (end, token) in [("publicRooms?since=x", None), ("publicRooms?limit=0", None)] {
-            let refused = refusal(&site, Method::GET, end, token, Value::Null).await;
+        for end in [
+            "publicRooms?since=x",
+            "publicRooms?limit=0",
+            "publicRooms?server=%20",
+            "directory/list/room/tea",
+            "directory/room/tea",
+        ] {
+            let refused = refusal(&site, Method::GET, end, None, Value::Null).await;
             assert_eq!(refused, of(400, "M_INVALID_PARAM"), "{end}");
         }
+        // An address that this server may not connect to.
+        let inside = "publicRooms?server=127.0.0.1:1";
+        let refused = refusal(&site, Method::GET, inside, None, Value::Null).await;
+        assert_eq!(refused, of(403, "M_FORBIDDEN"));
+        let wish = json!({ "limit": "x" });
+        let refused = refusal(&site, Method::POST, "publicRooms", Some(alice), wish).await;
+        assert_eq!(refused, of(400, "M_BAD_JSON"));
         let anonymous = refusal(&site, Method::POST, "publicRooms", None, json!({})).await;
         assert_eq!(anonymous, of(401, "M_MISSING_TOKEN"));
     })
@@ -215,8 +228,10 @@ async fn whoever_may_announce_aliases_publishes_a_room() {
             assert_eq!(shown, json!({ "visibility": wished }));
         }
         let strange = "directory/list/room/!nowhere:example.org";
-        let unknown = refusal(&site, Method::GET, strange, None, Value::Null).await;
-        assert_eq!(unknown, of(404, "M_NOT_FOUND"));
+        for (method, token) in [(Method::GET, None), (Method::PUT, alice)] {
+            let unknown = refusal(&site, method, strange, token, json!({})).await;
+            assert_eq!(unknown, of(404, "M_NOT_FOUND"));
+        }
     })
     .await;
 }

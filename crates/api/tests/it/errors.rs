@@ -23,7 +23,7 @@ pub(crate) fn example(path: &str) -> String {
         ("{device_id}", "PHONE"),
         ("{protocol}", "irc"),
     ];
-    let query = "?event_id=$event&user_id=@alice:example.org&room_alias=%23a:example.org&v=$event&limit=1&dir=b";
+    let query = "?event_id=$event&user_id=@alice:example.org&room_alias=%23a:example.org&v=$event&limit=1&dir=b&ts=1";
     let path = values.iter().fold(path.to_owned(), |path, (name, value)| {
         path.replace(name, value)
     });
@@ -127,6 +127,33 @@ async fn what_is_too_large_is_refused() {
     let (status, answer) = read(site.send(request.unwrap()).await).await;
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(answer["errcode"], "M_TOO_LARGE");
+}
+
+#[tokio::test]
+async fn what_no_name_of_anything_could_be_is_invalid_in_every_path() {
+    let fresh = Fresh::sqlite().await;
+    let site = Site::start(&fresh).await;
+    let token = site.token("alice").await;
+    for name in [
+        "{room_id}",
+        "{room_id_or_alias}",
+        "{room_alias}",
+        "{user_id}",
+        "{event_id}",
+    ] {
+        for route in routes() {
+            if route.access != Access::User || !route.path.contains(name) {
+                continue;
+            }
+            let target = example(&route.path.replace(name, "no"));
+            let answer = site
+                .call(route.method, &target, Some(&token), json!({}))
+                .await;
+            let found = (answer.0, &answer.1["errcode"]);
+            let expected = (StatusCode::BAD_REQUEST, &json!("M_INVALID_PARAM"));
+            assert_eq!(found, expected, "{target}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,10 +1,11 @@
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use myelin_api::{Access, Route, routes};
 use myelin_storage::testing::{Fresh, on_each_engine};
 use serde_json::{Value, json};
 
-use crate::Site;
+use crate::{Site, errors::example};
 
 #[tokio::test]
 async fn people_talk_in_a_room() {
@@ -128,6 +129,22 @@ async fn every_form_of_the_state_endpoints_works() {
     .await;
 }
 
+/// Whether an endpoint is asked with access tokens about a room.
+fn is_about_a_room(route: &Route) -> bool {
+    route.access == Access::User && route.path.contains("{room_id}")
+}
+
+/// What is needed to be told more than that the request is malformed.
+fn request(path: &str) -> Value {
+    match path.rsplit('/').next().unwrap() {
+        "invite" | "kick" | "ban" | "unban" => json!({ "user_id": "@alice:example.org" }),
+        "upgrade" => json!({ "new_version": "11" }),
+        "{user_id}" => json!({ "typing": true }),
+        "read_markers" => json!({ "m.read": "$event" }),
+        _ => json!({}),
+    }
+}
+
 #[tokio::test]
 async fn rooms_of_others_are_closed() {
     on_each_engine(async |fresh: Fresh| {
@@ -137,28 +154,25 @@ async fn rooms_of_others_are_closed() {
         let (_, created) = site
             .call(Method::POST, create, Some(&alice), Value::Null)
             .await;
-        let room = format!(
-            "/_matrix/client/v3/rooms/{}",
-            created["room_id"].as_str().unwrap()
-        );
-        for (method, end) in [
-            (Method::GET, "state"),
-            (Method::GET, "members"),
-            (Method::GET, "joined_members"),
-            (Method::GET, "messages?dir=b"),
-            (Method::PUT, "send/m.room.message/1"),
-            (Method::PUT, "state/m.room.name"),
-            (Method::POST, "join"),
-            (Method::POST, "leave"),
-        ] {
-            let target = format!("{room}/{end}");
-            let (status, answer) = site.call(method, &target, Some(&bob), json!({})).await;
-            assert_eq!(
-                (status, &answer["errcode"]),
-                (StatusCode::FORBIDDEN, &json!("M_FORBIDDEN")),
-                "{end}"
+        let room = created["room_id"].as_str().unwrap();
+        let before = site.stored().await;
+        for route in routes().into_iter().filter(is_about_a_room) {
+            let target = example(route.path).replace("!room:example.org", room);
+            let body = request(route.path);
+            let (status, answer) = site.call(route.method, &target, Some(&bob), body).await;
+            let expected = match route.path.rsplit_once("/rooms/{room_id}/") {
+                // Whether there is such an event is not for others to know.
+                Some((_, "event/{event_id}")) => (404, "M_NOT_FOUND"),
+                Some((_, "forget")) => (400, "M_UNKNOWN"),
+                _ => (403, "M_FORBIDDEN"),
+            };
+            let found = (
+                status.as_u16(),
+                answer["errcode"].as_str().unwrap_or_default(),
             );
+            assert_eq!(found, expected, "{} {answer}", route.path);
         }
+        assert_eq!(site.stored().await, before);
     })
     .await;
 }
