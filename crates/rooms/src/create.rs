@@ -27,7 +27,7 @@ use crate::{
 
 /// How long the creator of a room waits for the servers of those who are invited. Who answers later is
 /// invited all the same.
-const LONGEST_INVITING: Duration = Duration::from_secs(20);
+pub(crate) const LONGEST_INVITING: Duration = Duration::from_secs(20);
 
 /// How many of them are asked at the same time.
 const INVITED_AT_ONCE: usize = 20;

@@ -19,7 +19,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    RoomError, Rooms, ServeError, new_event::NewEvent, outliers::remote, room::Room, turn::Turn,
+    RoomError, Rooms, ServeError, create::LONGEST_INVITING, new_event::NewEvent, outliers::remote,
+    room::Room, turn::Turn,
 };
 
 const THIRD_PARTY_INVITE: &str = "m.room.third_party_invite";
@@ -132,6 +133,29 @@ impl Rooms {
         let details = self.invite_details(&room, inviter, id).await?;
         let stored = server.store_invite(&details).await.map_err(remote)?;
         self.send(room_id, waiting_invite(inviter, &stored)).await
+    }
+
+    /// Invites the first guests of a new room, who are known by their addresses. The room is there, whatever
+    /// identity servers say; one that is slow is not waited for, but its guests are invited all the same.
+    pub async fn invite_third_parties(
+        &self,
+        inviter: &UserId,
+        room_id: &RoomId,
+        invitees: Vec<ThirdParty>,
+    ) {
+        let (rooms, inviter, room_id) = (self.clone(), inviter.to_owned(), room_id.to_owned());
+        let inviting = self.env().tasks.spawn("invite by address", async move {
+            for invitee in &invitees {
+                let invited = rooms.invite_third_party(&inviter, &room_id, invitee);
+                if let Err(error) = invited.await {
+                    tracing::warn!(room = %room_id, %error, "not invited by address");
+                }
+            }
+        });
+        let inviting = self.env().clock.timeout(LONGEST_INVITING, inviting);
+        if inviting.await.is_err() {
+            tracing::info!("an identity server is slow");
+        }
     }
 
     /// The address is shown to nobody by a user who may not invite.

@@ -95,14 +95,12 @@ pub(crate) async fn create(
     };
     let room_id = api.rooms().create(&requester.user_id, wish).await?;
     tracing::Span::current().record("room", room_id.as_str());
-    for invitee in &third_parties {
-        let invite = api
+    if !third_parties.is_empty() {
+        let inviter = &requester.user_id;
+        let inviting = api
             .rooms()
-            .invite_third_party(&requester.user_id, &room_id, invitee);
-        // The room is there, whatever identity servers say.
-        if let Err(error) = invite.await {
-            tracing::warn!(%error, "not invited by address");
-        }
+            .invite_third_parties(inviter, &room_id, third_parties);
+        inviting.await;
     }
     Ok(Json(json!({ "room_id": room_id })))
 }

@@ -137,6 +137,18 @@ async fn known_and_revoked(post: &Post, bob: &Client) {
     );
     assert_eq!(post.identity.stored("bob@example.com").len(), 1);
 
+    let request = json!({
+        "preset": "private_chat", "room_version": post.version,
+        "invite_3pid": [post.identity.invitation("erin@example.com")],
+    });
+    let room = post.alice.create_room(request).await;
+    let token = post.identity.stored("erin@example.com")[0]["token"].clone();
+    let kind = "m.room.third_party_invite";
+    let waiting = post
+        .alice
+        .state_content(&room, kind, token.as_str().unwrap());
+    assert_eq!(waiting.await["display_name"], "s...@e...");
+
     post.invite(&room, "dave@example.com").await;
     let dave = post.guests.register("dave").await;
     post.identity.revoke_keys();
