@@ -74,6 +74,33 @@ async fn a_new_name_reaches_the_rooms_that_the_user_is_in_and_brings_nobody_back
 }
 
 #[tokio::test]
+async fn who_leaves_while_the_rooms_are_told_stays_out() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let mut rooms = Vec::new();
+        for _ in 0..20 {
+            let room_id = house.create("11").await;
+            house.join(&room_id, dora()).await;
+            rooms.push(room_id);
+        }
+        rename(&house, dora(), "Dora").await;
+        house.rooms.profile_changed();
+        // The last first: those that are told last have been left by then.
+        for room_id in rooms.iter().rev() {
+            house.rooms.leave(dora(), room_id, None).await.unwrap();
+        }
+        all_told(&house).await;
+        for room_id in &rooms {
+            assert_eq!(
+                content(&house, room_id, dora()).await["membership"],
+                "leave"
+            );
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_name_that_was_changed_before_a_crash_reaches_the_rooms_after_it_and_each_once() {
     on_each_engine(|fresh| async move {
         let house = House::open(fresh).await;
