@@ -1,6 +1,7 @@
 //! The client-server API, a file per section.
 
 pub(crate) mod account;
+pub(crate) mod account_data;
 pub(crate) mod devices;
 pub(crate) mod directory;
 pub(crate) mod events;

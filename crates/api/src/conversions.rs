@@ -86,6 +86,9 @@ impl From<UserError> for ApiError {
             UserError::MissingParam(name) => Self::missing_param(name),
             UserError::InvalidParam(_) => Self::invalid_param(message),
             UserError::Unsupported(_) => Self::unknown(message),
+            UserError::SetElsewhere(_) => {
+                Self::new(StatusCode::METHOD_NOT_ALLOWED, "M_BAD_JSON", message)
+            }
             UserError::NotFound(_) => Self::not_found(message),
             UserError::Challenge(challenge) => challenged(&challenge),
             UserError::Remote(error) => error.into(),

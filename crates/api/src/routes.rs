@@ -144,6 +144,13 @@ table! {
         User Read GET "/_matrix/client/v3/user/{user_id}/filter/{filter_id}" => client::filters::filter;
     }
     "Client-server API: Push notifications" Client {
+        User Read GET "/_matrix/client/v3/user/{user_id}/account_data/{type}" => client::account_data::data;
+        User Change PUT "/_matrix/client/v3/user/{user_id}/account_data/{type}" => client::account_data::set_data;
+        User Read GET "/_matrix/client/v3/user/{user_id}/rooms/{room_id}/account_data/{type}" => client::account_data::room_data;
+        User Change PUT "/_matrix/client/v3/user/{user_id}/rooms/{room_id}/account_data/{type}" => client::account_data::set_room_data;
+        User Read GET "/_matrix/client/v3/user/{user_id}/rooms/{room_id}/tags" => client::account_data::tags;
+        User Change PUT "/_matrix/client/v3/user/{user_id}/rooms/{room_id}/tags/{tag}" => client::account_data::set_tag;
+        User Change DELETE "/_matrix/client/v3/user/{user_id}/rooms/{room_id}/tags/{tag}" => client::account_data::remove_tag;
         User Read GET "/_matrix/client/v3/pushrules/" => client::push_rules::all;
         User Read GET "/_matrix/client/v3/pushrules/global/" => client::push_rules::global;
     }

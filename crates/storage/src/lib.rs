@@ -10,6 +10,7 @@ mod param;
 #[macro_use]
 mod statement;
 
+pub mod account_data;
 pub mod accounts;
 pub mod aliases;
 pub mod client_transactions;
@@ -57,6 +58,7 @@ pub use url::DatabaseUrl;
 /// The statements of each file, by its name.
 #[cfg(test)]
 const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
+    ("account_data", account_data::STATEMENTS),
     ("accounts", accounts::STATEMENTS),
     ("aliases", aliases::STATEMENTS),
     ("client_transactions", client_transactions::STATEMENTS),

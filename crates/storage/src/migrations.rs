@@ -83,6 +83,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "presence",
         sql: include_str!("../migrations/0014_presence.sql"),
     },
+    Migration {
+        number: 15,
+        name: "account data",
+        sql: include_str!("../migrations/0015_account_data.sql"),
+    },
 ];
 
 statements! {

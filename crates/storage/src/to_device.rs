@@ -23,6 +23,7 @@ statements! {
     DELETE_MESSAGES = "DELETE FROM to_device_inbox WHERE user_id = $1 AND device_id = $2 AND position <= $3";
     /// The highest position in use.
     LAST_POSITION = "SELECT MAX(position) FROM (SELECT MAX(position) AS position FROM to_device_inbox
+        UNION ALL SELECT MAX(position) FROM account_data
         UNION ALL SELECT MAX(position) FROM edu_outbox) AS used";
     /// The highest position of a row that was deleted. Big-endian numbers sort as blobs.
     NOTE_DELETED = "INSERT INTO settings (name, value) VALUES ('to_device_deleted', $1)

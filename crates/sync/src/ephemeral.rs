@@ -14,12 +14,13 @@ use crate::{EventJson, SyncError, room_section::SectionReader};
 /// How many receipts of a room are shown at once. They are the newest.
 const MOST_RECEIPTS: usize = 5_000;
 
-/// The parts of the streams of typing and receipts that an answer tells of: after a position, up to
-/// another.
+/// The parts of other streams than that of events that an answer tells of, in rooms: after a position, up
+/// to another.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Beside {
     pub(crate) typing: (StreamPosition, StreamPosition),
     pub(crate) receipts: (StreamPosition, StreamPosition),
+    pub(crate) account_data: (StreamPosition, StreamPosition),
 }
 
 /// What there is in one room.
@@ -50,7 +51,11 @@ type ShownReceipts =
 impl SectionReader<'_> {
     /// What is new beside the room's events, or all there is to somebody who doesn't know the room.
     pub(crate) async fn beside(&self, is_known: bool) -> Result<BesideEvents, SyncError> {
-        let Beside { typing, receipts } = self.span.beside;
+        let Beside {
+            typing,
+            receipts,
+            account_data,
+        } = self.span.beside;
         let after = |known: StreamPosition| match is_known {
             true => known,
             false => StreamPosition(0),
@@ -59,6 +64,8 @@ impl SectionReader<'_> {
         self.add_typing(after(typing.0), is_known, &mut events);
         self.add_receipts((after(receipts.0), receipts.1), &mut events)
             .await?;
+        let settings = self.room_settings((after(account_data.0), account_data.1));
+        events.account_data.extend(settings.await?);
         Ok(events)
     }
 
@@ -125,6 +132,6 @@ impl SectionReader<'_> {
     }
 }
 
-fn written(event: &serde_json::Value) -> EventJson {
+pub(crate) fn written(event: &serde_json::Value) -> EventJson {
     to_raw_value(event).expect("JSON can be written")
 }

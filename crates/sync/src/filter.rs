@@ -21,6 +21,8 @@ pub(crate) const MAX_LIMIT: usize = 100;
 pub struct Filter {
     /// Which parts of each event to send; all if absent.
     pub event_fields: Option<EventFields>,
+    /// Which of the user's own settings to send.
+    pub account_data: EventFilter,
     /// Of whom to send that they are there.
     pub presence: EventFilter,
     /// What to send of rooms.

@@ -5,6 +5,7 @@
 //! `core::visibility`; whether a partial state may answer, by `core::completeness`.
 
 mod access;
+mod account_data;
 mod aliases;
 mod answer;
 mod bulk;

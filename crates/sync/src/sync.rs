@@ -13,7 +13,7 @@ use futures_util::future::select_all;
 use myelin_core::{key_table::MEMBER, number::StreamPosition, state::Membership};
 use myelin_rooms::Room;
 use myelin_storage::{
-    receipts,
+    account_data, receipts,
     timelines::{self, UserRoom},
     waking::News,
 };
@@ -105,12 +105,16 @@ impl Sync {
         let after = |position: fn(&SyncToken) -> StreamPosition| {
             since.as_ref().map_or(StreamPosition(0), position)
         };
+        let to_device = after(|token| token.to_device);
+        let inbox = self.users().inbox(&request.viewer, to_device).await?;
+        let account_data = (to_device, inbox.upto);
         let span = Span {
             since: since.map(|token| token.events),
             upto,
             beside: Beside {
                 typing: (after(|token| token.typing), typing),
                 receipts: (after(|token| token.receipts), receipts),
+                account_data,
             },
         };
         let rooms = Box::pin(self.sections(request, span)).await?;
@@ -119,8 +123,7 @@ impl Sync {
             false => after(|token| token.presence),
         };
         let presence = self.presence(request, presence, &rooms).await?;
-        let to_device = after(|token| token.to_device);
-        let inbox = self.users().inbox(&request.viewer, to_device).await?;
+        let settings = self.settings(request, account_data).await?;
         let upto = SyncToken {
             events: upto,
             to_device: inbox.upto,
@@ -131,6 +134,7 @@ impl Sync {
         let response = SyncResponse {
             next_batch: upto.to_string(),
             rooms,
+            account_data: settings.into(),
             presence: presence.events.into(),
             to_device: inbox.events.into(),
             ..SyncResponse::default()
@@ -176,7 +180,11 @@ impl Sync {
         let user = request.viewer.user_id.clone();
         // All rooms in which the user is something, or those where that changed and those with news.
         let since = span.since.filter(|_| !request.full_state);
-        let Beside { typing, receipts } = span.beside;
+        let Beside {
+            typing,
+            receipts,
+            account_data,
+        } = span.beside;
         let typing = match since {
             Some(_) => self.rooms().rooms_with_typing_after(typing.0),
             None => Vec::new(),
@@ -194,6 +202,9 @@ impl Sync {
                                 timelines::rooms_with_news(tx, &user, since, span.upto).await?;
                             news.extend(timelines::joined_among(tx, &user, &typing).await?);
                             news.extend(receipts::rooms_with_news(tx, &user, receipts).await?);
+                            news.extend(
+                                account_data::rooms_with_news(tx, &user, account_data).await?,
+                            );
                             news
                         }
                         None => Vec::new(),
@@ -334,6 +345,7 @@ impl Answer {
     /// Whether there is nothing in it that a client would wait for.
     fn is_empty(&self) -> bool {
         self.response.rooms.is_empty()
+            && self.response.account_data.events.is_empty()
             && self.response.to_device.events.is_empty()
             && self.response.presence.events.is_empty()
     }

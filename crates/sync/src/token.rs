@@ -19,7 +19,7 @@ pub struct SyncToken {
     /// In the stream of events. Resyncs that end, and memberships that come without an event of the
     /// timeline, have positions there too.
     pub events: StreamPosition,
-    /// In the stream of messages to devices.
+    /// In the stream of messages to devices and of account data.
     pub to_device: StreamPosition,
     /// In the stream of who types.
     pub typing: StreamPosition,

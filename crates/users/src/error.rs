@@ -29,6 +29,9 @@ pub enum UserError {
     /// This server does not do that, and never will without being told otherwise by its operator.
     #[error("{0}")]
     Unsupported(String),
+    /// Account data of this type is set by other means.
+    #[error("Cannot set {0} through this API")]
+    SetElsewhere(String),
     /// There is no such thing.
     #[error("{0}")]
     NotFound(String),

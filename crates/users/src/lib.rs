@@ -3,6 +3,7 @@
 //!
 //! Nothing here knows rooms, and nothing knows how an answer travels.
 
+mod account_data;
 mod accounts;
 mod authentication;
 mod device_management;
@@ -66,9 +67,9 @@ struct Inner {
     sessions: Mutex<Sessions>,
     nonces: Mutex<Nonces>,
     seen: Mutex<Seen>,
-    /// Of messages to devices.
+    /// Of messages to devices and of account data.
     to_device: Stream,
-    /// Who waits for such messages.
+    /// Who waits for these.
     waking: Waking,
 }
 
@@ -135,13 +136,13 @@ impl Users {
         &self.0.federation
     }
 
-    /// The stream of messages to devices.
+    /// The stream of messages to devices and of account data.
     #[must_use]
     pub fn to_device_stream(&self) -> &Stream {
         &self.0.to_device
     }
 
-    /// Who waits for messages to their devices.
+    /// Who waits for news in [`Users::to_device_stream`].
     #[must_use]
     pub fn waking(&self) -> &Waking {
         &self.0.waking

@@ -7,7 +7,6 @@ use myelin_rooms::PresenceState;
 use myelin_sync::{Filter, SyncRequest, SyncResponse, SyncToken};
 use myelin_users::Requester;
 use serde::Deserialize;
-use serde_json::{json, value::to_raw_value};
 
 use crate::{
     Api, ApiError,
@@ -52,12 +51,6 @@ pub(crate) async fn sync(
     let state = parameters.set_presence.unwrap_or(PresenceState::Online);
     let _syncing = api.rooms().syncs(device(&viewer), state);
     let mut answer = api.sync().sync(&request).await?;
-    if request.since.is_none() {
-        let rules = json!({ "global": api.users().push_rules(&viewer.user_id) });
-        let event = json!({ "type": "m.push_rules", "content": rules });
-        let event = to_raw_value(&event).map_err(|_| ApiError::internal())?;
-        answer.account_data.events.push(event);
-    }
     let keys = api.users().key_counts(&viewer).await?;
     answer.device_one_time_keys_count = keys.one_time_keys;
     answer.device_unused_fallback_key_types = Some(keys.unused_fallback_keys);

@@ -1,5 +1,6 @@
 //! Tests of the API: requests to the router of a whole server without ports, on each database engine.
 
+mod account_data;
 mod account_management;
 mod accounts;
 mod directory;

@@ -1,0 +1,88 @@
+//! What clients keep for their users, in `/sync` (client-server API, "Client Config").
+
+use myelin_core::number::StreamPosition;
+use myelin_storage::{
+    StorageError,
+    account_data::{self, AccountData},
+};
+use serde::Serialize;
+use serde_json::{
+    json,
+    value::{RawValue, to_raw_value},
+};
+
+use crate::{
+    EventJson, Sync, SyncError, SyncRequest, ephemeral::written, room_section::SectionReader,
+};
+
+const PUSH_RULES: &str = "m.push_rules";
+
+#[derive(Serialize)]
+struct AccountDataEvent<'a> {
+    #[serde(rename = "type")]
+    event_type: &'a str,
+    content: &'a RawValue,
+}
+
+impl Sync {
+    /// The settings that are about no room and were changed in a span of the stream; to a client that knows
+    /// nothing, all.
+    pub(crate) async fn settings(
+        &self,
+        request: &SyncRequest,
+        (after, upto): (StreamPosition, StreamPosition),
+    ) -> Result<Vec<EventJson>, SyncError> {
+        let span = match request.full_state {
+            true => (StreamPosition(0), upto),
+            false => (after, upto),
+        };
+        let (user, filter) = (request.viewer.user_id.clone(), &request.filter.account_data);
+        let mut events = Vec::new();
+        if request.since.is_none() && filter.wants_type(PUSH_RULES) {
+            let rules = json!({ "global": self.users().push_rules(&user) });
+            events.push(written(&json!({ "type": PUSH_RULES, "content": rules })));
+        }
+        let found = self.rooms().database().read("account data", move |tx| {
+            Box::pin(async move { account_data::within(tx, &user, None, span).await })
+        });
+        for data in found.await? {
+            if filter.wants_type(&data.data_type) {
+                events.push(event(&data)?);
+            }
+        }
+        Ok(events)
+    }
+}
+
+impl SectionReader<'_> {
+    /// The user's settings for the room that were changed in a span of the stream.
+    pub(crate) async fn room_settings(
+        &self,
+        span: (StreamPosition, StreamPosition),
+    ) -> Result<Vec<EventJson>, SyncError> {
+        let (user, room_id) = (self.user().to_owned(), self.room.key.room_id.clone());
+        let filter = &self.request.filter.room.account_data;
+        let found = self.rooms.database().read("account data", {
+            let room_id = room_id.clone();
+            move |tx| {
+                Box::pin(async move { account_data::within(tx, &user, Some(&room_id), span).await })
+            }
+        });
+        let found = found.await?.into_iter();
+        found
+            .filter(|data| filter.wants_type(&room_id, &data.data_type))
+            .map(|data| event(&data))
+            .collect()
+    }
+}
+
+fn event(data: &AccountData) -> Result<EventJson, SyncError> {
+    let content: &RawValue = serde_json::from_slice(&data.content)
+        .map_err(|error| StorageError::Corrupt(format!("account data: {error}")))?;
+    let event = AccountDataEvent {
+        event_type: &data.data_type,
+        content,
+    };
+    to_raw_value(&event)
+        .map_err(|error| StorageError::Corrupt(format!("account data: {error}")).into())
+}
