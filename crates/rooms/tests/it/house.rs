@@ -131,6 +131,18 @@ impl House {
         self.fresh.database.read("test", question).await.unwrap()
     }
 
+    /// Changes what is stored behind the server's back.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        change: impl for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, StorageError>>
+        + Send
+        + 'static,
+    ) -> T {
+        let database = &self.fresh.database;
+        let written = database.write("test", Priority::Interactive, change).await;
+        written.unwrap()
+    }
+
     /// A public room of alice's.
     pub(crate) async fn create(&self, version: &str) -> OwnedRoomId {
         self.rooms.create(alice(), wish(version)).await.unwrap()
@@ -331,28 +343,28 @@ impl House {
     /// might have.
     pub(crate) async fn put_outlier(&self, story: &Story, id: &EventId) {
         static NUMBER: AtomicU64 = AtomicU64::new(1_000_000);
-        let room = self.room(&story.room_id).await.key.room;
         let nr = EventNr(NUMBER.fetch_add(1, Ordering::Relaxed) as i64);
-        let outlier = events::NewEvent {
-            event: Event {
-                nr,
-                pdu: story.pdu(id).clone(),
-                verdict: Verdict::Accepted,
-                place: Place::Outlier,
-                redacted_by: None,
-            },
+        self.put_event(Event {
+            nr,
+            pdu: story.pdu(id).clone(),
+            verdict: Verdict::Accepted,
+            place: Place::Outlier,
+            redacted_by: None,
+        })
+        .await;
+    }
+
+    /// Puts an event into the database, or replaces what is there of it.
+    pub(crate) async fn put_event(&self, event: Event) {
+        let room = self.room(&event.pdu.room_id).await.key.room;
+        let row = events::NewEvent {
+            event,
             reason: None,
             auth_events: Vec::new(),
             prev_events: Vec::new(),
         };
-        let put: Result<(), StorageError> = self
-            .fresh
-            .database
-            .write("outlier", Priority::Bulk, move |tx| {
-                Box::pin(async move { events::put(tx, room, &outlier).await })
-            })
+        self.write(move |tx| Box::pin(async move { events::put(tx, room, &row).await }))
             .await;
-        put.unwrap();
     }
 
     pub(crate) async fn send(

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use myelin_rooms::RoomError;
 use myelin_storage::{
-    Priority, StorageError,
     joins::{self, JoinRecord},
     testing::on_each_engine,
 };
@@ -49,14 +48,9 @@ async fn a_join_that_may_have_succeeded_is_repaired_however_long_ago_it_was() {
             content: "{}".to_owned(),
             started_ms: 0,
         };
-        let put: Result<(), StorageError> = house
-            .fresh
-            .database
-            .write("a join", Priority::Interactive, move |tx| {
-                Box::pin(async move { joins::put_join(tx, &record).await })
-            })
+        house
+            .write(move |tx| Box::pin(async move { joins::put_join(tx, &record).await }))
             .await;
-        put.unwrap();
         let house = house.restart().await;
         let tasks = &house.fresh.env.tasks;
         let is_waiting = || {

@@ -13,7 +13,6 @@ use myelin_core::{
 };
 use myelin_rooms::thin_outbox;
 use myelin_storage::{
-    Priority, StorageError,
     outbox::{self, OutboxRow},
     testing::on_each_engine,
 };
@@ -223,14 +222,9 @@ async fn a_row_of_the_outbox_that_cannot_be_read_holds_up_no_others() {
             further: Vec::new(),
             made_ms: 0,
         };
-        let put: Result<(), StorageError> = house
-            .fresh
-            .database
-            .write("a row", Priority::Bulk, move |tx| {
-                Box::pin(async move { outbox::put(tx, &row).await })
-            })
+        house
+            .write(move |tx| Box::pin(async move { outbox::put(tx, &row).await }))
             .await;
-        put.unwrap();
         let said = house.say(&story.room_id, alice(), "hello").await;
         let behind = cursors(&house, 3).await;
         let own = rows(&house).await;

@@ -1,7 +1,7 @@
 //! New display names and avatars in the rooms of their users.
 
 use myelin_core::state::Membership;
-use myelin_storage::{Priority, StorageError, accounts, profiles, testing::on_each_engine};
+use myelin_storage::{accounts, profiles, testing::on_each_engine};
 use ruma::{RoomId, UserId};
 use serde_json::{Map, Value, json};
 
@@ -9,10 +9,8 @@ use crate::house::{House, alice, dora, until};
 
 /// Changes the name of one of this server's users, as `users` does, and tells nobody.
 pub(crate) async fn rename(house: &House, user: &'static UserId, name: &'static str) {
-    let written: Result<(), StorageError> = house
-        .fresh
-        .database
-        .write("a new name", Priority::Interactive, move |tx| {
+    house
+        .write(move |tx| {
             Box::pin(async move {
                 accounts::put(tx, user, None, false, 0).await?;
                 profiles::set_display_name(tx, user, Some(name)).await?;
@@ -20,7 +18,6 @@ pub(crate) async fn rename(house: &House, user: &'static UserId, name: &'static 
             })
         })
         .await;
-    written.unwrap();
 }
 
 async fn content(house: &House, room_id: &RoomId, user: &UserId) -> Value {

@@ -11,7 +11,6 @@ use myelin_core::{
 };
 use myelin_rooms::{Handed, PduAnswer, ServeError};
 use myelin_storage::{
-    Priority,
     joins::{self, PartialRoom},
     outbox,
     testing::on_each_engine,
@@ -455,17 +454,14 @@ async fn while_a_room_is_partial_others_are_asked_instead() {
             next_try_ms: u64::MAX >> 1,
             last_error: None,
         };
-        let put: Result<(), myelin_storage::StorageError> = house
-            .fresh
-            .database
-            .write("partial", Priority::Bulk, move |tx| {
+        house
+            .write(move |tx| {
                 Box::pin(async move {
                     joins::put_partial(tx, &partial).await?;
                     joins::resync_failed(tx, partial.room, 1, partial.next_try_ms, "test").await
                 })
             })
             .await;
-        put.unwrap();
         let house = house.restart().await;
         let (rooms, room_id, user) = (&house.rooms, &story.room_id, server_user());
         let origin = user.server_name();

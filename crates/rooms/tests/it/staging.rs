@@ -11,9 +11,7 @@ use myelin_core::{
     number::EventNr,
 };
 use myelin_storage::{
-    Priority, StorageError,
-    events::{self, NewEvent},
-    rooms as room_table,
+    Priority, StorageError, rooms as room_table,
     staged::{self, Staged},
     testing::{Fresh, on_each_engine},
 };
@@ -32,56 +30,28 @@ use crate::{
 
 /// Puts an event into the database as an outlier, as it is or so that it can't be read.
 async fn put_outlier(house: &House, story: &Story, id: &OwnedEventId, is_damaged: bool) {
-    let room = house.room(&story.room_id).await.key.room;
     let mut pdu = (**story.pdu(id)).clone();
     if is_damaged {
         pdu.json = "damaged".into();
     }
-    let outlier = NewEvent {
-        event: Event {
+    house
+        .put_event(Event {
             nr: EventNr(1_000_000),
             pdu: Arc::new(pdu),
             verdict: Verdict::Accepted,
             place: Place::Outlier,
             redacted_by: None,
-        },
-        reason: None,
-        auth_events: Vec::new(),
-        prev_events: Vec::new(),
-    };
-    let put: Result<(), StorageError> = house
-        .fresh
-        .database
-        .write("outlier", Priority::Bulk, move |tx| {
-            Box::pin(async move { events::put(tx, room, &outlier).await })
         })
         .await;
-    put.unwrap();
 }
 
 /// Damages the row of an event in the timeline, or repairs it.
 async fn put_in_timeline(house: &House, event: &Arc<Event>, json: &str) {
-    let room = house.room(&event.pdu.room_id).await.key.room;
     let mut pdu = (*event.pdu).clone();
     pdu.json = json.into();
-    let event = Event {
-        pdu: Arc::new(pdu),
-        ..(**event).clone()
-    };
-    let row = NewEvent {
-        event,
-        reason: None,
-        auth_events: Vec::new(),
-        prev_events: Vec::new(),
-    };
-    let put: Result<(), StorageError> = house
-        .fresh
-        .database
-        .write("event", Priority::Bulk, move |tx| {
-            Box::pin(async move { events::put(tx, room, &row).await })
-        })
-        .await;
-    put.unwrap();
+    let pdu = Arc::new(pdu);
+    let event = (**event).clone();
+    house.put_event(Event { pdu, ..event }).await;
 }
 
 #[tokio::test]
@@ -236,14 +206,9 @@ async fn a_transaction_that_is_committed_after_later_ones_is_not_passed_over() {
             event_id: slow.clone(),
             json: story.pdu(&slow).json.to_string(),
         };
-        let put: Result<(), StorageError> = house
-            .fresh
-            .database
-            .write("stage", Priority::Interactive, move |tx| {
-                Box::pin(async move { staged::put(tx, room, &row).await })
-            })
+        house
+            .write(move |tx| Box::pin(async move { staged::put(tx, room, &row).await }))
             .await;
-        put.unwrap();
         house
             .says(&mut story, &[&fast], message(bob(), "next"))
             .await;
@@ -255,17 +220,15 @@ async fn a_transaction_that_is_committed_after_later_ones_is_not_passed_over() {
 /// Moves a room's revision on, as a commit does whose answer got lost.
 async fn lose_a_commit(house: &House, room_id: &RoomId) {
     let nr = house.room(room_id).await.key.room;
-    let moved: Result<bool, StorageError> = house
-        .fresh
-        .database
-        .write("lost", Priority::Interactive, move |tx| {
+    let moved = house
+        .write(move |tx| {
             Box::pin(async move {
                 let row = room_table::by_number(tx, nr).await?.unwrap();
                 room_table::update(tx, nr, row.revision, row.current, row.min_depth).await
             })
         })
         .await;
-    assert!(moved.unwrap());
+    assert!(moved);
 }
 
 #[tokio::test]

@@ -7,7 +7,6 @@ use myelin_core::{
     number::{EventNr, StreamPosition},
 };
 use myelin_storage::{
-    Priority, StorageError,
     events::{self, NewEvent},
     testing::on_each_engine,
 };
@@ -259,10 +258,8 @@ async fn what_an_accepted_event_reaches_through_soft_failed_ones_is_no_extremity
             })
             .collect();
         let (nr, missing) = (room.key.room, late.clone());
-        let put: Result<(), StorageError> = house
-            .fresh
-            .database
-            .write("a chain", Priority::Bulk, move |tx| {
+        house
+            .write(move |tx| {
                 Box::pin(async move {
                     events::put_reference(tx, nr, EventNr(2_000_000), &missing).await?;
                     for row in &rows {
@@ -272,7 +269,6 @@ async fn what_an_accepted_event_reaches_through_soft_failed_ones_is_no_extremity
                 })
             })
             .await;
-        put.unwrap();
         house.push_all(&story, bob(), from_ref(&late)).await;
         assert_eq!(house.verdict(&story, &late).await, Some(Verdict::Accepted));
         assert_eq!(house.tip(&story.room_id).await, tip);
