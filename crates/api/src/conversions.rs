@@ -79,6 +79,7 @@ impl From<UserError> for ApiError {
             UserError::Deactivated => {
                 Self::new(StatusCode::FORBIDDEN, "M_USER_DEACTIVATED", message)
             }
+            UserError::SessionEnded => Self::session_ended(message),
             UserError::UserInUse => Self::new(StatusCode::BAD_REQUEST, "M_USER_IN_USE", message),
             UserError::InvalidUsername(_) => {
                 Self::new(StatusCode::BAD_REQUEST, "M_INVALID_USERNAME", message)

@@ -98,6 +98,11 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, "M_UNKNOWN_TOKEN", message).with("soft_logout", false)
     }
 
+    /// 401: the token has ended; another one for the same device can be had.
+    pub fn session_ended(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "M_UNKNOWN_TOKEN", message).with("soft_logout", true)
+    }
+
     /// 401: another server did not prove who it is.
     pub fn unauthorized(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED", message)

@@ -2,6 +2,7 @@
 
 pub(crate) mod events;
 pub(crate) mod membership;
+pub(crate) mod openid;
 pub(crate) mod public_rooms;
 pub(crate) mod queries;
 pub(crate) mod server;

@@ -111,6 +111,8 @@ table! {
     "Client-server API: Client authentication" Client {
         Public Read GET "/_matrix/client/v3/login" => client::login::flows;
         Public Change POST "/_matrix/client/v3/login" => client::login::log_in;
+        User Change POST "/_matrix/client/v1/login/get_token" => client::login::login_token;
+        Public Change POST "/_matrix/client/v3/refresh" => client::login::refresh;
         User Change POST "/_matrix/client/v3/logout" => client::login::log_out;
         User Change POST "/_matrix/client/v3/logout/all" => client::login::log_out_everywhere;
         Public Change POST "/_matrix/client/v3/register" => client::registration::register;
@@ -128,6 +130,25 @@ table! {
         User Change PUT "/_matrix/client/v3/devices/{device_id}" => client::devices::rename;
         User Change DELETE "/_matrix/client/v3/devices/{device_id}" => client::devices::remove;
         User Change POST "/_matrix/client/v3/delete_devices" => client::devices::remove_several;
+    }
+    "Client-server API: OpenID" Client {
+        User Change POST "/_matrix/client/v3/user/{user_id}/openid/request_token" => client::openid::request_token;
+    }
+    "Client-server API: Server administration" Client {
+        User Read GET "/_matrix/client/v3/admin/whois/{user_id}" => client::administration::who_is;
+    }
+    "Client-server API: Reporting content" Client {
+        User Change POST "/_matrix/client/v3/rooms/{room_id}/report" => client::reports::room;
+        User Change POST "/_matrix/client/v3/rooms/{room_id}/report/{event_id}" => client::reports::event;
+        User Change POST "/_matrix/client/v3/users/{user_id}/report" => client::reports::user;
+    }
+    "Client-server API: Third-party networks" Client {
+        User Read GET "/_matrix/client/v3/thirdparty/protocols" => client::third_party::protocols;
+        User Read GET "/_matrix/client/v3/thirdparty/protocol/{protocol}" => client::third_party::protocol;
+        User Read GET "/_matrix/client/v3/thirdparty/location" => client::third_party::nothing;
+        User Read GET "/_matrix/client/v3/thirdparty/location/{protocol}" => client::third_party::nothing;
+        User Read GET "/_matrix/client/v3/thirdparty/user" => client::third_party::nothing;
+        User Read GET "/_matrix/client/v3/thirdparty/user/{protocol}" => client::third_party::nothing;
     }
     "Synapse admin API: Shared-secret registration" Client {
         Public Change GET "/_synapse/admin/v1/register" => client::shared_secret::nonce;
@@ -277,6 +298,9 @@ table! {
     "Server-server API: Published room directory" Federation {
         Server Read GET "/_matrix/federation/v1/publicRooms" => federation::public_rooms::list;
         Server Read POST "/_matrix/federation/v1/publicRooms" => federation::public_rooms::search;
+    }
+    "Server-server API: OpenID" Federation {
+        Public Read GET "/_matrix/federation/v1/openid/userinfo" => federation::openid::user_info;
     }
     "Server-server API: Spaces" Federation {
         Server Read GET "/_matrix/federation/v1/hierarchy/{room_id}" => federation::spaces::hierarchy;

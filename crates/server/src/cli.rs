@@ -38,6 +38,8 @@ enum Command {
     /// Look at the server's signing keys.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Print what users have reported, oldest first, a JSON object a line. The server must not be running.
+    Reports(Place),
 }
 
 #[derive(Subcommand)]
@@ -92,6 +94,7 @@ pub fn main() -> ExitCode {
             place,
         }) => commands::create_user(&place, name, admin, password_stdin),
         Command::Keys(KeysCommand::Show(place)) => commands::show_keys(&place),
+        Command::Reports(place) => commands::list_reports(&place),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,7 +3,7 @@
 use myelin_core::number::StreamPosition;
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 
-use crate::{Row, StorageError, Tx, to_device};
+use crate::{Row, StorageError, Tx, refresh_tokens, to_device};
 
 statements! {
     /// A device; logging in again with the same ID keeps it, and its name unless a new one is given.
@@ -29,9 +29,10 @@ statements! {
     /// All devices go.
     DELETE_DEVICES = "DELETE FROM devices WHERE user_id = $1";
     /// A new token.
-    PUT_TOKEN = "INSERT INTO access_tokens (token_hash, user_id, device_id, created_ms) VALUES ($1, $2, $3, $4)";
+    PUT_TOKEN = "INSERT INTO access_tokens (token_hash, user_id, device_id, created_ms, expires_ms)
+        VALUES ($1, $2, $3, $4, $5)";
     /// Whom a token speaks for.
-    TOKEN = "SELECT t.user_id, t.device_id, a.admin FROM access_tokens t
+    TOKEN = "SELECT t.user_id, t.device_id, a.admin, t.expires_ms, t.renews FROM access_tokens t
         JOIN accounts a ON a.user_id = t.user_id WHERE t.token_hash = $1 AND NOT a.deactivated";
     /// A device's tokens go.
     DELETE_TOKENS_OF_DEVICE = "DELETE FROM access_tokens WHERE user_id = $1 AND device_id = $2";
@@ -71,6 +72,10 @@ pub struct TokenOwner {
     pub device_id: OwnedDeviceId,
     /// Whether the user administers the server.
     pub admin: bool,
+    /// When it ends, in Unix milliseconds.
+    pub expires_ms: Option<u64>,
+    /// The hash of the refresh token in whose place it came, if it was not used yet.
+    pub renews: Option<Vec<u8>>,
 }
 
 /// Stores a device, or its new name.
@@ -181,6 +186,7 @@ pub async fn remove(tx: &mut Tx, user: &UserId, device_id: &str) -> Result<(), S
         tx.execute(statement, params![user.as_str(), device_id])
             .await?;
     }
+    refresh_tokens::delete_of_device(tx, user, device_id).await?;
     to_device::delete_upto(tx, user, device_id, StreamPosition(i64::MAX)).await?;
     count_change(tx, user).await
 }
@@ -194,13 +200,14 @@ pub async fn remove_all(tx: &mut Tx, user: &UserId) -> Result<(), StorageError> 
         let device_id = device.device_id.as_str();
         to_device::delete_upto(tx, user, device_id, StreamPosition(i64::MAX)).await?;
     }
+    refresh_tokens::delete_of_user(tx, user).await?;
     for statement in [DELETE_TOKENS, DELETE_KEYS, DELETE_FALLBACKS, DELETE_DEVICES] {
         tx.execute(statement, params![user.as_str()]).await?;
     }
     count_change(tx, user).await
 }
 
-/// Stores the hash of the only token of a device: earlier ones end.
+/// Stores the hash of the only token of a device: earlier ones end, and can't be renewed.
 ///
 /// # Errors
 /// Any [`StorageError`].
@@ -210,14 +217,13 @@ pub async fn replace_token(
     device_id: &str,
     token_hash: &[u8; 32],
     now_ms: u64,
+    expires_ms: Option<u64>,
 ) -> Result<(), StorageError> {
     let device = params![user.as_str(), device_id];
     tx.execute(DELETE_TOKENS_OF_DEVICE, device).await?;
-    tx.execute(
-        PUT_TOKEN,
-        params![token_hash, user.as_str(), device_id, now_ms],
-    )
-    .await?;
+    refresh_tokens::delete_of_device(tx, user, device_id).await?;
+    let values = params![token_hash, user.as_str(), device_id, now_ms, expires_ms];
+    tx.execute(PUT_TOKEN, values).await?;
     Ok(())
 }
 
@@ -236,6 +242,8 @@ pub async fn owner_of_token(
                 .map_err(|error| StorageError::Corrupt(format!("access token: {error}")))?,
             device_id: row.text(1)?.into(),
             admin: row.bool(2)?,
+            expires_ms: row.opt_int(3)?.map(i64::unsigned_abs),
+            renews: row.opt_blob(4)?.map(<[u8]>::to_vec),
         })
     })
     .transpose()

@@ -25,6 +25,7 @@ pub mod events;
 pub mod filters;
 pub mod joins;
 mod migrations;
+pub mod openid_tokens;
 pub mod out_of_band;
 pub mod outbox;
 mod postgres;
@@ -32,6 +33,8 @@ pub mod presence;
 pub mod profiles;
 pub mod published_rooms;
 pub mod receipts;
+pub mod refresh_tokens;
+pub mod reports;
 pub mod rooms;
 mod row;
 pub mod server_keys;
@@ -70,12 +73,15 @@ const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
     ("filters", filters::STATEMENTS),
     ("joins", joins::STATEMENTS),
     ("migrations", migrations::STATEMENTS),
+    ("openid_tokens", openid_tokens::STATEMENTS),
     ("out_of_band", out_of_band::STATEMENTS),
     ("outbox", outbox::STATEMENTS),
     ("presence", presence::STATEMENTS),
     ("profiles", profiles::STATEMENTS),
     ("published_rooms", published_rooms::STATEMENTS),
     ("receipts", receipts::STATEMENTS),
+    ("refresh_tokens", refresh_tokens::STATEMENTS),
+    ("reports", reports::STATEMENTS),
     ("rooms", rooms::STATEMENTS),
     ("server_keys", server_keys::STATEMENTS),
     ("shared_rooms", shared_rooms::STATEMENTS),

@@ -88,6 +88,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "account data",
         sql: include_str!("../migrations/0015_account_data.sql"),
     },
+    Migration {
+        number: 16,
+        name: "renewed sessions",
+        sql: include_str!("../migrations/0016_renewed_sessions.sql"),
+    },
 ];
 
 statements! {

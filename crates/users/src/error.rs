@@ -14,6 +14,9 @@ pub enum UserError {
     /// The account was closed.
     #[error("This account has been deactivated")]
     Deactivated,
+    /// The token has ended; the device and what belongs to it stay for another one.
+    #[error("The session has to be renewed")]
+    SessionEnded,
     /// Somebody else has this name.
     #[error("This user ID is taken")]
     UserInUse,

@@ -14,10 +14,12 @@ mod filters;
 mod interactive;
 mod keys;
 mod login;
+mod openid;
 mod passwords;
 mod profiles;
 mod push_rules;
 mod registration;
+mod reports;
 mod shared_secret;
 mod to_device;
 mod tokens;
@@ -33,15 +35,18 @@ pub use devices::{DeviceList, QueriedKeys, uploaded_keys};
 pub use error::UserError;
 pub use interactive::{AuthData, Challenge, Stage, UserIdentifier};
 pub use keys::{KeyCounts, KeyUpload};
-pub use login::{Login, NewDevice};
+pub use login::{LOGIN_TOKEN_MS, Login, NewDevice};
+pub use openid::OPENID_LIFETIME_MS;
 pub use profiles::{Profile, ProfileField};
 pub use registration::{NewAccount, Registered, Registration};
+pub use reports::Reported;
 pub use shared_secret::SharedSecretRegistration;
 pub use to_device::{DIRECT_TO_DEVICE, Inbox, Messages};
-pub use tokens::Requester;
+pub use tokens::{LIFETIME_MS as ACCESS_TOKEN_LIFETIME_MS, Renewed, Requester};
 
 use device_management::Seen;
 use interactive::Sessions;
+use login::LoginTokens;
 use shared_secret::Nonces;
 
 /// What the operator decides about users.
@@ -67,6 +72,7 @@ struct Inner {
     sessions: Mutex<Sessions>,
     nonces: Mutex<Nonces>,
     seen: Mutex<Seen>,
+    login_tokens: Mutex<LoginTokens>,
     /// Of messages to devices and of account data.
     to_device: Stream,
     /// Who waits for these.
@@ -97,6 +103,7 @@ impl Users {
             sessions: Mutex::default(),
             nonces: Mutex::default(),
             seen: Mutex::default(),
+            login_tokens: Mutex::default(),
             to_device: Stream::new(to_device),
             waking: Waking::default(),
         })))
@@ -148,10 +155,17 @@ impl Users {
         &self.0.waking
     }
 
-    /// Both locks guard plain maps, whole at every point where a panic could strike.
+    /// The locks guard plain maps, whole at every point where a panic could strike.
     fn sessions(&self) -> MutexGuard<'_, Sessions> {
         self.0
             .sessions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn login_tokens(&self) -> MutexGuard<'_, LoginTokens> {
+        self.0
+            .login_tokens
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }

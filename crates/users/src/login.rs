@@ -1,9 +1,27 @@
 //! Logging in and out. Client-server API, "Login".
 
-use myelin_storage::{Priority, StorageError, Tx, accounts, devices};
+use myelin_storage::{Priority, StorageError, Tx, accounts, devices, refresh_tokens};
 use ruma::{OwnedUserId, UserId};
 
-use crate::{Requester, UserError, Users, error::check_text, passwords, tokens};
+use crate::{
+    AuthData, Requester, UserError, Users, error::check_text, expiring::Expiring, passwords, tokens,
+};
+
+/// How long a login token is good for.
+pub const LOGIN_TOKEN_MS: u64 = 2 * 60 * 1000;
+
+/// When more of them than this are open, the oldest is forgotten.
+const MAX_LOGIN_TOKENS: usize = 10_000;
+
+/// The login tokens that were given out and not used. A restart may forget them.
+#[derive(Debug)]
+pub(crate) struct LoginTokens(Expiring<OwnedUserId>);
+
+impl Default for LoginTokens {
+    fn default() -> Self {
+        Self(Expiring::new(LOGIN_TOKEN_MS, MAX_LOGIN_TOKENS))
+    }
+}
 
 /// How a new session is to be called.
 #[derive(Clone, Debug, Default)]
@@ -12,6 +30,8 @@ pub struct NewDevice {
     pub device_id: Option<String>,
     /// What people see; kept from before if none.
     pub display_name: Option<String>,
+    /// Whether the client can renew its session: then the access token ends after a time.
+    pub renewable: bool,
 }
 
 /// A session: a device of a user with its access token.
@@ -23,6 +43,8 @@ pub struct Login {
     pub device_id: String,
     /// The secret that speaks for both. It can't be read again.
     pub access_token: String,
+    /// Renews the session; none: it does not end by itself.
+    pub refresh_token: Option<String>,
 }
 
 impl Users {
@@ -59,6 +81,45 @@ impl Users {
             return Err(wrong());
         }
         self.start_session(user_id, device).await
+    }
+
+    /// A token by which whoever asks can log in on another device, within [`LOGIN_TOKEN_MS`] and once.
+    ///
+    /// # Errors
+    /// [`UserError::Challenge`], [`UserError::Storage`].
+    pub async fn login_token(
+        &self,
+        requester: &Requester,
+        auth: Option<AuthData>,
+    ) -> Result<String, UserError> {
+        self.confirm(requester, "log another device in", Vec::new(), auth)
+            .await?;
+        let token = tokens::generate(&self.env().random);
+        let now_ms = self.env().clock.now_ms();
+        let user = requester.user_id.clone();
+        self.login_tokens().0.put(token.clone(), user, now_ms);
+        Ok(token)
+    }
+
+    /// Logs in by such a token, which is used up.
+    ///
+    /// # Errors
+    /// [`UserError::Forbidden`] if the token is not good (any more), [`UserError::Deactivated`],
+    /// [`UserError::InvalidParam`], [`UserError::Storage`].
+    pub async fn log_in_by_token(
+        &self,
+        token: &str,
+        device: NewDevice,
+    ) -> Result<Login, UserError> {
+        let now_ms = self.env().clock.now_ms();
+        let user = self.login_tokens().0.take(token, now_ms);
+        let unknown = || UserError::Forbidden("The login token is not valid (any more)".to_owned());
+        let user = user.ok_or_else(unknown)?;
+        match self.account(user.clone()).await? {
+            Some(account) if !account.deactivated => self.start_session(user, device).await,
+            Some(_) => Err(UserError::Deactivated),
+            None => Err(unknown()),
+        }
     }
 
     /// Gives a user a new session. The caller has made sure that it is for the user.
@@ -99,6 +160,7 @@ impl Users {
                 user_id,
                 device_id,
                 access_token: tokens::generate(random),
+                refresh_token: device.renewable.then(|| tokens::generate(random)),
             },
             display_name: device.display_name,
             now_ms: self.env().clock.now_ms(),
@@ -178,6 +240,12 @@ impl NewSession {
         )
         .await?;
         let hash = tokens::hash(&self.login.access_token);
-        devices::replace_token(tx, user, device_id, &hash, self.now_ms).await
+        let refresh = self.login.refresh_token.as_deref().map(tokens::hash);
+        let expires_ms = refresh.map(|_| self.now_ms + tokens::LIFETIME_MS);
+        devices::replace_token(tx, user, device_id, &hash, self.now_ms, expires_ms).await?;
+        match refresh {
+            None => Ok(()),
+            Some(refresh) => refresh_tokens::put(tx, user, device_id, &refresh, self.now_ms).await,
+        }
     }
 }

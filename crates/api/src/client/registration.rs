@@ -25,6 +25,8 @@ pub(crate) struct RegisterRequest {
     initial_device_display_name: Option<String>,
     #[serde(default)]
     inhibit_login: bool,
+    #[serde(default)]
+    refresh_token: bool,
 }
 
 pub(crate) async fn register(
@@ -48,6 +50,7 @@ pub(crate) async fn register(
             device: NewDevice {
                 device_id: request.device_id,
                 display_name: request.initial_device_display_name,
+                renewable: request.refresh_token,
             },
             inhibit_login: request.inhibit_login,
         })

@@ -31,7 +31,7 @@ pub(crate) async fn capabilities(State(api): State<Api>, _user: User) -> Json<Va
         "m.set_avatar_url": { "enabled": true },
         "m.change_password": { "enabled": true },
         "m.3pid_changes": { "enabled": false },
-        "m.get_login_token": { "enabled": false },
+        "m.get_login_token": { "enabled": true },
     } }))
 }
 

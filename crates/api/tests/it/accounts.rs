@@ -35,7 +35,11 @@ async fn somebody_registers_logs_in_and_out() {
         let (_, flows) = site
             .call(Method::GET, "/_matrix/client/v3/login", None, Value::Null)
             .await;
-        assert_eq!(flows["flows"], json!([{ "type": "m.login.password" }]));
+        let by_token = json!({ "type": "m.login.token", "get_login_token": true });
+        assert_eq!(
+            flows["flows"],
+            json!([{ "type": "m.login.password" }, by_token])
+        );
         let login = |user: Value, password: &str| {
             let mut body = json!({ "type": "m.login.password", "password": password });
             body.as_object_mut()
@@ -81,7 +85,8 @@ async fn login_requests_that_lack_something_are_refused() {
     let fresh = Fresh::sqlite().await;
     let site = Site::start(&fresh).await;
     let cases = [
-        (json!({ "type": "m.login.token" }), "M_UNKNOWN"),
+        (json!({ "type": "m.login.sso" }), "M_UNKNOWN"),
+        (json!({ "type": "m.login.token" }), "M_MISSING_PARAM"),
         (
             json!({ "type": "m.login.password", "user": "alice" }),
             "M_MISSING_PARAM",

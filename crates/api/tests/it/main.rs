@@ -13,7 +13,9 @@ mod invitations;
 mod memberships;
 mod peer;
 mod presence;
+mod reports;
 mod rooms;
+mod sessions;
 mod spaces;
 mod third_party_invites;
 mod upgrades;
@@ -110,6 +112,7 @@ impl Site {
         let device = NewDevice {
             device_id: Some("PHONE".to_owned()),
             display_name: None,
+            ..NewDevice::default()
         };
         self.users
             .start_session(user_id, device)

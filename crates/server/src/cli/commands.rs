@@ -110,6 +110,32 @@ pub(super) fn create_user(
     })
 }
 
+/// How many reports are printed at most.
+const MOST_REPORTS: usize = 10_000;
+
+pub(super) fn list_reports(place: &Place) -> Result<(), Failure> {
+    let config = read_config(place)?;
+    let env = Env::real();
+    run(async move {
+        let parts = Parts::open(&config, &env).await?;
+        let reports = parts.users.reports(MOST_REPORTS).await?;
+        parts.database.close().await;
+        let mut text = String::new();
+        for report in reports {
+            let row = json!({
+                "reporter": report.reporter,
+                "room_id": report.room_id,
+                "event_id": report.event_id,
+                "user_id": report.user_id,
+                "reason": report.reason,
+                "received_ts": report.created_ms,
+            });
+            text.push_str(&format!("{row}\n"));
+        }
+        print(&text)
+    })
+}
+
 pub(super) fn show_keys(place: &Place) -> Result<(), Failure> {
     let config = read_config(place)?;
     let path = config.signing_key_file();

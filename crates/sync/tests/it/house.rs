@@ -76,6 +76,7 @@ impl House {
         let device = NewDevice {
             device_id: Some("PHONE".to_owned()),
             display_name: None,
+            ..NewDevice::default()
         };
         self.users.start_session(user_id, device).await.unwrap();
     }

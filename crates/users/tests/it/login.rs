@@ -77,6 +77,7 @@ async fn logging_in_a_device_again_ends_its_earlier_token() {
         let again = NewDevice {
             device_id: Some(before.device_id.clone()),
             display_name: None,
+            ..NewDevice::default()
         };
         let after = users
             .log_in("alice", "secret".to_owned(), again)
@@ -106,6 +107,7 @@ async fn what_the_database_cannot_hold_is_refused() {
             let device = NewDevice {
                 device_id: Some(device_id.to_owned()),
                 display_name: Some(display_name.to_owned()),
+                ..NewDevice::default()
             };
             let refused = users.log_in("alice", "secret".to_owned(), device).await;
             assert!(

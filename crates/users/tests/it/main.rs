@@ -49,6 +49,7 @@ async fn logged_in(users: &Users, username: &str) -> Login {
     let device = NewDevice {
         device_id: Some("PHONE".to_owned()),
         display_name: Some("Phone".to_owned()),
+        ..NewDevice::default()
     };
     users
         .log_in(username, "secret".to_owned(), device)

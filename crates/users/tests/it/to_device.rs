@@ -51,6 +51,7 @@ async fn with_two_devices(fresh: &Fresh) -> Users {
     let laptop = NewDevice {
         device_id: Some("LAPTOP".to_owned()),
         display_name: None,
+        ..NewDevice::default()
     };
     users.start_session(login.user_id, laptop).await.unwrap();
     users
@@ -85,6 +86,7 @@ async fn a_message_reaches_the_named_device_and_a_star_the_others() {
         let phone = NewDevice {
             device_id: Some("PHONE".to_owned()),
             display_name: None,
+            ..NewDevice::default()
         };
         users.start_session(sender.user_id, phone).await.unwrap();
         assert!(inbox(&users, "PHONE", 0).await.0.is_empty());
