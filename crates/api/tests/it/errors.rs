@@ -22,6 +22,8 @@ pub(crate) fn example(path: &str) -> String {
         ("{receipt_type}", "m.read"),
         ("{device_id}", "PHONE"),
         ("{protocol}", "irc"),
+        ("{type}", "org.example.kettle"),
+        ("{tag}", "m.favourite"),
     ];
     let query = "?event_id=$event&user_id=@alice:example.org&room_alias=%23a:example.org&v=$event&limit=1&dir=b&ts=1";
     let path = values.iter().fold(path.to_owned(), |path, (name, value)| {

@@ -129,9 +129,11 @@ async fn every_form_of_the_state_endpoints_works() {
     .await;
 }
 
-/// Whether an endpoint is asked with access tokens about a room.
+/// Whether an endpoint is asked with access tokens about a room. A room may be reported from outside.
 fn is_about_a_room(route: &Route) -> bool {
-    route.access == Access::User && route.path.contains("{room_id}")
+    route.access == Access::User
+        && route.path.contains("{room_id}")
+        && !route.path.ends_with("{room_id}/report")
 }
 
 /// What is needed to be told more than that the request is malformed.
@@ -155,14 +157,22 @@ async fn rooms_of_others_are_closed() {
             .call(Method::POST, create, Some(&alice), Value::Null)
             .await;
         let room = created["room_id"].as_str().unwrap();
-        let before = site.stored().await;
+        let stored = async || {
+            let mut stored = site.stored().await;
+            // When a device was last used is noted, whatever it asked for.
+            stored.remove("devices");
+            stored
+        };
+        let before = stored().await;
         for route in routes().into_iter().filter(is_about_a_room) {
             let target = example(route.path).replace("!room:example.org", room);
             let body = request(route.path);
             let (status, answer) = site.call(route.method, &target, Some(&bob), body).await;
             let expected = match route.path.rsplit_once("/rooms/{room_id}/") {
                 // Whether there is such an event is not for others to know.
-                Some((_, "event/{event_id}")) => (404, "M_NOT_FOUND"),
+                Some((_, "event/{event_id}" | "context/{event_id}" | "report/{event_id}")) => {
+                    (404, "M_NOT_FOUND")
+                }
                 Some((_, "forget")) => (400, "M_UNKNOWN"),
                 _ => (403, "M_FORBIDDEN"),
             };
@@ -172,7 +182,7 @@ async fn rooms_of_others_are_closed() {
             );
             assert_eq!(found, expected, "{} {answer}", route.path);
         }
-        assert_eq!(site.stored().await, before);
+        assert_eq!(stored().await, before);
     })
     .await;
 }
