@@ -18,6 +18,8 @@ statements! {
     ERASE_PROFILE = "UPDATE accounts SET display_name = NULL, avatar_url = NULL WHERE user_id = $1";
     /// A user's filters go.
     ERASE_FILTERS = "DELETE FROM filters WHERE user_id = $1";
+    /// What clients kept for a user goes; the rows stay, since their positions count in the stream.
+    ERASE_ACCOUNT_DATA = "UPDATE account_data SET content = $2 WHERE user_id = $1";
     /// A user has to leave all rooms.
     NOTE_DEPARTURE = "INSERT INTO departures (user_id) VALUES ($1) ON CONFLICT DO NOTHING";
     /// Who has to.
@@ -115,6 +117,8 @@ pub async fn close(tx: &mut Tx, user: &UserId, erase: bool) -> Result<(), Storag
     if erase {
         tx.execute(ERASE_PROFILE, params![user.as_str()]).await?;
         tx.execute(ERASE_FILTERS, params![user.as_str()]).await?;
+        tx.execute(ERASE_ACCOUNT_DATA, params![user.as_str(), b"{}"])
+            .await?;
     }
     devices::remove_all(tx, user).await
 }

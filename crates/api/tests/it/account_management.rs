@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use myelin_storage::{
-    Priority, StorageError, accounts,
+    Priority, StorageError, account_data, accounts,
     testing::{Fresh, on_each_engine},
 };
-use ruma::user_id;
+use ruma::{OwnedUserId, user_id};
 use serde_json::{Value, json};
 
 use crate::Site;
@@ -372,6 +372,34 @@ async fn a_closed_account_lets_nobody_in_leaves_its_rooms_and_keeps_its_name() {
         is_error(StatusCode::BAD_REQUEST, "M_USER_IN_USE", taken);
         let profile = site.call(Method::GET, name, None, Value::Null).await;
         is_error(StatusCode::NOT_FOUND, "M_NOT_FOUND", profile);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_clients_kept_for_a_user_is_erased_if_the_user_wants_that() {
+    on_each_engine(async |fresh: Fresh| {
+        let site = Site::start(&fresh).await;
+        for (user, erase) in [("alice", true), ("bob", false)] {
+            let token = site.token(user).await;
+            let user_id = format!("@{user}:example.org");
+            let target = format!("/_matrix/client/v3/user/{user_id}/account_data/org.example");
+            let kept = site.call(Method::PUT, &target, Some(&token), json!({ "a": 1 }));
+            assert_eq!(kept.await.0, StatusCode::OK);
+            let close = (Method::POST, DEACTIVATE);
+            let wish = json!({ "erase": erase });
+            let closed = site.confirmed(close, &token, wish, (user, "secret"));
+            assert_eq!(closed.await.0, StatusCode::OK);
+            let owner = OwnedUserId::try_from(user_id).unwrap();
+            let left = fresh.database.read("account data", move |tx| {
+                Box::pin(
+                    async move { account_data::content(tx, &owner, None, "org.example").await },
+                )
+            });
+            let left: Result<_, StorageError> = left.await;
+            let left = String::from_utf8(left.unwrap().unwrap()).unwrap();
+            assert_eq!(left == "{}", erase, "{left}");
+        }
     })
     .await;
 }
