@@ -257,14 +257,18 @@ impl Rooms {
         };
         let mut found = Vec::new();
         while found.len() < limit && upto < readable {
-            let changed = self
-                .presence()
-                .people()
-                .changed_after(upto, COMPARED_TOGETHER);
-            let is_last = changed.len() < COMPARED_TOGETHER;
-            let asked = changed.iter().map(|(_, user)| user.clone());
-            let asked = asked.filter(|user| wanted(user) && user != viewer);
-            let sharing = self.sharing_with(viewer, asked.collect()).await?;
+            let (changed, last) = {
+                let people = self.presence().people();
+                let mut changed = people.changed_after(upto, COMPARED_TOGETHER);
+                let full = changed.get(COMPARED_TOGETHER - 1);
+                let last = full.map_or(readable, |(position, _)| *position);
+                // Who knows of nobody takes everybody for offline.
+                changed.retain(|(_, user)| wanted(user) && (!is_first || people.is_there(user)));
+                (changed, last)
+            };
+            let others = changed.iter().map(|(_, user)| user.clone());
+            let others = others.filter(|user| user != viewer).collect();
+            let sharing = self.sharing_with(viewer, others).await?;
             let now = self.env().clock.instant();
             let mut people = self.presence().people();
             for (position, user) in changed {
@@ -272,15 +276,11 @@ impl Rooms {
                     return Ok((found, upto));
                 }
                 upto = upto.max(position);
-                let is_shown = sharing.contains(&user) || (user == viewer && wanted(&user));
-                // Who knows of nobody takes everybody for offline.
-                if is_shown && (!is_first || people.is_there(&user)) {
+                if sharing.contains(&user) || user == viewer {
                     found.extend(people.get(&user, now).map(|shown| (user, shown)));
                 }
             }
-            if is_last {
-                upto = upto.max(readable);
-            }
+            upto = upto.max(last);
         }
         Ok((found, upto))
     }

@@ -2,7 +2,7 @@
 
 use ruma::{OwnedUserId, UserId};
 
-use crate::{Row, StorageError, Tx, devices};
+use crate::{Row, StorageError, Tx, devices, presence};
 
 statements! {
     /// A new account; a name is taken only once.
@@ -120,6 +120,7 @@ pub async fn close(tx: &mut Tx, user: &UserId, erase: bool) -> Result<(), Storag
         tx.execute(ERASE_ACCOUNT_DATA, params![user.as_str(), b"{}"])
             .await?;
     }
+    presence::set_status(tx, user, None).await?;
     devices::remove_all(tx, user).await
 }
 

@@ -47,3 +47,36 @@ pub async fn set_status(
     }
     .map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{set_status, statuses};
+    use crate::{Priority, StorageError, accounts, testing::on_each_engine};
+    use ruma::user_id;
+
+    #[tokio::test]
+    async fn a_status_goes_with_its_user_or_its_account() {
+        on_each_engine(|fresh| async move {
+            let (alice, bob) = (user_id!("@alice:x.example"), user_id!("@bob:x.example"));
+            let write = fresh.database.write::<_, StorageError, _>(
+                "statuses",
+                Priority::Interactive,
+                move |tx| {
+                    Box::pin(async move {
+                        for words in ["here", "there"] {
+                            set_status(tx, alice, Some(words)).await?;
+                            set_status(tx, bob, Some(words)).await?;
+                        }
+                        set_status(tx, bob, None).await?;
+                        let of_alice = vec![(alice.to_owned(), "there".to_owned())];
+                        assert_eq!(statuses(tx).await?, of_alice);
+                        accounts::close(tx, alice, false).await?;
+                        statuses(tx).await
+                    })
+                },
+            );
+            assert_eq!(write.await, Ok(Vec::new()));
+        })
+        .await;
+    }
+}

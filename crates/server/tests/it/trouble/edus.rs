@@ -49,8 +49,10 @@ impl Newcomer {
     }
 }
 
-fn edus(transaction: &Asked) -> &Vec<Value> {
-    transaction.body["edus"].as_array().unwrap()
+fn edus(transaction: &Asked) -> &[Value] {
+    transaction.body["edus"]
+        .as_array()
+        .map_or(&[], Vec::as_slice)
 }
 
 #[tokio::test]
@@ -138,7 +140,7 @@ impl Newcomer {
         let name = self.resident.name();
         let sent = self.transactions().into_iter();
         let sent = sent.filter(|sent| sent.name == name);
-        let edus = sent.flat_map(|sent| edus(&sent).clone());
+        let edus = sent.flat_map(|sent| edus(&sent).to_vec());
         let presence = edus.filter(|edu| edu["edu_type"] == "m.presence");
         let pushes = presence.map(|edu| edu["content"]["push"].clone());
         pushes
@@ -245,6 +247,37 @@ async fn presence_wakes_no_server_that_rests() {
     };
     newcomer.wait(PAUSE / 4, told).await;
     assert_eq!(newcomer.told_of_presence(), ["online"]);
+    newcomer.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_comes_into_a_room_is_told_who_is_there() {
+    let newcomer = newcomer().await;
+    let room = newcomer
+        .client
+        .create_room(json!({ "preset": "public_chat", "room_version": "11" }))
+        .await;
+    newcomer.is("unavailable").await;
+    newcomer.pass(Duration::from_secs(6));
+    let (resident, at) = (&newcomer.resident, newcomer.address());
+    resident
+        .visit(newcomer.name(), at, &room, RoomVersion::V11)
+        .await;
+    let told = async {
+        let is_presence = |edu: &&Value| edu["edu_type"] == "m.presence";
+        loop {
+            let sent = newcomer.transactions();
+            let of_name = sent.iter().filter(|sent| sent.name == resident.names(1));
+            if let Some(edu) = of_name.flat_map(edus).find(is_presence) {
+                return edu["content"]["push"][0].clone();
+            }
+            let more = resident.until_asked(newcomer.name(), "send", sent.len() + 1);
+            more.await;
+        }
+    };
+    let (told, _) = newcomer.wait(Duration::from_secs(1), told).await;
+    assert_eq!(told["user_id"], newcomer.client.user_id.as_str());
+    assert_eq!(told["presence"], "unavailable");
     newcomer.stop().await;
 }
 
