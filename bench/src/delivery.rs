@@ -14,7 +14,7 @@ use myelin_testbed::{
 
 use crate::{
     process::{NAME, Process},
-    table::milliseconds,
+    table::{given_or, milliseconds},
 };
 
 const DEFAULT_SERVERS: [usize; 2] = [400, 4_000];
@@ -30,11 +30,7 @@ type Failure = Box<dyn Error>;
 
 /// Prints two rows for each number of servers.
 pub(crate) fn run(servers: &[usize], out: &mut impl io::Write) -> Result<(), Failure> {
-    let servers = if servers.is_empty() {
-        &DEFAULT_SERVERS
-    } else {
-        servers
-    };
+    let servers = given_or(servers, &DEFAULT_SERVERS);
     writeln!(
         out,
         "{:>8} {:>7} {:>11} {:>9} {:>10} {:>10} {:>11} {:>9}",

@@ -16,7 +16,7 @@ use myelin_testbed::{
 
 use crate::{
     process::{NAME, Process},
-    table::{median, milliseconds},
+    table::{given_or, median, milliseconds},
 };
 
 const DEFAULT_MEMBERS: [usize; 2] = [1_000, 50_000];
@@ -30,11 +30,7 @@ type Failure = Box<dyn Error>;
 
 /// Prints a row for each kind of request and number of members.
 pub(crate) fn run(members: &[usize], out: &mut impl io::Write) -> Result<(), Failure> {
-    let members = if members.is_empty() {
-        &DEFAULT_MEMBERS
-    } else {
-        members
-    };
+    let members = given_or(members, &DEFAULT_MEMBERS);
     writeln!(
         out,
         "{:>8} {:>24} {:>10} {:>10} {:>9} {:>8} {:>8}",

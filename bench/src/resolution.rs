@@ -18,7 +18,7 @@ use myelin_core::{
 use myelin_env::Clock;
 use serde_json::json;
 
-use crate::stored::Stored;
+use crate::{stored::Stored, table::given_or};
 
 const DEFAULT_MEMBERS: [usize; 3] = [1_000, 10_000, 50_000];
 const POWER_CHANGES: usize = 200;
@@ -26,11 +26,7 @@ const RUNS: usize = 5;
 
 /// Prints a row for each room version and number of members.
 pub(crate) fn run(members: &[usize], out: &mut impl io::Write) -> Result<(), Box<dyn Error>> {
-    let members = if members.is_empty() {
-        &DEFAULT_MEMBERS
-    } else {
-        members
-    };
+    let members = given_or(members, &DEFAULT_MEMBERS);
     writeln!(
         out,
         "{:>7} {:>8} {:>9} {:>12} {:>12} {:>12} {:>12} {:>7} {:>7} {:>7}",

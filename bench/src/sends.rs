@@ -20,7 +20,7 @@ use myelin_testbed::{
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::table::{median, milliseconds, quantile};
+use crate::table::{given_or, median, milliseconds, quantile};
 
 const DEFAULT_MEMBERS: [usize; 1] = [20_000];
 
@@ -29,11 +29,7 @@ const IDLE_SENDS: usize = 500;
 
 /// Prints two rows for each number of members.
 pub(crate) fn run(members: &[usize], out: &mut impl io::Write) -> Result<(), Box<dyn Error>> {
-    let members = if members.is_empty() {
-        &DEFAULT_MEMBERS
-    } else {
-        members
-    };
+    let members = given_or(members, &DEFAULT_MEMBERS);
     writeln!(
         out,
         "{:>8} {:>12} {:>10} {:>7} {:>9} {:>9} {:>9}",

@@ -1,6 +1,11 @@
-//! Figures as the tables show them.
+//! What the tables are about, and figures as they show them.
 
 use std::time::Duration;
+
+/// The sizes that were given, or those to measure if nobody says.
+pub(crate) fn given_or<'a>(given: &'a [usize], usual: &'a [usize]) -> &'a [usize] {
+    if given.is_empty() { usual } else { given }
+}
 
 pub(crate) fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0

@@ -131,12 +131,7 @@ pub async fn rooms_with_news(
     let rows = tx
         .query(ROOMS_WITH_DATA, params![user.as_str(), after, upto])
         .await?;
-    rows.iter()
-        .map(|row| {
-            OwnedRoomId::try_from(row.text(0)?)
-                .map_err(|error| StorageError::Corrupt(format!("room ID: {error}")))
-        })
-        .collect()
+    rows.iter().map(|row| row.parsed(0)).collect()
 }
 
 fn name(room_id: Option<&RoomId>) -> &str {

@@ -134,10 +134,7 @@ pub async fn departing(
     limit: usize,
 ) -> Result<Vec<OwnedUserId>, StorageError> {
     let rows = tx.query(DEPARTING, params![after, limit]).await?;
-    let user = |row: &Row| {
-        OwnedUserId::try_from(row.text(0)?)
-            .map_err(|error| StorageError::Corrupt(error.to_string()))
-    };
+    let user = |row: &Row| row.parsed(0);
     rows.iter().map(user).collect()
 }
 

@@ -32,11 +32,10 @@ pub struct Alias {
 /// Any [`StorageError`].
 pub async fn by_name(tx: &mut Tx, alias: &str) -> Result<Option<Alias>, StorageError> {
     let row = tx.query_opt(ALIAS, params![alias]).await?;
-    let corrupt = |error: ruma::IdParseError| StorageError::Corrupt(format!("{alias}: {error}"));
     row.map(|row| {
         Ok(Alias {
-            room_id: OwnedRoomId::try_from(row.text(0)?).map_err(corrupt)?,
-            creator: OwnedUserId::try_from(row.text(1)?).map_err(corrupt)?,
+            room_id: row.parsed(0)?,
+            creator: row.parsed(1)?,
         })
     })
     .transpose()

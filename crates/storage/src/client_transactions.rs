@@ -50,11 +50,7 @@ pub async fn event(
             ],
         )
         .await?;
-    row.map(|row| {
-        OwnedEventId::try_from(row.text(0)?)
-            .map_err(|error| StorageError::Corrupt(error.to_string()))
-    })
-    .transpose()
+    row.map(|row| row.parsed(0)).transpose()
 }
 
 /// The transaction ID with which a device made an event, for `unsigned.transaction_id`.

@@ -238,8 +238,7 @@ pub async fn owner_of_token(
     let row = tx.query_opt(TOKEN, params![token_hash]).await?;
     row.map(|row| {
         Ok(TokenOwner {
-            user_id: OwnedUserId::try_from(row.text(0)?)
-                .map_err(|error| StorageError::Corrupt(format!("access token: {error}")))?,
+            user_id: row.parsed(0)?,
             device_id: row.text(1)?.into(),
             admin: row.bool(2)?,
             expires_ms: row.opt_int(3)?.map(i64::unsigned_abs),

@@ -92,8 +92,8 @@ pub async fn joins(tx: &mut Tx) -> Result<Vec<JoinRecord>, StorageError> {
     rows.iter()
         .map(|row| {
             Ok(JoinRecord {
-                room_id: OwnedRoomId::try_from(row.text(0)?).map_err(|error| corrupt(&error))?,
-                user_id: OwnedUserId::try_from(row.text(1)?).map_err(|error| corrupt(&error))?,
+                room_id: row.parsed(0)?,
+                user_id: row.parsed(1)?,
                 candidates: split_names(row.text(2)?),
                 content: String::from_utf8(row.blob(3)?.to_vec())
                     .map_err(|error| corrupt(&error))?,
@@ -134,8 +134,7 @@ pub struct PartialRoom {
 }
 
 fn read_partial(row: &Row) -> Result<PartialRoom, StorageError> {
-    let served_by = OwnedServerName::try_from(row.text(2)?)
-        .map_err(|error| StorageError::Corrupt(error.to_string()))?;
+    let served_by = row.parsed(2)?;
     Ok(PartialRoom {
         room: RoomNr(row.int(0)?),
         join_event: EventNr(row.int(1)?),

@@ -63,7 +63,7 @@ pub async fn of_user(
             redacted_by: None,
         }),
         stripped_state: serde_json::from_slice(row.blob(3)?).map_err(|error| corrupt(&error))?,
-        via: OwnedServerName::try_from(row.text(4)?).map_err(|error| corrupt(&error))?,
+        via: row.parsed(4)?,
     }))
 }
 

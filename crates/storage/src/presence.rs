@@ -22,8 +22,7 @@ pub async fn statuses(tx: &mut Tx) -> Result<Vec<(OwnedUserId, String)>, Storage
     let rows = tx.query(STATUSES, params![]).await?;
     rows.iter()
         .map(|row| {
-            let user_id = OwnedUserId::try_from(row.text(0)?)
-                .map_err(|error| StorageError::Corrupt(format!("status: {error}")))?;
+            let user_id = row.parsed(0)?;
             Ok((user_id, row.text(1)?.to_owned()))
         })
         .collect()

@@ -101,8 +101,7 @@ pub async fn changed(
 ) -> Result<Vec<ProfileChange>, StorageError> {
     let rows = tx.query(CHANGED, params![after, limit as i64]).await?;
     let change = |row: &crate::Row| {
-        let user = OwnedUserId::try_from(row.text(0)?)
-            .map_err(|error| StorageError::Corrupt(error.to_string()))?;
+        let user = row.parsed(0)?;
         let change = row.int(1)?;
         Ok(ProfileChange { user, change })
     };

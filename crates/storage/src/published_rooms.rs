@@ -41,10 +41,5 @@ pub async fn contains(tx: &mut Tx, room: RoomNr) -> Result<bool, StorageError> {
 /// Any [`StorageError`].
 pub async fn all(tx: &mut Tx) -> Result<Vec<OwnedRoomId>, StorageError> {
     let rows = tx.query(PUBLISHED, params![]).await?;
-    rows.iter()
-        .map(|row| {
-            OwnedRoomId::try_from(row.text(0)?)
-                .map_err(|error| StorageError::Corrupt(format!("room ID: {error}")))
-        })
-        .collect()
+    rows.iter().map(|row| row.parsed(0)).collect()
 }

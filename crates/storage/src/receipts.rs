@@ -132,9 +132,7 @@ pub async fn rooms_with_news(
     let rows = tx
         .query(ROOMS_WITH_RECEIPTS, params![user.as_str(), after, upto])
         .await?;
-    rows.iter()
-        .map(|row| OwnedRoomId::try_from(row.text(0)?).map_err(|error| corrupt(&error)))
-        .collect()
+    rows.iter().map(|row| row.parsed(0)).collect()
 }
 
 /// The last position that is in use. A receipt is never deleted, only replaced by a later one.
@@ -152,9 +150,9 @@ fn read(row: &Row) -> Result<Receipt, StorageError> {
     let thread = row.text(2)?;
     Ok(Receipt {
         receipt_type: receipt_type.ok_or_else(|| corrupt(&"its type"))?,
-        user_id: OwnedUserId::try_from(row.text(1)?).map_err(|error| corrupt(&error))?,
+        user_id: row.parsed(1)?,
         thread: (!thread.is_empty()).then(|| thread.to_owned()),
-        event_id: OwnedEventId::try_from(row.text(3)?).map_err(|error| corrupt(&error))?,
+        event_id: row.parsed(3)?,
         read_ms: row.int(4)?.unsigned_abs(),
     })
 }

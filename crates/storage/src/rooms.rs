@@ -96,7 +96,7 @@ pub(crate) fn read_key(row: &Row, first: usize) -> Result<RoomKey, StorageError>
     let corrupt = |error: &dyn std::fmt::Display| StorageError::Corrupt(format!("room: {error}"));
     Ok(RoomKey {
         room: RoomNr(row.int(first)?),
-        room_id: OwnedRoomId::try_from(row.text(first + 1)?).map_err(|error| corrupt(&error))?,
+        room_id: row.parsed(first + 1)?,
         version: RoomVersion::parse(row.text(first + 2)?).map_err(|error| corrupt(&error))?,
     })
 }
@@ -274,13 +274,12 @@ pub struct LocalMembership {
 }
 
 fn read_memberships(rows: &[Row]) -> Result<Vec<LocalMembership>, StorageError> {
-    let corrupt = |error: &dyn std::fmt::Display| StorageError::Corrupt(error.to_string());
     rows.iter()
         .map(|row| {
             Ok(LocalMembership {
-                user_id: OwnedUserId::try_from(row.text(0)?).map_err(|error| corrupt(&error))?,
+                user_id: row.parsed(0)?,
                 room: RoomNr(row.int(1)?),
-                room_id: OwnedRoomId::try_from(row.text(2)?).map_err(|error| corrupt(&error))?,
+                room_id: row.parsed(2)?,
                 membership: row.text(3)?.to_owned(),
                 event: EventNr(row.int(4)?),
                 position: StreamPosition(row.int(5)?),

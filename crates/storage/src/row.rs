@@ -101,6 +101,18 @@ impl Row {
             .ok_or_else(|| wrong(column, "a text"))
     }
 
+    /// A TEXT that is an ID or a name of a certain form.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`] if it is anything else.
+    pub fn parsed<T>(&self, column: usize) -> Result<T, StorageError>
+    where
+        T: for<'a> TryFrom<&'a str, Error: std::fmt::Display>,
+    {
+        T::try_from(self.text(column)?)
+            .map_err(|error| StorageError::Corrupt(format!("column {column} of a row: {error}")))
+    }
+
     /// A BYTEA.
     ///
     /// # Errors

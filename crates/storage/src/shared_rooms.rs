@@ -62,9 +62,7 @@ pub async fn local_users_near(
     users: &[OwnedUserId],
 ) -> Result<Vec<OwnedUserId>, StorageError> {
     let rows = tx.query(LOCAL_USERS_NEAR, params![names(users)]).await?;
-    rows.iter()
-        .map(|row| OwnedUserId::try_from(row.text(0)?).map_err(|error| corrupt(&error)))
-        .collect()
+    rows.iter().map(|row| row.parsed(0)).collect()
 }
 
 fn names(users: &[OwnedUserId]) -> Vec<&str> {
@@ -72,12 +70,5 @@ fn names(users: &[OwnedUserId]) -> Vec<&str> {
 }
 
 fn read(row: &Row) -> Result<MaybeShared, StorageError> {
-    Ok((
-        OwnedUserId::try_from(row.text(0)?).map_err(|error| corrupt(&error))?,
-        OwnedRoomId::try_from(row.text(1)?).map_err(|error| corrupt(&error))?,
-    ))
-}
-
-fn corrupt(error: &dyn std::fmt::Display) -> StorageError {
-    StorageError::Corrupt(format!("shared rooms: {error}"))
+    Ok((row.parsed(0)?, row.parsed(1)?))
 }

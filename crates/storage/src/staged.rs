@@ -77,7 +77,7 @@ pub async fn list(
         .map(|row| {
             Ok(Staged {
                 staged: row.int(0)?,
-                origin: OwnedServerName::try_from(row.text(1)?).map_err(|error| corrupt(&error))?,
+                origin: row.parsed(1)?,
                 event_id: event_id::from_stored(row.blob(2)?)?,
                 json: String::from_utf8(row.blob(3)?.to_vec()).map_err(|error| corrupt(&error))?,
             })

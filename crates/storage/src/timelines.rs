@@ -96,7 +96,7 @@ fn read_user_room(row: &Row) -> Result<UserRoom, StorageError> {
     Ok(UserRoom {
         key: RoomKey {
             room: RoomNr(row.int(0)?),
-            room_id: OwnedRoomId::try_from(row.text(1)?).map_err(|error| corrupt(&error))?,
+            room_id: row.parsed(1)?,
             version: RoomVersion::parse(row.text(2)?).map_err(|error| corrupt(&error))?,
         },
         membership: row.text(3)?.to_owned(),
@@ -122,12 +122,7 @@ pub async fn joined_among(
     let rows = tx
         .query(JOINED_AMONG, params![user.as_str(), rooms])
         .await?;
-    rows.iter()
-        .map(|row| {
-            OwnedRoomId::try_from(row.text(0)?)
-                .map_err(|error| StorageError::Corrupt(format!("room: {error}")))
-        })
-        .collect()
+    rows.iter().map(|row| row.parsed(0)).collect()
 }
 
 /// What a user is to a room; `None` if it never was anything.
@@ -175,12 +170,7 @@ pub async fn rooms_with_news(
     let short = upto.0.saturating_sub(after.0) < SHORT_SPAN;
     let sql = if short { NEWS_BY_STREAM } else { NEWS_BY_ROOM };
     let rows = tx.query(sql, params![user.as_str(), after, upto]).await?;
-    rows.iter()
-        .map(|row| {
-            OwnedRoomId::try_from(row.text(0)?)
-                .map_err(|error| StorageError::Corrupt(format!("room: {error}")))
-        })
-        .collect()
+    rows.iter().map(|row| row.parsed(0)).collect()
 }
 
 /// A place in the topological order of a room's events: by depth, and among equals by position.
@@ -405,8 +395,7 @@ pub async fn transaction_ids(
         .await?;
     rows.iter()
         .map(|row| {
-            let id = OwnedEventId::try_from(row.text(0)?)
-                .map_err(|error| StorageError::Corrupt(format!("event ID: {error}")))?;
+            let id = row.parsed(0)?;
             Ok((id, ClientTransaction::id(row.text(1)?).to_owned()))
         })
         .collect()

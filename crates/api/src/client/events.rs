@@ -146,17 +146,19 @@ impl From<WrittenDirection> for Direction {
     }
 }
 
+fn read_filter(given: Option<&str>) -> Result<RoomEventFilter, ApiError> {
+    Ok(given
+        .map(RoomEventFilter::parse)
+        .transpose()?
+        .unwrap_or_default())
+}
+
 pub(crate) async fn messages(
     State(api): State<Api>,
     User(viewer): User,
     Path(room_id): Path<OwnedRoomId>,
     Query(parameters): Query<MessagesParameters>,
 ) -> Result<Json<Messages>, ApiError> {
-    let filter = parameters
-        .filter
-        .as_deref()
-        .map(RoomEventFilter::parse)
-        .transpose()?;
     let request = MessagesRequest {
         viewer,
         room_id,
@@ -164,7 +166,7 @@ pub(crate) async fn messages(
         from: parameters.from,
         to: parameters.to,
         limit: parameters.limit,
-        filter: filter.unwrap_or_default(),
+        filter: read_filter(parameters.filter.as_deref())?,
     };
     Ok(Json(api.sync().messages(&request).await?))
 }
@@ -181,17 +183,12 @@ pub(crate) async fn context(
     Path((room_id, event_id)): Path<(OwnedRoomId, OwnedEventId)>,
     Query(parameters): Query<ContextParameters>,
 ) -> Result<Json<Context>, ApiError> {
-    let filter = parameters
-        .filter
-        .as_deref()
-        .map(RoomEventFilter::parse)
-        .transpose()?;
     let request = ContextRequest {
         viewer,
         room_id,
         event_id,
         limit: parameters.limit,
-        filter: filter.unwrap_or_default(),
+        filter: read_filter(parameters.filter.as_deref())?,
     };
     Ok(Json(api.sync().context(&request).await?))
 }
