@@ -301,13 +301,13 @@ impl Client {
             .await
     }
 
-    /// One `/sync`.
+    /// One `/sync`, which nobody notices: it would have other servers told that the user is there.
     pub async fn sync(&self, filter: &str, since: Option<&str>, timeout: Duration) -> Value {
         let since = since
             .map(|since| format!("&since={}", encode(since)))
             .unwrap_or_default();
         let path = format!(
-            "/_matrix/client/v3/sync?filter={}&timeout={}{since}",
+            "/_matrix/client/v3/sync?set_presence=offline&filter={}&timeout={}{since}",
             encode(filter),
             timeout.as_millis()
         );
