@@ -179,8 +179,15 @@ impl Site {
     }
 }
 
-/// What the tables say of the way to other servers, and of how far they have got.
-const PROGRESS: [&str; 4] = ["destinations", "settings", "outbox", "delivery_cursors"];
+/// What the tables say of the way to other servers, of how far they have got, and of when devices were
+/// last used.
+const PROGRESS: [&str; 5] = [
+    "destinations",
+    "settings",
+    "outbox",
+    "delivery_cursors",
+    "devices",
+];
 
 const SQLITE_TABLES: &str = "SELECT name FROM sqlite_master WHERE type = 'table'";
 const POSTGRES_TABLES: &str = "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'";
