@@ -6,6 +6,7 @@ use std::{
 };
 
 use myelin_storage::staged::Staged;
+use ruma::{OwnedUserId, UserId};
 
 /// The pushed events of a room that wait. Those that are staged and not in hand are the worker's: it
 /// looks for all of them each time, since transactions of two servers can be committed in another
@@ -25,8 +26,8 @@ struct Waiting {
     in_hand: BTreeSet<i64>,
     settling: bool,
     backlog: usize,
-    /// A join is under way: what arrives waits for it (R42).
-    joining: bool,
+    /// Our users who are about to bring this server into the room: what arrives waits for them (R42).
+    joining: BTreeSet<OwnedUserId>,
 }
 
 impl Inbound {
@@ -38,7 +39,7 @@ impl Inbound {
     pub(crate) fn begin_work(&self) -> bool {
         let mut waiting = self.lock();
         waiting.more = true;
-        !waiting.joining && !std::mem::replace(&mut waiting.working, true)
+        waiting.joining.is_empty() && !std::mem::replace(&mut waiting.working, true)
     }
 
     /// What the worker, which is about to look for staged events, has to pass over.
@@ -96,19 +97,31 @@ impl Inbound {
         waiting.backlog = waiting.backlog.saturating_sub(count);
     }
 
-    pub(crate) fn set_joining(&self, joining: bool) {
-        self.lock().joining = joining;
+    /// A join through another server is under way.
+    pub(crate) fn begin_join(&self, user: &UserId) {
+        self.lock().joining.insert(user.to_owned());
     }
 
+    /// It came to nothing; others may be under way.
+    pub(crate) fn end_join(&self, user: &UserId) {
+        self.lock().joining.remove(user);
+    }
+
+    /// This server is in the room: nothing has to wait any more, whatever becomes of other joins.
+    pub(crate) fn end_joins(&self) {
+        self.lock().joining.clear();
+    }
+
+    /// Whether a join is under way.
     pub(crate) fn is_joining(&self) -> bool {
-        self.lock().joining
+        !self.lock().joining.is_empty()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Inbound, Staged};
-    use ruma::{event_id, server_name};
+    use ruma::{event_id, server_name, user_id};
 
     fn staged(number: i64) -> Staged {
         Staged {
@@ -158,11 +171,16 @@ mod tests {
     }
 
     #[test]
-    fn a_join_keeps_the_worker_from_starting() {
+    fn joins_keep_the_worker_from_starting_until_one_succeeds_or_all_have_failed() {
         let inbound = Inbound::default();
-        inbound.set_joining(true);
+        let (alice, bob) = (user_id!("@alice:x.example"), user_id!("@bob:x.example"));
+        inbound.begin_join(alice);
+        inbound.begin_join(bob);
         assert!(!inbound.begin_work());
-        inbound.set_joining(false);
+        inbound.end_join(alice);
+        assert!(!inbound.begin_work(), "the other may still succeed");
+        inbound.begin_join(alice);
+        inbound.end_joins();
         assert!(inbound.begin_work());
     }
 }

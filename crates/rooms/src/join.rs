@@ -216,7 +216,10 @@ impl Rooms {
                 // What was pushed since goes on waiting.
                 rooms.repair_join(record);
             } else if let Some(room) = rooms.room_in_use(&record.room_id) {
-                room.inbound.set_joining(false);
+                match &result {
+                    Ok(()) => room.inbound.end_joins(),
+                    Err(_) => room.inbound.end_join(&record.user_id),
+                }
                 rooms.work(&room);
             }
             lock(&rooms.0.joins.running).remove(&key);
@@ -287,8 +290,11 @@ impl Rooms {
             .map_err(|error| RoomError::BadJson(error.to_string()))?;
         let handshake =
             Handshake::new(self, &record.room_id, &record.user_id, &template, content).await?;
-        // What arrives waits for the end of the whole join, whichever candidate it succeeds with.
-        handshake.room.inbound.set_joining(true);
+        // What arrives waits for the end of the whole join, whichever candidate it succeeds with. In a room
+        // that this server is in already nothing has to.
+        if !handshake.room.has_server(self.server_name()) {
+            handshake.room.inbound.begin_join(&record.user_id);
+        }
         // One after the other: what a join builds upon, and whether it may be partial, depends on
         // whether another one has brought this server into the room (R92, R113).
         let alone = handshake.room.joining.lock().await;
@@ -356,7 +362,7 @@ impl Rooms {
             if let Some(room) = self.room(&record.room_id).await?
                 && !room.has_server(self.server_name())
             {
-                room.inbound.set_joining(true);
+                room.inbound.begin_join(&record.user_id);
             }
             drop(self.begin_join(record, true));
         }
