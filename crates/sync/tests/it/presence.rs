@@ -1,10 +1,11 @@
 //! Who is there, as `/sync` shows it.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
+use futures_util::FutureExt as _;
 use myelin_env::{Clock, Task};
 use myelin_rooms::PresenceState;
-use myelin_storage::testing::on_each_engine;
+use myelin_storage::{testing::on_each_engine, waking::News};
 use myelin_sync::SyncRequest;
 use ruma::UserId;
 use serde_json::{Value, json};
@@ -42,6 +43,15 @@ impl House {
             Clock::real().sleep(Duration::from_millis(20)).await;
         }
         sync.await.unwrap()
+    }
+
+    /// Winds the clock forward until there is news.
+    async fn until_news(&self, news: &mut News) {
+        let mut arrival = pin!(news.arrive());
+        while arrival.as_mut().now_or_never().is_none() {
+            self.fresh.env.clock.advance(Duration::from_secs(1));
+            Clock::real().sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Lets the time pass in which changes are gathered.
@@ -109,22 +119,20 @@ async fn changes_are_gathered_and_the_last_is_shown() {
         let room = house.room().await;
         house.join(&room, bob()).await;
         let first = house.first_sync(bob()).await;
-        house.settle().await;
-        let sync = begin(&house, patient(&first, bob())).await;
+        let mut news = house.rooms.presence_news(bob());
         house.comes(alice()).await;
-        // The first after a while is shown at once: the clock stands still.
-        let second = sync.await.unwrap();
-        assert_eq!(shown(&second), [("@alice:x.example", "online")]);
-        let sync = begin(&house, patient(&second, bob())).await;
+        house.until_news(&mut news).await;
+        // From now on the clock stands still.
         for state in [PresenceState::Offline, PresenceState::Unavailable] {
             house.says_of_itself(alice(), state, None).await;
         }
         for _ in 0..1_000 {
             tokio::task::yield_now().await;
         }
-        assert!(!sync.is_finished());
-        let third = house.answered(sync).await;
-        assert_eq!(shown(&third), [("@alice:x.example", "unavailable")]);
+        assert!(news.arrive().now_or_never().is_none());
+        house.until_news(&mut news).await;
+        let second = house.next_sync(bob(), &first).await;
+        assert_eq!(shown(&second), [("@alice:x.example", "unavailable")]);
     })
     .await;
 }
