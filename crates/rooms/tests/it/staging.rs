@@ -78,8 +78,9 @@ async fn an_event_that_cannot_be_judged_is_set_aside_and_the_others_go_on() {
 
         // It is kept, and judged when it can be.
         put_outlier(&house, &story, &unreadable, false).await;
-        let house = house.restart().await;
         house.push(&story, bob(), &[&unreadable]).await;
+        house.settled(&story.room_id).await;
+        let house = house.restart().await;
         house.settled(&story.room_id).await;
         assert_eq!(house.verdict(&story, &bad).await, Some(Verdict::Accepted));
     })
