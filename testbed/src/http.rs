@@ -1,13 +1,16 @@
-//! One HTTP request over one connection: all that the tests need of a client.
+//! One HTTP request over one connection, and TLS connections that are served: all that the tests need.
 
 use std::net::SocketAddr;
 
+use axum::Router;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 /// Sends a request over a new plain connection and reads the whole answer.
 ///
@@ -49,5 +52,25 @@ pub async fn send_over(
             Ok(()) => exchange.await,
             Err(why) => Err(failed(why)),
         },
+    }
+}
+
+/// Serves whoever connects, over TLS, for as long as there is a runtime.
+pub async fn serve(router: Router, listener: TcpListener, tls: TlsAcceptor) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            continue;
+        };
+        let (tls, service) = (tls.clone(), TowerToHyperService::new(router.clone()));
+        tokio::spawn(async move {
+            let Ok(stream) = tls.accept(stream).await else {
+                return;
+            };
+            // A server that goes away in the middle of a request is what these tests are about.
+            hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await
+                .ok();
+        });
     }
 }

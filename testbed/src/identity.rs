@@ -8,14 +8,13 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use hyper_util::rt::TokioIo;
-use hyper_util::service::TowerToHyperService;
 use myelin_core::keys::{KeyPair, encode_verifying_key};
 use ruma::{CanonicalJsonObject, OwnedServerName, ServerSigningKeyVersion};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::ca::Ca;
+use crate::http;
 
 /// What users are known by here.
 pub const ACCESS_TOKEN: &str = "a token of the identity server";
@@ -48,20 +47,7 @@ impl IdentityServer {
         let server = Arc::new(Self::new(address));
         let tls = ca.identity(Ipv4Addr::LOCALHOST).acceptor();
         let router = server.clone().router();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (tls, service) = (tls.clone(), TowerToHyperService::new(router.clone()));
-                tokio::spawn(async move {
-                    let Ok(stream) = tls.accept(stream).await else {
-                        return;
-                    };
-                    hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await
-                        .ok();
-                });
-            }
-        });
+        tokio::spawn(http::serve(router, listener, tls));
         server
     }
 

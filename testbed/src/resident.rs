@@ -16,14 +16,11 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
-use hyper_util::rt::TokioIo;
-use hyper_util::service::TowerToHyperService;
 use myelin_core::keys::KeyPair;
 use myelin_core::room_version::RoomVersion;
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, ServerSigningKeyVersion};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_rustls::TlsAcceptor;
 
 pub use self::conduct::{Asked, Conduct, forge};
 pub use self::history::{History, user};
@@ -31,6 +28,7 @@ pub use self::history::{History, user};
 use self::conduct::{Diary, Rule};
 use crate::ca::Ca;
 use crate::client::PATIENCE;
+use crate::http;
 
 /// How many names the resident has, if nothing else is said.
 pub const NAMES: usize = 6;
@@ -107,7 +105,8 @@ impl Resident {
         });
         let tls = ca.identity(Ipv4Addr::LOCALHOST).acceptor();
         for (number, listener) in served {
-            tokio::spawn(serve(resident.clone(), number, listener, tls.clone()));
+            let router = answers::router(resident.clone(), number);
+            tokio::spawn(http::serve(router, listener, tls.clone()));
         }
         resident
     }
@@ -184,25 +183,4 @@ fn key_pair(number: usize, listener: &TcpListener) -> KeyPair {
     let mut seed = [0; 32];
     seed[..8].copy_from_slice(&(number as u64 + 1).to_be_bytes());
     KeyPair::new(name, key_version, seed)
-}
-
-/// Serves one of the names.
-async fn serve(resident: Arc<Resident>, number: usize, listener: TcpListener, tls: TlsAcceptor) {
-    let router = answers::router(resident, number);
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            continue;
-        };
-        let (tls, service) = (tls.clone(), TowerToHyperService::new(router.clone()));
-        tokio::spawn(async move {
-            let Ok(stream) = tls.accept(stream).await else {
-                return;
-            };
-            // A server that goes away in the middle of a request is what these tests are about.
-            hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service)
-                .await
-                .ok();
-        });
-    }
 }

@@ -96,8 +96,9 @@ impl Typing {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_new(&self, room: &RoomTyping, after: StreamPosition) -> bool {
-        room.changed.0 > after || after > self.stream.readable()
+    fn is_new(&self, room: &RoomTyping, (after, upto): (StreamPosition, StreamPosition)) -> bool {
+        let position = room.changed.0;
+        position <= upto && (position > after || after > self.stream.readable())
     }
 
     /// Notes that a user types for a time, or doesn't.
@@ -250,16 +251,16 @@ impl Rooms {
         Ok(())
     }
 
-    /// Who types in a room, if that changed after a position. A position from ahead is of before the clock
-    /// was set back, and before every change.
-    pub fn typing_after(
+    /// Who types in a room, if that last changed after a position, up to another. A first position from
+    /// ahead is of before the clock was set back, and before every change.
+    pub fn typing_between(
         &self,
         room_id: &RoomId,
-        after: StreamPosition,
+        span: (StreamPosition, StreamPosition),
     ) -> Option<Vec<OwnedUserId>> {
         let state = self.typing().lock();
         let room = state.rooms.get(room_id)?;
-        let is_new = self.typing().is_new(room, after);
+        let is_new = self.typing().is_new(room, span);
         is_new.then(|| room.users.keys().cloned().collect())
     }
 

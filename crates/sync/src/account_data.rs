@@ -42,6 +42,9 @@ impl Sync {
             let rules = json!({ "global": self.users().push_rules(&user) });
             events.push(written(&json!({ "type": PUSH_RULES, "content": rules })));
         }
+        if span.0 >= span.1 {
+            return Ok(events);
+        }
         let found = self.rooms().database().read("account data", move |tx| {
             Box::pin(async move { account_data::within(tx, &user, None, span).await })
         });
@@ -60,6 +63,10 @@ impl SectionReader<'_> {
         &self,
         span: (StreamPosition, StreamPosition),
     ) -> Result<Vec<EventJson>, SyncError> {
+        // As nearly always.
+        if span.0 >= span.1 {
+            return Ok(Vec::new());
+        }
         let (user, room_id) = (self.user().to_owned(), self.room.key.room_id.clone());
         let filter = &self.request.filter.room.account_data;
         let found = self.rooms.database().read("account data", {

@@ -21,6 +21,7 @@ use crate::{
     EventJson, Sync, SyncError,
     access::{FULL_STATE_WAIT, placed, with_event},
     client_event::{Form, Seen, client_events},
+    event::no_such_event,
     filter::{MAX_LIMIT, RoomEventFilter},
     lazy_members::of_senders,
     messages::{DEFAULT_LIMIT, Page, Reading, after},
@@ -69,7 +70,7 @@ impl Sync {
         let ContextRequest { viewer, filter, .. } = request;
         let found = self.seen_event(viewer, &request.room_id, &request.event_id);
         let (room, access, seen) = found.await?;
-        let (position, _) = placed(&seen.event).ok_or(SyncError::StillPartial)?;
+        let (position, _) = placed(&seen.event).ok_or_else(no_such_event)?;
         let place = HistoryPlace {
             depth: seen.event.pdu.depth,
             position,

@@ -61,7 +61,7 @@ impl SectionReader<'_> {
             false => StreamPosition(0),
         };
         let mut events = BesideEvents::default();
-        self.add_typing(after(typing.0), is_known, &mut events);
+        self.add_typing((after(typing.0), typing.1), is_known, &mut events);
         self.add_receipts((after(receipts.0), receipts.1), &mut events)
             .await?;
         let settings = self.room_settings((after(account_data.0), account_data.1));
@@ -69,7 +69,12 @@ impl SectionReader<'_> {
         Ok(events)
     }
 
-    fn add_typing(&self, after: StreamPosition, is_known: bool, events: &mut BesideEvents) {
+    fn add_typing(
+        &self,
+        span: (StreamPosition, StreamPosition),
+        is_known: bool,
+        events: &mut BesideEvents,
+    ) {
         let room_id = &self.room.key.room_id;
         if !self
             .request
@@ -80,7 +85,7 @@ impl SectionReader<'_> {
         {
             return;
         }
-        let Some(users) = self.rooms.typing_after(room_id, after) else {
+        let Some(users) = self.rooms.typing_between(room_id, span) else {
             return;
         };
         // That nobody types is news only to somebody who may think otherwise.

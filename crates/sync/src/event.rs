@@ -60,6 +60,6 @@ impl Sync {
     }
 }
 
-fn no_such_event() -> SyncError {
+pub(crate) fn no_such_event() -> SyncError {
     SyncError::NotFound("No such event".to_owned())
 }

@@ -160,7 +160,9 @@ impl Site {
                         let rows = match is_sqlite {
                             true => sqlite_rows(tx, &table).await?,
                             false => {
-                                texts(tx, &format!("SELECT t::text FROM {table} t ORDER BY 1"))
+                                let [seen, agent] = USE;
+                                let row = format!("(to_jsonb(t) - '{seen}' - '{agent}')::text");
+                                texts(tx, &format!("SELECT {row} FROM {table} t ORDER BY 1"))
                                     .await?
                             }
                         };
@@ -179,15 +181,11 @@ impl Site {
     }
 }
 
-/// What the tables say of the way to other servers, of how far they have got, and of when devices were
-/// last used.
-const PROGRESS: [&str; 5] = [
-    "destinations",
-    "settings",
-    "outbox",
-    "delivery_cursors",
-    "devices",
-];
+/// What the tables say of the way to other servers, and of how far they have got.
+const PROGRESS: [&str; 4] = ["destinations", "settings", "outbox", "delivery_cursors"];
+
+/// What is written down of a device's use, whenever that is convenient.
+const USE: [&str; 2] = ["last_seen_ms", "user_agent"];
 
 const SQLITE_TABLES: &str = "SELECT name FROM sqlite_master WHERE type = 'table'";
 const POSTGRES_TABLES: &str = "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'";
@@ -207,6 +205,7 @@ async fn sqlite_rows(tx: &mut Tx, table: &str) -> Result<Vec<String>, StorageErr
     .await?;
     let quoted: Vec<_> = columns
         .iter()
+        .filter(|column| !USE.contains(&&***column))
         .map(|column| format!("quote({column})"))
         .collect();
     let row = quoted.join(" || ',' || ");

@@ -28,7 +28,8 @@ impl House {
     }
 
     fn typing(&self, room_id: &RoomId) -> Vec<OwnedUserId> {
-        let typing = self.rooms.typing_after(room_id, StreamPosition(0));
+        let ever = (StreamPosition(0), StreamPosition(i64::MAX));
+        let typing = self.rooms.typing_between(room_id, ever);
         typing.unwrap_or_default()
     }
 

@@ -12,6 +12,7 @@ mod joining;
 mod newcomer;
 mod patience;
 mod policy_server;
+mod rest;
 mod resync;
 mod returning;
 mod sending;

@@ -85,7 +85,8 @@ async fn a_waiting_sync_wakes_when_the_time_of_somebody_who_types_is_up() {
         let sync = begin(&house, patient(&first, alice())).await;
         let clock = &house.fresh.env.clock;
         let types = || {
-            let typing = house.rooms.typing_after(&room, StreamPosition(0));
+            let ever = (StreamPosition(0), StreamPosition(i64::MAX));
+            let typing = house.rooms.typing_between(&room, ever);
             typing.is_some_and(|users| !users.is_empty())
         };
         let begun = clock.now_ms();

@@ -11,13 +11,11 @@ use myelin_storage::testing::Loss;
 use ruma::{OwnedServerName, ServerName};
 use serde_json::{Value, json};
 
+use super::rest::until_at_rest;
 use crate::ca::Ca;
 use crate::client::{Client, encode};
 use crate::machine::{Life, Machine};
 use crate::resident::Resident;
-
-/// How long is looked whether something happens at a time.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// After this time every request has been given up.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(601);
@@ -161,10 +159,11 @@ impl Newcomer {
     ) -> (T, Duration) {
         let mut event = std::pin::pin!(event);
         for steps in 0..100 {
-            if let Ok(happened) = tokio::time::timeout(LOOK, &mut event).await {
-                return (happened, step * steps);
+            tokio::select! {
+                biased;
+                happened = &mut event => return (happened, step * steps),
+                () = until_at_rest() => self.pass(step),
             }
-            self.pass(step);
         }
         panic!("it does not happen within {:?}", step * 100);
     }

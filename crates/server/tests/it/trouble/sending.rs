@@ -9,6 +9,7 @@ use ruma::OwnedServerName;
 use serde_json::json;
 
 use super::newcomer::Newcomer;
+use super::rest::until_at_rest;
 use crate::ca::Ca;
 use crate::client::encode;
 use crate::resident::{Conduct, Resident};
@@ -40,6 +41,8 @@ async fn refused() -> Newcomer {
             "{waited:?} in place of {pause:?}"
         );
     }
+    // The refusal is noted a moment after it was given.
+    until_at_rest().await;
     newcomer
 }
 
