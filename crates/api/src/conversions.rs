@@ -86,6 +86,13 @@ impl From<UserError> for ApiError {
             }
             UserError::MissingParam(name) => Self::missing_param(name),
             UserError::InvalidParam(_) => Self::invalid_param(message),
+            UserError::BadJson(_) => Self::bad_json(message),
+            UserError::KeyTooLarge => {
+                Self::new(StatusCode::BAD_REQUEST, "M_KEY_TOO_LARGE", message)
+            }
+            UserError::ProfileTooLarge => {
+                Self::new(StatusCode::BAD_REQUEST, "M_PROFILE_TOO_LARGE", message)
+            }
             UserError::Unsupported(_) => Self::unknown(message),
             UserError::SetElsewhere(_) => {
                 Self::new(StatusCode::METHOD_NOT_ALLOWED, "M_BAD_JSON", message)

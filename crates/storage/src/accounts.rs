@@ -16,6 +16,8 @@ statements! {
     CLOSE = "UPDATE accounts SET deactivated = TRUE, password_hash = NULL WHERE user_id = $1";
     /// What a user showed of itself goes.
     ERASE_PROFILE = "UPDATE accounts SET display_name = NULL, avatar_url = NULL WHERE user_id = $1";
+    /// The rest of it.
+    ERASE_PROFILE_FIELDS = "DELETE FROM profile_fields WHERE user_id = $1";
     /// A user's filters go.
     ERASE_FILTERS = "DELETE FROM filters WHERE user_id = $1";
     /// What clients kept for a user goes; the rows stay, since their positions count in the stream.
@@ -116,6 +118,8 @@ pub async fn close(tx: &mut Tx, user: &UserId, erase: bool) -> Result<(), Storag
     tx.execute(NOTE_DEPARTURE, params![user.as_str()]).await?;
     if erase {
         tx.execute(ERASE_PROFILE, params![user.as_str()]).await?;
+        tx.execute(ERASE_PROFILE_FIELDS, params![user.as_str()])
+            .await?;
         tx.execute(ERASE_FILTERS, params![user.as_str()]).await?;
         tx.execute(ERASE_ACCOUNT_DATA, params![user.as_str(), b"{}"])
             .await?;

@@ -93,6 +93,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "renewed sessions",
         sql: include_str!("../migrations/0016_renewed_sessions.sql"),
     },
+    Migration {
+        number: 17,
+        name: "profile fields",
+        sql: include_str!("../migrations/0017_profile_fields.sql"),
+    },
 ];
 
 statements! {

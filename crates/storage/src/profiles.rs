@@ -11,6 +11,13 @@ statements! {
     SET_DISPLAY_NAME = "UPDATE accounts SET display_name = $2 WHERE user_id = $1";
     /// A new picture, or none.
     SET_AVATAR_URL = "UPDATE accounts SET avatar_url = $2 WHERE user_id = $1";
+    /// What else a user shows of itself.
+    FIELDS = "SELECT field, value FROM profile_fields WHERE user_id = $1 ORDER BY field";
+    /// A field's new value.
+    SET_FIELD = "INSERT INTO profile_fields (user_id, field, value) VALUES ($1, $2, $3)
+        ON CONFLICT (user_id, field) DO UPDATE SET value = excluded.value";
+    /// A field goes.
+    REMOVE_FIELD = "DELETE FROM profile_fields WHERE user_id = $1 AND field = $2";
     /// The rooms of a user have to be told of a change.
     NOTE_CHANGE = "INSERT INTO profile_changes (user_id, change) VALUES ($1, 1)
         ON CONFLICT (user_id) DO UPDATE SET change = profile_changes.change + 1";
@@ -69,6 +76,39 @@ pub async fn set_avatar_url(
 ) -> Result<(), StorageError> {
     let values = params![user.as_str(), avatar_url];
     tx.execute(SET_AVATAR_URL, values).await?;
+    Ok(())
+}
+
+/// What a user shows of itself beside name and picture: the JSON of each field, by the fields' names.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn fields(tx: &mut Tx, user: &UserId) -> Result<Vec<(String, Vec<u8>)>, StorageError> {
+    let rows = tx.query(FIELDS, params![user.as_str()]).await?;
+    let field = |row: &crate::Row| Ok((row.text(0)?.to_owned(), row.blob(1)?.to_vec()));
+    rows.iter().map(field).collect()
+}
+
+/// Sets such a field to a JSON value, or removes it.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn set_field(
+    tx: &mut Tx,
+    user: &UserId,
+    field: &str,
+    value: Option<&[u8]>,
+) -> Result<(), StorageError> {
+    match value {
+        Some(value) => {
+            tx.execute(SET_FIELD, params![user.as_str(), field, value])
+                .await?
+        }
+        None => {
+            tx.execute(REMOVE_FIELD, params![user.as_str(), field])
+                .await?
+        }
+    };
     Ok(())
 }
 

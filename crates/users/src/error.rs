@@ -29,6 +29,15 @@ pub enum UserError {
     /// A field has a value that it can't have.
     #[error("{0}")]
     InvalidParam(String),
+    /// A value is of the wrong form.
+    #[error("{0}")]
+    BadJson(String),
+    /// A name of a profile field is longer than such names are.
+    #[error("The name of a profile field has at most 255 bytes")]
+    KeyTooLarge,
+    /// A profile would become larger than profiles are.
+    #[error("A profile has at most 64 KiB")]
+    ProfileTooLarge,
     /// This server does not do that, and never will without being told otherwise by its operator.
     #[error("{0}")]
     Unsupported(String),

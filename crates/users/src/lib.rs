@@ -37,7 +37,7 @@ pub use interactive::{AuthData, Challenge, Stage, UserIdentifier};
 pub use keys::{KeyCounts, KeyUpload};
 pub use login::{LOGIN_TOKEN_MS, Login, NewDevice};
 pub use openid::OPENID_LIFETIME_MS;
-pub use profiles::{Profile, ProfileField};
+pub use profiles::{CustomField, Profile, ProfileField, ProfileFields, shown_in_rooms};
 pub use registration::{NewAccount, Registered, Registration};
 pub use reports::Reported;
 pub use shared_secret::SharedSecretRegistration;

@@ -4,12 +4,11 @@ use axum::extract::State;
 use myelin_core::state::Membership;
 use myelin_federation::ThirdPartyId;
 use myelin_rooms::{Ownership, ThirdParty};
-use myelin_users::ProfileField;
+use myelin_users::shown_in_rooms;
 use ruma::{OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, OwnedUserId, RoomId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::profiles::profile_fields;
 use crate::{
     Api, ApiError,
     admission::User,
@@ -120,7 +119,7 @@ pub(crate) async fn forget(
 /// What the user shows of itself, for its membership events.
 pub(crate) async fn own_profile(api: &Api, user: &UserId) -> Result<Map<String, Value>, ApiError> {
     let profile = api.users().local_profile(user).await?;
-    Ok(profile_fields(&profile, &ProfileField::ALL))
+    Ok(shown_in_rooms(&profile))
 }
 
 pub(crate) async fn leave(

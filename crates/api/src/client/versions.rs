@@ -1,6 +1,8 @@
 //! What this server speaks and offers. Client-server API, "API standards", "Capabilities
 //! negotiation" and "Well-known URIs".
 
+use std::sync::LazyLock;
+
 use axum::extract::State;
 use myelin_core::room_version::RoomVersion;
 use serde_json::{Value, json};
@@ -14,8 +16,16 @@ const VERSIONS: [&str; 14] = [
     "v1.11", "v1.12", "v1.13",
 ];
 
+/// What clients use of versions that this server does not name yet.
+static UNSTABLE_FEATURES: LazyLock<Value> = LazyLock::new(|| {
+    json!({
+        // MSC4133: profiles with any fields.
+        "uk.tcpip.msc4133.stable": true,
+    })
+});
+
 pub(crate) async fn versions() -> Json<Value> {
-    Json(json!({ "versions": VERSIONS, "unstable_features": {} }))
+    Json(json!({ "versions": VERSIONS, "unstable_features": *UNSTABLE_FEATURES }))
 }
 
 pub(crate) async fn capabilities(State(api): State<Api>, _user: User) -> Json<Value> {
@@ -27,6 +37,7 @@ pub(crate) async fn capabilities(State(api): State<Api>, _user: User) -> Json<Va
             "default": api.config().default_room_version.as_str(),
             "available": available,
         },
+        "m.profile_fields": { "enabled": true },
         "m.set_displayname": { "enabled": true },
         "m.set_avatar_url": { "enabled": true },
         "m.change_password": { "enabled": true },

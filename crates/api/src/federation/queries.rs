@@ -1,15 +1,14 @@
 //! Server-server API, "Querying for information" and "Device management".
 
 use axum::extract::State;
-use myelin_users::{ProfileField, uploaded_keys};
+use myelin_users::{ProfileFields, uploaded_keys};
 use ruma::{OwnedRoomAliasId, OwnedUserId};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::{
     Api, ApiError,
     admission::Signed,
-    client::profiles::profile_fields,
     request::{Json, Path, Query},
 };
 
@@ -23,14 +22,13 @@ pub(crate) async fn profile(
     State(api): State<Api>,
     Query(parameters): Query<ProfileParameters>,
     _request: Signed,
-) -> Result<Json<Map<String, Value>>, ApiError> {
-    let profile = api.users().local_profile(&parameters.user_id).await?;
-    let fields = match parameters.field.as_deref() {
-        None => ProfileField::ALL.to_vec(),
-        // What this server does not keep, nobody has set.
-        Some(name) => ProfileField::from_name(name).into_iter().collect(),
-    };
-    Ok(Json(profile_fields(&profile, &fields)))
+) -> Result<Json<ProfileFields>, ApiError> {
+    let user = &parameters.user_id;
+    let mut profile = api.users().local_profile_fields(user).await?;
+    if let Some(wanted) = parameters.field {
+        profile.retain(|name, _| *name == wanted);
+    }
+    Ok(Json(profile))
 }
 
 #[derive(Deserialize)]

@@ -127,6 +127,8 @@ async fn what_a_client_asks_for_when_it_starts_is_answered() {
         let (_, capabilities) = get("/_matrix/client/v3/capabilities").await;
         let room_versions = &capabilities["capabilities"]["m.room_versions"];
         assert_eq!(room_versions["default"], "12");
+        let fields = &capabilities["capabilities"]["m.profile_fields"];
+        assert_eq!(fields, &json!({ "enabled": true }));
         assert_eq!(
             room_versions["available"],
             json!({
@@ -190,9 +192,24 @@ async fn a_profile_belongs_to_its_user() {
                 "M_FORBIDDEN",
             ),
             (
-                format!("{profile}/shoe_size"),
-                json!({ "shoe_size": 5 }),
-                "M_NOT_FOUND",
+                format!("{profile}/Shoe"),
+                json!({ "Shoe": 5 }),
+                "M_INVALID_PARAM",
+            ),
+            (
+                format!("{profile}/{}", "x".repeat(256)),
+                json!({}),
+                "M_KEY_TOO_LARGE",
+            ),
+            (
+                format!("{profile}/org.example.shoe"),
+                json!({ "org.example.shoe": "x".repeat(64 * 1024) }),
+                "M_PROFILE_TOO_LARGE",
+            ),
+            (
+                format!("{profile}/m.tz").replace("alice", "bob"),
+                json!({ "m.tz": "Europe/London" }),
+                "M_FORBIDDEN",
             ),
         ] {
             let (_, refused) = set(target.clone(), body).await;
@@ -207,6 +224,42 @@ async fn a_profile_belongs_to_its_user() {
         let nobody = profile.replace("alice", "nobody");
         let (status, _) = site.call(Method::GET, &nobody, None, Value::Null).await;
         assert_eq!(status, StatusCode::NOT_FOUND);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_profile_has_any_field_that_its_user_sets() {
+    on_each_engine(async |fresh: Fresh| {
+        let site = Site::start(&fresh).await;
+        let token = site.token("alice").await;
+        let profile = "/_matrix/client/v3/profile/@alice:example.org";
+        let (name, shoe) = (
+            format!("{profile}/displayname"),
+            format!("{profile}/org.example.shoe"),
+        );
+        let alice = json!({ "displayname": "Alice" });
+        let size = json!({ "org.example.shoe": { "size": 45 } });
+        for (field, value) in [(&name, &alice), (&shoe, &size)] {
+            let set = site.call(Method::PUT, field, Some(&token), value.clone());
+            assert_eq!(set.await, (StatusCode::OK, json!({})));
+        }
+        let get = async |target: &str| site.call(Method::GET, target, None, Value::Null).await;
+        assert_eq!(get(&shoe).await, (StatusCode::OK, size));
+        let (_, whole) = get(profile).await;
+        let expected = json!({ "displayname": "Alice", "org.example.shoe": { "size": 45 } });
+        assert_eq!(whole, expected);
+        for field in [&name, &shoe] {
+            let removed = site.call(Method::DELETE, field, Some(&token), Value::Null);
+            assert_eq!(removed.await, (StatusCode::OK, json!({})));
+        }
+        assert_eq!(get(profile).await, (StatusCode::OK, json!({})));
+        assert_eq!(get(&name).await, (StatusCode::OK, json!({})));
+        let (status, unset) = get(&shoe).await;
+        assert_eq!(
+            (status, &unset["errcode"]),
+            (StatusCode::NOT_FOUND, &json!("M_NOT_FOUND"))
+        );
     })
     .await;
 }

@@ -60,14 +60,22 @@ async fn a_profile_query_answers_what_was_asked_for() {
             json!({ "displayname": "Alice" }),
             json!({ "avatar_url": "mxc://example.org/a" }),
         );
-        for (field, value) in [("displayname", &name), ("avatar_url", &face)] {
+        let zone = json!({ "m.tz": "Europe/London" });
+        for (field, value) in [
+            ("displayname", &name),
+            ("avatar_url", &face),
+            ("m.tz", &zone),
+        ] {
             let path = format!("/_matrix/client/v3/profile/@alice:example.org/{field}");
             let set = site.call(Method::PUT, &path, Some(&token), value.clone());
             assert_eq!(set.await, (StatusCode::OK, json!({})));
         }
-        let both = json!({ "displayname": "Alice", "avatar_url": "mxc://example.org/a" });
+        let all = json!({
+            "displayname": "Alice", "avatar_url": "mxc://example.org/a", "m.tz": "Europe/London",
+        });
         for (field, expected) in [
-            ("", both),
+            ("", all),
+            ("&field=m.tz", zone),
             ("&field=displayname", name),
             ("&field=avatar_url", face),
             ("&field=unheard_of", json!({})),

@@ -96,10 +96,17 @@ async fn profile_changes(meeting: &Meeting, alice_sees: &mut Watch, bob_sees: &m
         .until(&meeting.room, "bob's new face", wanted)
         .await;
     let (alice, bob) = (&meeting.alice, &meeting.bob);
+    for (user, zone) in [(alice, "Europe/London"), (bob, "Europe/Berlin")] {
+        user.set_profile("m.tz", zone).await;
+    }
     assert_eq!(
         alice.profile(&bob.user_id).await,
-        json!({ "displayname": "Bob the Second", "avatar_url": new })
+        json!({ "displayname": "Bob the Second", "avatar_url": new, "m.tz": "Europe/Berlin" })
     );
+    for (asker, asked, zone) in [(alice, bob, "Europe/Berlin"), (bob, alice, "Europe/London")] {
+        let field = asker.profile_field(&asked.user_id, "m.tz").await;
+        assert_eq!(field, json!({ "m.tz": zone }));
+    }
     assert_eq!(
         bob.profile(&alice.user_id).await["displayname"],
         "Alice the First"
