@@ -3,6 +3,8 @@
 #
 #   .ci/postgres.sh start    starts it (installing the Debian package if there is none); prints its URL
 #   .ci/postgres.sh stop     stops it and deletes its files
+#   .ci/postgres.sh kill     ends it as a crash would; its files stay
+#   .ci/postgres.sh again    starts it on the files that a crash has left
 #
 # Tests find it by MYELIN_TEST_POSTGRES:
 #   export MYELIN_TEST_POSTGRES="$(.ci/postgres.sh start)"
@@ -64,15 +66,25 @@ start() {
     unprivileged "$bin/initdb" -D "$dir/data" -U myelin --pwfile="$dir/password" \
         --auth=scram-sha-256 --encoding=UTF8 --locale=C >"$dir/initdb.log" 2>&1 ||
         { cat "$dir/initdb.log" >&2; exit 1; }
-    unprivileged "$bin/pg_ctl" -D "$dir/data" -l "$dir/data/log" -w -o "-p $port -k $dir \
-        -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=400" start >&2
+    again
     echo "$url"
 }
 
-stop() {
+again() {
     bin=$(programs)
-    if [ -n "$bin" ] && [ -e "$dir/data/postmaster.pid" ]; then
-        unprivileged "$bin/pg_ctl" -D "$dir/data" -m immediate -w stop >&2
+    unprivileged "$bin/pg_ctl" -D "$dir/data" -l "$dir/data/log" -w -o "-p $port -k $dir \
+        -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=400" start >&2
+}
+
+# At once: its processes have no time to finish anything.
+kill_it() {
+    bin=$(programs)
+    unprivileged "$bin/pg_ctl" -D "$dir/data" -m immediate -w stop >&2
+}
+
+stop() {
+    if [ -n "$(programs)" ] && [ -e "$dir/data/postmaster.pid" ]; then
+        kill_it
     fi
     rm -rf "$dir"
 }
@@ -80,8 +92,10 @@ stop() {
 case ${1:-} in
 start) start ;;
 stop) stop ;;
+kill) kill_it ;;
+again) again ;;
 *)
-    echo "usage: $0 start|stop" >&2
+    echo "usage: $0 start|stop|kill|again" >&2
     exit 2
     ;;
 esac

@@ -23,8 +23,10 @@ enum Source {
 }
 
 struct Manual {
-    /// Time since the Unix epoch.
+    /// On the monotonic scale, which began with the Unix epoch.
     now: Duration,
+    /// How far the wall clock was set from it, in milliseconds.
+    set_by_ms: i64,
     /// Who waits, by deadline and then by who came first.
     sleepers: BTreeMap<(Duration, u64), Option<Waker>>,
     /// Numbers the sleepers.
@@ -80,6 +82,7 @@ impl Clock {
     pub fn manual(start_ms: u64) -> Self {
         Self(Arc::new(Source::Manual(Mutex::new(Manual {
             now: Duration::from_millis(start_ms),
+            set_by_ms: 0,
             sleepers: BTreeMap::new(),
             next_sleeper: 0,
         }))))
@@ -93,13 +96,18 @@ impl Clock {
         reason = "this is where the ambient clock enters"
     )]
     pub fn now_ms(&self) -> u64 {
-        let since_epoch = match &*self.0 {
-            Source::Real { .. } => SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default(),
-            Source::Manual(manual) => lock(manual).now,
+        let (since_epoch, set_by_ms) = match &*self.0 {
+            Source::Real { .. } => {
+                let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+                (since_epoch.unwrap_or_default(), 0)
+            }
+            Source::Manual(manual) => {
+                let manual = lock(manual);
+                (manual.now, manual.set_by_ms)
+            }
         };
-        u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+        let since_epoch_ms = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
+        since_epoch_ms.saturating_add_signed(set_by_ms)
     }
 
     /// The present on the monotonic scale, for measuring.
@@ -176,6 +184,15 @@ impl Clock {
             if let Some(waker) = waker {
                 waker.wake();
             }
+        }
+    }
+
+    /// Sets a manual clock's wall time forward or back, as an operator does, or a machine that asks others
+    /// for the time. Nobody who waits is woken by that. Does nothing to a real clock.
+    pub fn set_by_ms(&self, change_ms: i64) {
+        if let Source::Manual(manual) = &*self.0 {
+            let mut manual = lock(manual);
+            manual.set_by_ms = manual.set_by_ms.saturating_add(change_ms);
         }
     }
 

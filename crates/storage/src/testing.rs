@@ -13,6 +13,7 @@ use std::{
         Arc, Once,
         atomic::{AtomicU32, Ordering},
     },
+    thread,
 };
 
 use myelin_env::Env;
@@ -56,11 +57,11 @@ pub async fn on_each_engine<F: Future<Output = ()>>(test: impl Fn(Fresh) -> F) {
         report_skipped();
         return;
     };
-    let (fresh, name) = Fresh::postgres(&server).await;
+    let place = PostgresDatabase::create(&server).await;
+    let fresh = Fresh::at(DatabaseUrl::Postgres(place.url.clone())).await;
     let database = fresh.database.clone();
     test(fresh).await;
     database.close().await;
-    run_on_server(&server, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
 }
 
 impl Fresh {
@@ -80,20 +81,6 @@ impl Fresh {
         }
     }
 
-    /// A new database on a PostgreSQL server, and its name.
-    async fn postgres(server: &str) -> (Self, String) {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("myelin_test_{}_{number}", process::id());
-        run_on_server(server, &format!("DROP DATABASE IF EXISTS {name}")).await;
-        run_on_server(server, &format!("CREATE DATABASE {name}")).await;
-        let (place, _) = server
-            .rsplit_once('/')
-            .expect("the URL ends in the name of a database");
-        let url = DatabaseUrl::Postgres(format!("{place}/{name}"));
-        (Self::at(url).await, name)
-    }
-
     async fn at(url: DatabaseUrl) -> Self {
         let env = Env::manual(START_MS, 0);
         let database = Database::open(&url, &env)
@@ -108,18 +95,65 @@ impl Fresh {
     }
 }
 
-async fn run_on_server(server: &str, statement: &str) {
-    let (client, connection) = tokio_postgres::connect(server, NoTls)
-        .await
-        .expect("the PostgreSQL server for tests can be reached");
+/// A database on a PostgreSQL server. It is removed when this is dropped.
+#[derive(Debug)]
+pub struct PostgresDatabase {
+    /// Where it is, as a configuration says it.
+    pub url: String,
+    server: String,
+    name: String,
+}
+
+impl PostgresDatabase {
+    /// Makes an empty database on the server at that URL, whose path names another one.
+    ///
+    /// # Panics
+    /// If the server can't be reached, or refuses.
+    pub async fn create(server: &str) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("myelin_test_{}_{number}", process::id());
+        for statement in ["DROP DATABASE IF EXISTS", "CREATE DATABASE"] {
+            run_on_server(server, &format!("{statement} {name}"))
+                .await
+                .expect("the PostgreSQL server for tests lets us create databases");
+        }
+        let (place, _) = server
+            .rsplit_once('/')
+            .expect("the URL ends in the name of a database");
+        Self {
+            url: format!("{place}/{name}"),
+            server: server.to_owned(),
+            name,
+        }
+    }
+}
+
+impl Drop for PostgresDatabase {
+    /// Others may still be connected, if their test failed. A database that can't be removed harms nobody.
+    fn drop(&mut self) {
+        let statement = format!("DROP DATABASE {} WITH (FORCE)", self.name);
+        let server = self.server.clone();
+        let remove = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            runtime.map(|runtime| runtime.block_on(run_on_server(&server, &statement)))
+        };
+        // A runtime can't wait for another one on its own thread.
+        thread::spawn(remove).join().ok();
+    }
+}
+
+async fn run_on_server(server: &str, statement: &str) -> Result<(), tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(server, NoTls).await?;
     let run = async move {
         let run = client.batch_execute(statement).await;
         drop(client);
         run
     };
     let (run, ended) = tokio::join!(run, connection);
-    run.expect("the PostgreSQL server for tests lets us create databases");
-    ended.expect("the connection ends in peace");
+    run.and(ended)
 }
 
 #[expect(

@@ -25,6 +25,22 @@ fn a_manual_clock_moves_only_when_it_is_advanced() {
     assert_eq!(start.since(clock.instant()), Duration::ZERO);
 }
 
+#[test]
+fn the_wall_time_of_a_manual_clock_can_be_set_without_waking_anybody() {
+    let clock = Clock::manual(10_000);
+    let start = clock.instant();
+    let mut sleep = pin!(clock.sleep(SECOND));
+    for (set_by_ms, now_ms) in [(5_000, 15_000), (-7_000, 8_000)] {
+        clock.set_by_ms(set_by_ms);
+        assert_eq!(clock.now_ms(), now_ms);
+        assert_eq!(start.elapsed(&clock), Duration::ZERO);
+        assert!(poll_once(sleep.as_mut()).is_none());
+    }
+    clock.advance(SECOND);
+    assert_eq!(clock.now_ms(), 9_000);
+    assert!(poll_once(sleep.as_mut()).is_some());
+}
+
 /// Writes its name down when it is woken, and what time it was.
 struct Sleeper {
     name: &'static str,

@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
+use myelin_storage::testing::PostgresDatabase;
 use tempfile::TempDir;
 
 use crate::ca::{Ca, Identity};
 use crate::client::Client;
 use crate::proxy::Proxy;
-use crate::{myelin, synapse};
+use crate::{engine, myelin, synapse};
 
 /// Which implementation runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub(crate) struct Site {
     pub(crate) ca: PathBuf,
     /// A certificate for the address, for servers that terminate TLS themselves.
     pub(crate) identity: Identity,
+    /// Myelin's database, if it isn't one of SQLite.
+    pub(crate) postgres: Option<PostgresDatabase>,
 }
 
 /// A running homeserver. It is killed when dropped.
@@ -61,6 +64,10 @@ impl Homeserver {
             listen,
             ca: ca_file,
             identity,
+            postgres: match kind {
+                Kind::Synapse => None,
+                Kind::Myelin => engine::postgres().await,
+            },
         };
         match kind {
             Kind::Synapse => synapse::write_config(&site),

@@ -8,19 +8,22 @@ use myelin_server::config::{
     RegistrationSection,
 };
 use myelin_server::{Running, Server, StartError};
-use myelin_storage::testing::{Loss, PowerCut};
-use myelin_storage::{Database, params};
+use myelin_storage::testing::{Loss, PostgresDatabase, PowerCut};
+use myelin_storage::{Database, DatabaseUrl, params};
 use ruma::OwnedServerName;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::ca::Ca;
 use crate::client::SHARED_SECRET;
+use crate::engine;
 
 /// A machine with a disk.
 pub(crate) struct Machine {
+    /// What becomes of its database on SQLite. PostgreSQL's has a machine of its own.
     pub(crate) power: PowerCut,
     config: Config,
+    postgres: Option<PostgresDatabase>,
     /// Removed at the end.
     directory: TempDir,
 }
@@ -55,18 +58,28 @@ pub(crate) fn loss(moment: u64) -> Loss {
 impl Machine {
     /// A machine on which a server of that name was never started. It trusts the authority, and asks
     /// the notary, if there is one, for keys.
-    pub(crate) fn new(name: &str, ca: &Ca, notary: Option<OwnedServerName>, loss: Loss) -> Self {
+    pub(crate) async fn new(
+        name: &str,
+        ca: &Ca,
+        notary: Option<OwnedServerName>,
+        loss: Loss,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let ca_file = directory.path().join("ca.pem");
         ca.write(&ca_file);
         let power = PowerCut::new(loss);
-        let database = directory.path().join("myelin.db");
+        let postgres = engine::postgres().await;
+        let url = postgres.as_ref().map_or_else(
+            || {
+                let file = directory.path().join("myelin.db");
+                format!("sqlite:{}?vfs={}", file.display(), power.vfs())
+            },
+            |database| database.url.clone(),
+        );
         let config = Config {
             server_name: OwnedServerName::try_from(name).unwrap(),
             data_dir: directory.path().to_owned(),
-            database: DatabaseConfig {
-                url: Some(format!("sqlite:{}?vfs={}", database.display(), power.vfs())),
-            },
+            database: DatabaseConfig { url: Some(url) },
             listeners: vec![ListenerConfig {
                 address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
                 ..ListenerConfig::default()
@@ -86,8 +99,15 @@ impl Machine {
         Self {
             power,
             config,
+            postgres,
             directory,
         }
+    }
+
+    /// The same with its database elsewhere.
+    pub(crate) fn with_database(mut self, url: &str) -> Self {
+        self.config.database.url = Some(url.to_owned());
+        self
     }
 
     /// The server's name.
@@ -131,15 +151,20 @@ impl Machine {
     /// Looks at the database while no server runs: it must be whole, and the statements must count
     /// nothing.
     pub(crate) async fn assert_at_rest(&self, none: &'static [&'static str]) {
-        let url = self.power.url(self.directory.path().join("myelin.db"));
+        let url = match &self.postgres {
+            Some(database) => DatabaseUrl::Postgres(database.url.clone()),
+            None => self.power.url(self.directory.path().join("myelin.db")),
+        };
         let database = Database::open(&url, &Env::real()).await.unwrap();
-        let integrity = database.read("integrity", |tx| {
-            Box::pin(async move {
-                let rows = tx.query("PRAGMA integrity_check", params![]).await?;
-                Ok(rows[0].text(0)?.to_owned())
-            })
-        });
-        assert_eq!(integrity.await.unwrap(), "ok");
+        if self.postgres.is_none() {
+            let integrity = database.read("integrity", |tx| {
+                Box::pin(async move {
+                    let rows = tx.query("PRAGMA integrity_check", params![]).await?;
+                    Ok(rows[0].text(0)?.to_owned())
+                })
+            });
+            assert_eq!(integrity.await.unwrap(), "ok");
+        }
         for statement in none {
             let count = database.read("count rows", move |tx| {
                 Box::pin(async move { tx.query(statement, params![]).await?[0].int(0) })

@@ -10,6 +10,7 @@
 )]
 
 mod crash;
+mod engine;
 mod homeserver;
 mod interop;
 mod machine;

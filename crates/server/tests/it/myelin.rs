@@ -43,7 +43,7 @@ data_dir = "{data}"
 public_base_url = "http://{listen}/"
 
 [database]
-url = "sqlite:{data}/myelin.db"
+url = "{database}"
 
 [[listeners]]
 address = "{listen}"
@@ -71,6 +71,10 @@ allow_publishing = true
 "#,
         name = site.name,
         data = in_directory("data").display(),
+        database = match &site.postgres {
+            Some(database) => database.url.clone(),
+            None => format!("sqlite:{}", in_directory("data/myelin.db").display()),
+        },
         listen = site.listen,
         ip = site.listen.ip(),
         certificate = in_directory("tls.crt").display(),

@@ -5,6 +5,7 @@
 
 mod absence;
 mod backfill;
+mod clock;
 mod edus;
 mod gaps;
 mod inviting;

@@ -39,6 +39,8 @@ pub(super) struct Disk {
     operations_left: Option<u64>,
     operations: u64,
     syncs: u64,
+    /// How many bytes the files may have together, if there is a limit.
+    room: Option<usize>,
 }
 
 /// A file.
@@ -57,9 +59,14 @@ enum Change {
     Truncate(usize),
 }
 
-/// The power is off, or was off since the file was opened.
-#[derive(Debug)]
-pub(super) struct NoPower;
+/// Why a file can't be used.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum DiskError {
+    /// The power is off, or was off since the file was opened.
+    NoPower,
+    /// There is no room for what shall be written.
+    Full,
+}
 
 impl Disk {
     pub(super) fn new(loss: Loss) -> Self {
@@ -73,6 +80,7 @@ impl Disk {
             operations_left: None,
             operations: 0,
             syncs: 0,
+            room: None,
         }
     }
 
@@ -121,7 +129,7 @@ impl Disk {
         generation: u64,
         at: usize,
         buffer: &mut [u8],
-    ) -> Result<usize, NoPower> {
+    ) -> Result<usize, DiskError> {
         let current = &self.file(path, generation)?.current;
         let available = current.get(at..).unwrap_or_default();
         let length = available.len().min(buffer.len());
@@ -135,7 +143,7 @@ impl Disk {
         generation: u64,
         at: usize,
         bytes: &[u8],
-    ) -> Result<(), NoPower> {
+    ) -> Result<(), DiskError> {
         self.change(
             path,
             generation,
@@ -151,12 +159,12 @@ impl Disk {
         path: &Path,
         generation: u64,
         length: usize,
-    ) -> Result<(), NoPower> {
+    ) -> Result<(), DiskError> {
         self.change(path, generation, Change::Truncate(length))
     }
 
     /// Makes the content durable.
-    pub(super) fn sync(&mut self, path: &Path, generation: u64) -> Result<(), NoPower> {
+    pub(super) fn sync(&mut self, path: &Path, generation: u64) -> Result<(), DiskError> {
         self.count_operation();
         let content = self.file_mut(path, generation)?;
         for change in std::mem::take(&mut content.pending) {
@@ -166,7 +174,7 @@ impl Disk {
         Ok(())
     }
 
-    pub(super) fn length(&self, path: &Path, generation: u64) -> Result<usize, NoPower> {
+    pub(super) fn length(&self, path: &Path, generation: u64) -> Result<usize, DiskError> {
         Ok(self.file(path, generation)?.current.len())
     }
 
@@ -178,9 +186,9 @@ impl Disk {
     }
 
     /// Forgets a file. Its name is gone for good, synced or not.
-    pub(super) fn delete(&mut self, path: &Path) -> Result<(), NoPower> {
+    pub(super) fn delete(&mut self, path: &Path) -> Result<(), DiskError> {
         if !self.is_on() {
-            return Err(NoPower);
+            return Err(DiskError::NoPower);
         }
         self.files.remove(path);
         Ok(())
@@ -205,6 +213,15 @@ impl Disk {
         self.operations_left = Some(operations);
     }
 
+    pub(super) fn set_room(&mut self, room: Option<usize>) {
+        self.room = room;
+    }
+
+    /// How many bytes the open files have together.
+    pub(super) fn used(&self) -> usize {
+        self.files.values().map(|file| file.current.len()).sum()
+    }
+
     pub(super) fn restore(&mut self) {
         self.power.send_replace(true);
     }
@@ -222,12 +239,17 @@ impl Disk {
         self.syncs
     }
 
-    fn change(&mut self, path: &Path, generation: u64, change: Change) -> Result<(), NoPower> {
+    fn change(&mut self, path: &Path, generation: u64, change: Change) -> Result<(), DiskError> {
         self.count_operation();
+        let room = self.room.map(|room| room.saturating_sub(self.used()));
         let content = self.file_mut(path, generation)?;
         match &change {
             Change::Write { at, bytes } => {
                 let end = at + bytes.len();
+                let grows_by = end.saturating_sub(content.current.len());
+                if room.is_some_and(|room| grows_by > room) {
+                    return Err(DiskError::Full);
+                }
                 if content.current.len() < end {
                     content.current.resize(end, 0);
                 }
@@ -252,18 +274,18 @@ impl Disk {
         }
     }
 
-    fn file(&self, path: &Path, generation: u64) -> Result<&Content, NoPower> {
+    fn file(&self, path: &Path, generation: u64) -> Result<&Content, DiskError> {
         if !self.is_alive(generation) {
-            return Err(NoPower);
+            return Err(DiskError::NoPower);
         }
-        self.files.get(path).ok_or(NoPower)
+        self.files.get(path).ok_or(DiskError::NoPower)
     }
 
-    fn file_mut(&mut self, path: &Path, generation: u64) -> Result<&mut Content, NoPower> {
+    fn file_mut(&mut self, path: &Path, generation: u64) -> Result<&mut Content, DiskError> {
         if !self.is_alive(generation) {
-            return Err(NoPower);
+            return Err(DiskError::NoPower);
         }
-        self.files.get_mut(path).ok_or(NoPower)
+        self.files.get_mut(path).ok_or(DiskError::NoPower)
     }
 }
 

@@ -15,12 +15,12 @@ use std::{
 };
 
 use rusqlite::ffi::{
-    SQLITE_ACCESS_EXISTS, SQLITE_CANTOPEN, SQLITE_ERROR, SQLITE_FCNTL_SIZE_HINT, SQLITE_IOERR,
-    SQLITE_IOERR_SHORT_READ, SQLITE_OK, SQLITE_SHM_UNLOCK, sqlite3_file, sqlite3_int64,
-    sqlite3_io_methods, sqlite3_vfs, sqlite3_vfs_find, sqlite3_vfs_register,
+    SQLITE_ACCESS_EXISTS, SQLITE_CANTOPEN, SQLITE_ERROR, SQLITE_FCNTL_SIZE_HINT, SQLITE_FULL,
+    SQLITE_IOERR, SQLITE_IOERR_SHORT_READ, SQLITE_OK, SQLITE_SHM_UNLOCK, sqlite3_file,
+    sqlite3_int64, sqlite3_io_methods, sqlite3_vfs, sqlite3_vfs_find, sqlite3_vfs_register,
 };
 
-use super::disk::{Disk, Loss};
+use super::disk::{Disk, DiskError, Loss};
 use crate::DatabaseUrl;
 
 /// The power of a machine with databases on it.
@@ -86,6 +86,18 @@ impl PowerCut {
     /// Power again. Databases that were open must have been dropped before any can be opened.
     pub fn restore(&self) {
         lock(&self.disk).restore();
+    }
+
+    /// Leaves room on the disk for so many bytes more than the open files have. What needs more is refused.
+    pub fn leave_room_for(&self, bytes: usize) {
+        let mut disk = lock(&self.disk);
+        let used = disk.used();
+        disk.set_room(Some(used + bytes));
+    }
+
+    /// A disk that is never full, as in the beginning.
+    pub fn make_room(&self) {
+        lock(&self.disk).set_room(None);
     }
 
     /// Whether there is power.
@@ -199,11 +211,11 @@ impl Inner {
 }
 
 /// The code for what has no other result.
-fn code<T, E>(result: Result<T, E>) -> c_int {
-    if result.is_ok() {
-        SQLITE_OK
-    } else {
-        SQLITE_IOERR
+fn code<T>(result: Result<T, DiskError>) -> c_int {
+    match result {
+        Ok(_) => SQLITE_OK,
+        Err(DiskError::Full) => SQLITE_FULL,
+        Err(DiskError::NoPower) => SQLITE_IOERR,
     }
 }
 

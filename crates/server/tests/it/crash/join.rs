@@ -278,7 +278,7 @@ async fn join_at_random_moments(version: RoomVersion) {
     for moment in 0..MOMENTS {
         // Its own name: to the resident, no such server ever joined.
         let name = format!("moment-{moment}.test");
-        let machine = Machine::new(&name, &ca, Some(resident.name()), loss(moment));
+        let machine = Machine::new(&name, &ca, Some(resident.name()), loss(moment)).await;
         // The join takes much less than the resync, and is as interesting.
         let operations = course.map(|Course { join, all }| match moment % 2 {
             0 => random.below(join),

@@ -1,77 +1,17 @@
 //! Power cuts while 1,000 messages are sent to one room.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use futures_util::future::join_all;
 use myelin_env::Random;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::crowd::{Crowd, Sent, acknowledged, assert_kept, send_the_rest, timeline};
 use crate::ca::Ca;
-use crate::client::{Client, encode};
+use crate::client::Client;
 use crate::machine::{Machine, loss};
-
-/// How many messages are on their way at the same time, and how many each sender sends.
-const SENDERS: usize = 250;
-const EACH: usize = 4;
 
 /// How many power cuts each test makes: 50 in all. The tests run side by side.
 const MOMENTS: u64 = 10;
-
-/// A message that was begun to be sent.
-#[derive(Clone, Debug)]
-struct Sent {
-    text: String,
-    /// When the request began, and when it was answered, on one clock of all senders.
-    began: u64,
-    answered: Option<(u64, String)>,
-}
-
-/// Sends from many tasks until all is sent or the power is gone.
-struct Crowd {
-    client: Client,
-    machine: Arc<Machine>,
-    room: String,
-    /// Counts what is begun and answered.
-    clock: AtomicU64,
-    log: Mutex<Vec<Sent>>,
-}
-
-impl Crowd {
-    /// One sender: each message after the one before it was answered.
-    async fn send_all(&self, sender: usize) {
-        for number in 0..EACH {
-            let text = format!("{sender}.{number}");
-            let began = self.clock.fetch_add(1, Ordering::SeqCst);
-            let answer = send(&self.client, &self.room, &text).await;
-            let end = self.clock.fetch_add(1, Ordering::SeqCst);
-            self.log.lock().unwrap().push(Sent {
-                text,
-                began,
-                answered: answer.clone().ok().map(|event| (end, event)),
-            });
-            if let Err(other) = answer {
-                assert!(!self.machine.power.is_on(), "refused: {other:?}");
-                return;
-            }
-        }
-    }
-}
-
-/// The event ID if the message was acknowledged, or what was answered instead. The text is the
-/// transaction's ID too, so sending it again is repeating the request.
-async fn send(client: &Client, room: &str, text: &str) -> Result<String, Option<(u16, Value)>> {
-    let path = format!(
-        "/_matrix/client/v3/rooms/{}/send/m.room.message/{text}",
-        encode(room)
-    );
-    let body = json!({ "msgtype": "m.text", "body": text });
-    match client.try_call("PUT", &path, Some(body)).await {
-        Some((200, answer)) => Ok(answer["event_id"].as_str().unwrap().to_owned()),
-        other => Err(other),
-    }
-}
 
 /// Sends until the power goes, after so many operations or when all is sent. Answers how many
 /// operations there were.
@@ -86,82 +26,19 @@ async fn send_until_the_power_goes(
     if let Some(operations) = operations {
         machine.power.cut_after(operations);
     }
-    let crowd = Arc::new(Crowd {
-        client: client.clone(),
-        machine: machine.clone(),
-        room: room.clone(),
-        clock: AtomicU64::new(0),
-        log: Mutex::default(),
-    });
-    let senders: Vec<_> = (0..SENDERS)
-        .map(|sender| {
-            let crowd = crowd.clone();
-            tokio::spawn(async move { crowd.send_all(sender).await })
-        })
-        .collect();
+    let crowd = Crowd::new(&client, &room);
     let sending = async {
-        for sender in senders {
-            sender.await.unwrap();
-        }
+        let log = crowd.send(|| !machine.power.is_on()).await;
         let operations = machine.power.operations() - before;
         machine.power.cut();
-        operations
+        (log, operations)
     };
     let crash = async {
         machine.power.lost().await;
         life.end().await;
     };
-    let (operations, ()) = tokio::join!(sending, crash);
-    let log = std::mem::take(&mut *crowd.log.lock().unwrap());
+    let ((log, operations), ()) = tokio::join!(sending, crash);
     (client, room, log, operations)
-}
-
-/// The messages of a room, oldest first: event IDs and texts.
-async fn timeline(client: &Client, room: &str) -> Vec<(String, String)> {
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let history = client.history(room, |_| false).await;
-    let messages = history
-        .iter()
-        .rev()
-        .filter(|event| event["type"] == "m.room.message");
-    messages
-        .map(|event| (text(&event["event_id"]), text(&event["content"]["body"])))
-        .collect()
-}
-
-/// Fails unless each message is there once at most, those that were acknowledged under their IDs, and
-/// none before one that was answered before it was begun.
-fn assert_kept(timeline: &[(String, String)], log: &[Sent]) {
-    let mut places: HashMap<&str, Vec<usize>> = HashMap::new();
-    for (place, (_, text)) in timeline.iter().enumerate() {
-        places.entry(text).or_default().push(place);
-    }
-    let mut placed = Vec::new();
-    for sent in log {
-        let found = places.get(&*sent.text).map_or(&[][..], Vec::as_slice);
-        match (found, &sent.answered) {
-            ([place], Some((_, event))) => {
-                assert_eq!(&timeline[*place].0, event, "{}", sent.text);
-                placed.push((*place, sent));
-            }
-            ([place], None) => placed.push((*place, sent)),
-            ([], None) => {}
-            (found, answered) => panic!("{} at {found:?}, {answered:?}", sent.text),
-        }
-    }
-    placed.sort_by_key(|(place, _)| *place);
-    let mut latest_began: Option<&Sent> = None;
-    for (_, sent) in placed {
-        if let (Some(before), Some((answered, _))) = (latest_began, &sent.answered) {
-            assert!(
-                before.began < *answered,
-                "{before:?} stands before {sent:?}"
-            );
-        }
-        if latest_began.is_none_or(|latest| latest.began < sent.began) {
-            latest_began = Some(sent);
-        }
-    }
 }
 
 /// Cuts the power at random moments that follow from the seed.
@@ -171,11 +48,11 @@ async fn send_and_cut_the_power(seed: u64) {
     let mut whole = None;
     // The first time it goes when all is sent: that tells how much there is to be cut.
     for moment in 0..=MOMENTS {
-        let machine = Arc::new(Machine::new("sends.test", &ca, None, loss(moment)));
+        let machine = Arc::new(Machine::new("sends.test", &ca, None, loss(moment)).await);
         let operations = whole.map(|whole| random.below(whole));
         let (client, room, mut log, took) = send_until_the_power_goes(&machine, operations).await;
         whole.get_or_insert(took);
-        let acknowledged = log.iter().filter(|sent| sent.answered.is_some()).count();
+        let acknowledged = acknowledged(&log);
         eprintln!(
             "seed {seed}, moment {moment}: cut after {operations:?} of {whole:?}, acknowledged: {acknowledged}"
         );
@@ -183,14 +60,8 @@ async fn send_and_cut_the_power(seed: u64) {
         machine.power.restore();
         let life = machine.start().await;
         let client = client.at(life.address());
-        // What was not acknowledged is tried again, and is there once whether it had been stored or
-        // not. What was acknowledged is not: it has to be there.
-        let open = log.iter_mut().filter(|sent| sent.answered.is_none());
-        let again = open.map(async |sent| {
-            let event = send(&client, &room, &sent.text).await.unwrap();
-            sent.answered = Some((u64::MAX, event));
-        });
-        join_all(again).await;
+        // What was acknowledged is not tried again: it has to be there.
+        send_the_rest(&client, &room, &mut log).await;
         let last = client.say(&room, "the room goes on").await;
         let timeline = timeline(&client, &room).await;
         assert_kept(&timeline, &log);

@@ -39,7 +39,7 @@ fn still(now_ms: u64) -> (Env, Clock) {
 impl Newcomer {
     /// Starts a server of that name.
     pub(super) async fn start(resident: &Arc<Resident>, ca: &Ca, name: &str) -> Self {
-        let machine = Machine::new(name, ca, Some(resident.names(5)), Loss::Everything);
+        let machine = Machine::new(name, ca, Some(resident.names(5)), Loss::Everything).await;
         let (env, clock) = still(Clock::real().now_ms());
         let life = machine.start_in(env).await.unwrap();
         let client = Client::register(life.address(), "newcomer").await;
@@ -149,6 +149,11 @@ impl Newcomer {
     /// Moves the clock.
     pub(super) fn pass(&self, time: Duration) {
         self.clock.advance(time);
+    }
+
+    /// Sets the server's clock forward or back.
+    pub(super) fn set_clock_by_ms(&self, change_ms: i64) {
+        self.clock.set_by_ms(change_ms);
     }
 
     /// Moves the clock by steps until something happens. Answers how far it had to go.

@@ -85,7 +85,7 @@ fn told(newcomer: &Newcomer, words: &str) -> BTreeSet<OwnedServerName> {
 }
 
 /// Waits until so many servers were sent a message.
-async fn until_told(newcomer: &Newcomer, words: &str, servers: usize) {
+pub(super) async fn until_told(newcomer: &Newcomer, words: &str, servers: usize) {
     for sent in 1.. {
         if told(newcomer, words).len() >= servers {
             return;
