@@ -81,7 +81,10 @@ pub(crate) struct Founding {
 
 impl Founding {
     async fn put(&self, tx: &mut Tx, room: &Room) -> Result<(), StorageError> {
-        rooms::put(tx, &room.key).await?;
+        if !rooms::put(tx, &room.key).await? {
+            let room_id = &room.key.room_id;
+            return Err(StorageError::Constraint(format!("{room_id} exists")));
+        }
         if let Some(alias) = &self.alias
             && !aliases::put(tx, alias, &room.key.room_id, &self.creator).await?
         {

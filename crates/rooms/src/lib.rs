@@ -163,6 +163,9 @@ impl InUse {
 /// How many rooms stay in memory when nobody uses them.
 const RECENT_ROOMS: usize = 256;
 
+/// How often a room is begun that others begin at the same time.
+const ROOM_ATTEMPTS: u32 = 5;
+
 impl Rooms {
     /// Starts: goes on with the joins, resyncs, staged PDUs and deliveries that a stop or a crash
     /// interrupted.
@@ -370,40 +373,57 @@ impl Rooms {
         room_id: &RoomId,
         version: RoomVersion,
     ) -> Result<Arc<Room>, RoomError> {
-        let known = self.room(room_id).await?;
-        let old = match &known {
-            Some(room) if room.key.version.as_str() == version.as_str() => return Ok(room.clone()),
-            Some(room) if room.current().is_some() => {
-                return Err(RoomError::NoServer("the room has another version".into()));
+        for _ in 0..ROOM_ATTEMPTS {
+            let known = self.room(room_id).await?;
+            match &known {
+                Some(room) if room.key.version.as_str() == version.as_str() => {
+                    return Ok(room.clone());
+                }
+                Some(room) if room.current().is_some() => break,
+                _ => {}
             }
-            known => known.as_ref().map(|room| room.key.room),
-        };
+            // Whoever is slower finds what the faster one wrote.
+            if let Some(room) = self.begin_room(room_id, version, known).await? {
+                return Ok(room);
+            }
+        }
+        Err(RoomError::NoServer("the room has another version".into()))
+    }
+
+    /// Writes down that there is a room of which no events are known, in place of what was written of it.
+    /// `None` if it is not as it was known any more.
+    async fn begin_room(
+        &self,
+        room_id: &RoomId,
+        version: RoomVersion,
+        known: Option<Arc<Room>>,
+    ) -> Result<Option<Arc<Room>>, RoomError> {
         let key = RoomKey {
             room: self.numbers().room(),
             room_id: room_id.to_owned(),
             version,
         };
-        let written = key.clone();
+        let (written, old) = (key.clone(), known.as_ref().map(|room| room.key.room));
         let begun = self
             .database()
             .write("a room to be joined", Priority::Interactive, move |tx| {
                 Box::pin(async move {
                     match old {
                         Some(old) => room_table::begin_again(tx, old, &written).await,
-                        None => room_table::put(tx, &written).await.map(|()| true),
+                        None => room_table::put(tx, &written).await,
                     }
                 })
             })
             .await
             .map_err(RoomError::Storage)?;
         if !begun {
-            return Err(RoomError::NoServer("the room has another version".into()));
+            return Ok(None);
         }
         let room = Arc::new(Room::new(self, key, KeyTable::default()));
-        Ok(match known {
+        Ok(Some(match known {
             Some(_) => self.use_instead(room),
             None => self.use_room(room),
-        })
+        }))
     }
 
     fn room_in_use(&self, room_id: &RoomId) -> Option<Arc<Room>> {

@@ -18,9 +18,9 @@ statements! {
     ROOM_BY_ID = "SELECT room, room_id, version, revision, snapshot, partial, min_depth FROM rooms WHERE room_id = $1";
     /// A room by its number.
     ROOM_BY_NUMBER = "SELECT room, room_id, version, revision, snapshot, partial, min_depth FROM rooms WHERE room = $1";
-    /// A new room, or a corrected version of one that was known only from an invite.
+    /// A new room.
     PUT_ROOM = "INSERT INTO rooms (room, room_id, version, revision, partial, min_depth)
-        VALUES ($1, $2, $3, 0, FALSE, 0) ON CONFLICT (room_id) DO UPDATE SET version = excluded.version";
+        VALUES ($1, $2, $3, 0, FALSE, 0) ON CONFLICT (room_id) DO NOTHING";
     /// A room without a timeline gets another number and version, as if nothing had been written of it.
     RENUMBER_ROOM = "UPDATE rooms SET room = $2, version = $3, revision = 0
         WHERE room = $1 AND snapshot IS NULL";
@@ -129,18 +129,14 @@ pub async fn by_number(tx: &mut Tx, room: RoomNr) -> Result<Option<RoomRow>, Sto
         .transpose()
 }
 
-/// Stores a new room, or corrects the version of one without a timeline (R91).
-pub async fn put(tx: &mut Tx, key: &RoomKey) -> Result<(), StorageError> {
-    tx.execute(
-        PUT_ROOM,
-        params![key.room.0, key.room_id.as_str(), key.version.as_str()],
-    )
-    .await?;
-    Ok(())
+/// Stores a new room. False if there is one with this ID, which has a number of its own.
+pub async fn put(tx: &mut Tx, key: &RoomKey) -> Result<bool, StorageError> {
+    let new = params![key.room.0, key.room_id.as_str(), key.version.as_str()];
+    Ok(tx.execute(PUT_ROOM, new).await? == 1)
 }
 
 /// Begins again with a room of which only outliers are held: they were read as if the room had
-/// another version, and are forgotten. False if it has a timeline by now.
+/// another version, and are forgotten. False if it has a timeline or another number by now.
 pub async fn begin_again(tx: &mut Tx, old: RoomNr, key: &RoomKey) -> Result<bool, StorageError> {
     let renumbered = params![old.0, key.room.0, key.version.as_str()];
     if tx.execute(RENUMBER_ROOM, renumbered).await? == 0 {

@@ -13,6 +13,7 @@ use myelin_storage::{Database, DatabaseUrl, params};
 use ruma::OwnedServerName;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
+use tracing_subscriber::EnvFilter;
 
 use crate::ca::Ca;
 use crate::client::SHARED_SECRET;
@@ -64,6 +65,7 @@ impl Machine {
         notary: Option<OwnedServerName>,
         loss: Loss,
     ) -> Self {
+        log();
         let directory = tempfile::tempdir().unwrap();
         let ca_file = directory.path().join("ca.pem");
         ca.write(&ca_file);
@@ -204,6 +206,14 @@ impl Life {
         runtime.spawn(stopping).await.unwrap();
         end(runtime).await;
     }
+}
+
+/// What the servers log stands beside a test's failure. `RUST_LOG` says how much; warnings if it doesn't.
+fn log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter);
+    // Another machine of the same test may have done it.
+    builder.with_writer(std::io::stderr).try_init().ok();
 }
 
 /// Drops all of a server's tasks, and with them its connections to the database.
