@@ -119,7 +119,10 @@ async fn start(
             enabled: true,
             shared_secret: Some(SHARED_SECRET.to_owned()),
         },
-        rate_limits: RateLimitsSection { enabled: false },
+        rate_limits: RateLimitsSection {
+            enabled: false,
+            ..RateLimitsSection::default()
+        },
         ..Config::default()
     };
     Ok(Box::pin(Server::start(config, Env::real())).await?)

@@ -5,7 +5,7 @@ use myelin_federation::{AuthError, FederationError, TransactionError};
 use myelin_rooms::{ReceiveError, RoomError, ServeError};
 use myelin_storage::StorageError;
 use myelin_sync::SyncError;
-use myelin_users::{Challenge, UserError};
+use myelin_users::{Challenge, LimitExceeded, UserError};
 use serde_json::{Map, Value, json};
 
 use crate::ApiError;
@@ -18,6 +18,12 @@ impl From<StorageError> for ApiError {
         }
         tracing::error!(%error, "the database failed");
         Self::internal()
+    }
+}
+
+impl From<LimitExceeded> for ApiError {
+    fn from(error: LimitExceeded) -> Self {
+        Self::limit_exceeded(error.retry_after)
     }
 }
 
@@ -100,6 +106,7 @@ impl From<UserError> for ApiError {
             UserError::NotFound(_) => Self::not_found(message),
             UserError::Challenge(challenge) => challenged(&challenge),
             UserError::Remote(error) => error.into(),
+            UserError::LimitExceeded(error) => error.into(),
             UserError::Storage(error) => error.into(),
         }
     }

@@ -1,8 +1,13 @@
 //! The one error type of the API: the specification's "standard error response".
 
+use std::time::Duration;
+
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
+
+/// After how many milliseconds a request may be repeated; the header says the same in seconds.
+const RETRY_AFTER_MS: &str = "retry_after_ms";
 
 /// An answer that is an error: a status, an error code of the specification, a text for people, and
 /// fields that some codes carry beside these.
@@ -136,6 +141,14 @@ impl ApiError {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "M_UNRECOGNIZED", message)
     }
 
+    /// 429: too often. Client-server API, "Rate limiting".
+    pub fn limit_exceeded(retry_after: Duration) -> Self {
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        let retry_after_ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+        Self::new(status, "M_LIMIT_EXCEEDED", "Too many requests")
+            .with(RETRY_AFTER_MS, retry_after_ms.saturating_add(1))
+    }
+
     /// 500: the fault is on this side. What it was stands in the log only.
     pub fn internal() -> Self {
         let message = "Internal server error";
@@ -156,6 +169,7 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut body = self.extra;
+        let retry_after_ms = body.get(RETRY_AFTER_MS).and_then(Value::as_u64);
         if let Some(errcode) = self.errcode {
             body.insert("errcode".to_owned(), json!(errcode));
             body.insert("error".to_owned(), json!(self.message));
@@ -165,6 +179,10 @@ impl IntoResponse for ApiError {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/json"),
         );
+        if let Some(ms) = retry_after_ms {
+            let seconds = HeaderValue::from(ms.div_ceil(1000));
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
         response
     }
 }

@@ -16,13 +16,15 @@ mod routes;
 
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use myelin_core::room_version::RoomVersion;
 use myelin_env::Env;
 use myelin_federation::Federation;
 use myelin_rooms::Rooms;
 use myelin_sync::Sync;
-use myelin_users::Users;
+use myelin_users::{Limit, Requester, Users, Who};
 
+pub use admission::Peer;
 pub use error::ApiError;
 pub use router::router;
 pub use routes::{Access, Effect, Resource, Route, routes};
@@ -33,6 +35,8 @@ use router::Permits;
 pub struct ApiConfig {
     /// Which version of rooms clients are told to expect.
     pub default_room_version: RoomVersion,
+    /// Reverse proxies, which say where a request comes from.
+    pub trusted_proxies: Vec<IpNet>,
     /// The address to announce to clients.
     pub public_base_url: Option<String>,
     /// Writes the figures for `/metrics`; without it there is no such page.
@@ -96,6 +100,13 @@ impl Api {
 
     fn federation(&self) -> &Federation {
         &self.0.parts.federation
+    }
+
+    /// Uses up part of what a user may do.
+    fn take(&self, limit: Limit, requester: &Requester, actions: u32) -> Result<(), ApiError> {
+        let limits = self.users().rate_limits();
+        let who = Who::User(requester.user_id.clone());
+        Ok(limits.take(limit, who, actions)?)
     }
 
     fn permits(&self) -> &Permits {

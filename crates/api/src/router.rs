@@ -11,6 +11,7 @@ use axum::{
 use http::{Method, header};
 use metrics::Gauge;
 use myelin_env::{Env, TaskFailed};
+use myelin_users::Limit;
 use tokio::sync::Semaphore;
 use tower_http::{
     catch_panic::CatchPanicLayer,
@@ -44,6 +45,7 @@ pub fn router(api: &Api, client: bool, federation: bool) -> Router {
             method: route.method.clone(),
             path: route.path,
             access: route.access,
+            limit: route.limit,
             effect: route.effect,
             permits: api.permits().of(route.resource, route.effect),
         };
@@ -106,6 +108,7 @@ struct Observed {
     method: Method,
     path: &'static str,
     access: Access,
+    limit: Option<Limit>,
     effect: Effect,
     permits: Option<Arc<Semaphore>>,
 }
@@ -118,6 +121,7 @@ async fn observe(State(route): State<Observed>, request: Request, next: Next) ->
         method,
         path,
         access,
+        limit,
         effect,
         permits,
     } = route;
@@ -131,7 +135,7 @@ async fn observe(State(route): State<Observed>, request: Request, next: Next) ->
     let asked = api.clone();
     // Boxed: it is moved through several futures from here on.
     let answer = Box::pin(async move {
-        match admit(&asked, access, request).await {
+        match admit(&asked, access, limit, request).await {
             Ok(request) => next.run(request).await,
             Err(refused) => refused.into_response(),
         }

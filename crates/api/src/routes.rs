@@ -5,6 +5,7 @@ use axum::{
     routing::{MethodFilter, MethodRouter, on},
 };
 use http::Method;
+use myelin_users::Limit;
 
 use crate::{Api, client, federation, page};
 
@@ -56,6 +57,8 @@ pub struct Route {
     pub access: Access,
     /// What it does.
     pub effect: Effect,
+    /// How often it may be asked, beside what holds for all requests of other servers.
+    pub limit: Option<Limit>,
     /// What answers.
     pub(crate) handler: MethodRouter<Api>,
 }
@@ -74,10 +77,11 @@ fn route<T: 'static>(method: MethodFilter, handler: impl Handler<T, Api>) -> Met
     on(method, handler)
 }
 
-/// Rows of `ACCESS EFFECT METHOD "path" => handler`, under the section and listeners they share.
+/// Rows of `ACCESS EFFECT METHOD "path" => handler, limited LIMIT`, under the section and listeners they
+/// share.
 macro_rules! table {
     ($($section:literal $resource:ident {
-        $($access:ident $effect:ident $method:ident $path:literal => $handler:path;)*
+        $($access:ident $effect:ident $method:ident $path:literal => $handler:path $(, limited $limit:ident)?;)*
     })*) => {
         /// Every route, by section.
         #[must_use]
@@ -89,6 +93,7 @@ macro_rules! table {
                 section: $section,
                 access: Access::$access,
                 effect: Effect::$effect,
+                limit: None$(.or(Some(Limit::$limit)))?,
                 handler: route(MethodFilter::$method, $handler),
             }),*),*]
         }
@@ -110,12 +115,12 @@ table! {
     }
     "Client-server API: Client authentication" Client {
         Public Read GET "/_matrix/client/v3/login" => client::login::flows;
-        Public Change POST "/_matrix/client/v3/login" => client::login::log_in;
+        Public Change POST "/_matrix/client/v3/login" => client::login::log_in, limited Logins;
         User Change POST "/_matrix/client/v1/login/get_token" => client::login::login_token;
         Public Change POST "/_matrix/client/v3/refresh" => client::login::refresh;
         User Change POST "/_matrix/client/v3/logout" => client::login::log_out;
         User Change POST "/_matrix/client/v3/logout/all" => client::login::log_out_everywhere;
-        Public Change POST "/_matrix/client/v3/register" => client::registration::register;
+        Public Change POST "/_matrix/client/v3/register" => client::registration::register, limited Registrations;
         Public Read GET "/_matrix/client/v3/register/available" => client::registration::available;
         Public Read GET "/_matrix/client/v1/register/m.login.registration_token/validity" => client::registration::token_validity;
         User Read GET "/_matrix/client/v3/account/whoami" => client::login::who_am_i;
@@ -138,9 +143,9 @@ table! {
         User Read GET "/_matrix/client/v3/admin/whois/{user_id}" => client::administration::who_is;
     }
     "Client-server API: Reporting content" Client {
-        User Change POST "/_matrix/client/v3/rooms/{room_id}/report" => client::reports::room;
-        User Change POST "/_matrix/client/v3/rooms/{room_id}/report/{event_id}" => client::reports::event;
-        User Change POST "/_matrix/client/v3/users/{user_id}/report" => client::reports::user;
+        User Change POST "/_matrix/client/v3/rooms/{room_id}/report" => client::reports::room, limited Messages;
+        User Change POST "/_matrix/client/v3/rooms/{room_id}/report/{event_id}" => client::reports::event, limited Messages;
+        User Change POST "/_matrix/client/v3/users/{user_id}/report" => client::reports::user, limited Messages;
     }
     "Client-server API: Third-party networks" Client {
         User Read GET "/_matrix/client/v3/thirdparty/protocols" => client::third_party::protocols;
@@ -157,8 +162,8 @@ table! {
     "Client-server API: Profiles" Client {
         Public Read GET "/_matrix/client/v3/profile/{user_id}" => client::profiles::profile;
         Public Read GET "/_matrix/client/v3/profile/{user_id}/{key_name}" => client::profiles::profile_field;
-        User Change PUT "/_matrix/client/v3/profile/{user_id}/{key_name}" => client::profiles::set_profile_field;
-        User Change DELETE "/_matrix/client/v3/profile/{user_id}/{key_name}" => client::profiles::remove_profile_field;
+        User Change PUT "/_matrix/client/v3/profile/{user_id}/{key_name}" => client::profiles::set_profile_field, limited Messages;
+        User Change DELETE "/_matrix/client/v3/profile/{user_id}/{key_name}" => client::profiles::remove_profile_field, limited Messages;
     }
     "Client-server API: Filtering" Client {
         User Change POST "/_matrix/client/v3/user/{user_id}/filter" => client::filters::store_filter;
@@ -196,11 +201,11 @@ table! {
         User Change POST "/_matrix/client/v3/rooms/{room_id}/read_markers" => client::receipts::set_markers;
     }
     "Client-server API: Room creation" Client {
-        User Change POST "/_matrix/client/v3/createRoom" => client::room_creation::create;
+        User Change POST "/_matrix/client/v3/createRoom" => client::room_creation::create, limited Messages;
     }
     "Client-server API: Room aliases" Client {
         Public Read GET "/_matrix/client/v3/directory/room/{room_alias}" => client::directory::resolve;
-        User Change PUT "/_matrix/client/v3/directory/room/{room_alias}" => client::directory::add;
+        User Change PUT "/_matrix/client/v3/directory/room/{room_alias}" => client::directory::add, limited Messages;
         User Change DELETE "/_matrix/client/v3/directory/room/{room_alias}" => client::directory::remove;
         User Read GET "/_matrix/client/v3/rooms/{room_id}/aliases" => client::directory::of_room;
     }
@@ -211,29 +216,29 @@ table! {
         User Change PUT "/_matrix/client/v3/directory/list/room/{room_id}" => client::public_rooms::set_visibility;
     }
     "Client-server API: Room upgrades" Client {
-        User Change POST "/_matrix/client/v3/rooms/{room_id}/upgrade" => client::room_upgrades::upgrade;
+        User Change POST "/_matrix/client/v3/rooms/{room_id}/upgrade" => client::room_upgrades::upgrade, limited Messages;
     }
     "Client-server API: Spaces" Client {
         User Wait GET "/_matrix/client/v1/rooms/{room_id}/hierarchy" => client::spaces::hierarchy;
     }
     "Client-server API: Room membership" Client {
         User Read GET "/_matrix/client/v3/joined_rooms" => client::membership::joined_rooms;
-        User Change POST "/_matrix/client/v3/join/{room_id_or_alias}" => client::membership::join;
-        User Change POST "/_matrix/client/v3/rooms/{room_id}/join" => client::membership::join;
-        User Change POST "/_matrix/client/v3/knock/{room_id_or_alias}" => client::membership::knock;
-        User Change POST "/_matrix/client/v3/rooms/{room_id}/leave" => client::membership::leave;
+        User Change POST "/_matrix/client/v3/join/{room_id_or_alias}" => client::membership::join, limited Joins;
+        User Change POST "/_matrix/client/v3/rooms/{room_id}/join" => client::membership::join, limited Joins;
+        User Change POST "/_matrix/client/v3/knock/{room_id_or_alias}" => client::membership::knock, limited Joins;
+        User Change POST "/_matrix/client/v3/rooms/{room_id}/leave" => client::membership::leave, limited Messages;
         User Change POST "/_matrix/client/v3/rooms/{room_id}/forget" => client::membership::forget;
-        User Change POST "/_matrix/client/v3/rooms/{room_id}/invite" => client::membership::invite;
-        User Change POST "/_matrix/client/v3/rooms/{room_id}/kick" => client::membership::kick;
-        User Change POST "/_matrix/client/v3/rooms/{room_id}/ban" => client::membership::ban;
-        User Change POST "/_matrix/client/v3/rooms/{room_id}/unban" => client::membership::unban;
+        User Change POST "/_matrix/client/v3/rooms/{room_id}/invite" => client::membership::invite, limited Invites;
+        User Change POST "/_matrix/client/v3/rooms/{room_id}/kick" => client::membership::kick, limited Messages;
+        User Change POST "/_matrix/client/v3/rooms/{room_id}/ban" => client::membership::ban, limited Messages;
+        User Change POST "/_matrix/client/v3/rooms/{room_id}/unban" => client::membership::unban, limited Messages;
     }
     "Client-server API: Sending events" Client {
-        User Change PUT "/_matrix/client/v3/rooms/{room_id}/send/{event_type}/{txn_id}" => client::sending::send;
-        User Change PUT "/_matrix/client/v3/rooms/{room_id}/redact/{event_id}/{txn_id}" => client::sending::redact;
-        User Change PUT "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/{state_key}" => client::sending::set_state;
-        User Change PUT "/_matrix/client/v3/rooms/{room_id}/state/{event_type}" => client::sending::set_state_without_key;
-        User Change PUT "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/" => client::sending::set_state_without_key;
+        User Change PUT "/_matrix/client/v3/rooms/{room_id}/send/{event_type}/{txn_id}" => client::sending::send, limited Messages;
+        User Change PUT "/_matrix/client/v3/rooms/{room_id}/redact/{event_id}/{txn_id}" => client::sending::redact, limited Messages;
+        User Change PUT "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/{state_key}" => client::sending::set_state, limited Messages;
+        User Change PUT "/_matrix/client/v3/rooms/{room_id}/state/{event_type}" => client::sending::set_state_without_key, limited Messages;
+        User Change PUT "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/" => client::sending::set_state_without_key, limited Messages;
     }
     "Client-server API: Getting events" Client {
         User Wait GET "/_matrix/client/v3/sync" => client::sync::sync;

@@ -177,8 +177,9 @@ impl Rooms {
                 Condition::NotMet => return Err(not_let_in(user)),
             }
         }
+        let rescinded = turn.rescinded(&plan);
         let event = turn.accept(plan).await?;
-        turn.deliver(&event);
+        turn.deliver(&event, rescinded);
         if is_join {
             turn.tie_extremities().await?;
         }

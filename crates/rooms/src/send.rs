@@ -17,7 +17,7 @@ use myelin_storage::{
     outbox::OutboxRow,
 };
 use ruma::{
-    MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId, RoomId, UInt, UserId,
+    MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedServerName, OwnedUserId, RoomId, UInt, UserId,
     events::TimelineEventType,
 };
 use serde_json::value::RawValue;
@@ -202,8 +202,9 @@ impl Turn<'_> {
         plan: Plan,
         transaction: Option<ClientTransaction>,
     ) -> Result<OwnedEventId, StorageError> {
+        let rescinded = self.rescinded(&plan);
         let sent = self.accept(plan).await?;
-        self.deliver(&sent);
+        self.deliver(&sent, rescinded);
         if let Some(transaction) = transaction {
             self.batch
                 .put_transaction(&sent.pdu.sender, transaction, sent.id());
@@ -253,22 +254,29 @@ impl Turn<'_> {
         }
     }
 
-    /// Queues an event for the other servers in the room. The room before the event counts: who
-    /// leaves is told so, and who joins gets the event with the join.
-    pub(crate) fn deliver(&mut self, event: &Event) {
+    /// The server of a user whose invite or knock is ended by an event. It is told so though it may not be
+    /// in the room (R138). Of whatever else happens to somebody outside it hears nothing: an unban that
+    /// arrived after the next invite would end that.
+    pub(crate) fn rescinded(&self, plan: &Plan) -> Option<OwnedServerName> {
+        let before = &plan.timeline.as_ref()?.before.state;
+        plan.pdu.membership?;
+        let target = <&UserId>::try_from(plan.pdu.state_key.as_deref()?).ok()?;
+        let was = before
+            .get_named(&self.room.keys(), MEMBER, target.as_str())?
+            .membership()?;
+        let waited = matches!(was, Membership::Invite | Membership::Knock);
+        waited.then(|| target.server_name().to_owned())
+    }
+
+    /// Queues an event for the other servers in the room, and one more. The room before the event counts:
+    /// who leaves is told so, and who joins gets the event with the join.
+    pub(crate) fn deliver(&mut self, event: &Event, one_more: Option<OwnedServerName>) {
         let Some(before) = event.before() else { return };
         let myelin_core::event::Place::Timeline { position, .. } = event.place else {
             return;
         };
         let mut further = self.room.servers_at_join().to_vec();
-        let target = event
-            .pdu
-            .state_key
-            .as_deref()
-            .and_then(|key| <&UserId>::try_from(key).ok());
-        if let (Some(_), Some(target)) = (event.pdu.membership, target) {
-            further.push(target.server_name().to_string());
-        }
+        further.extend(one_more.map(|server| server.to_string()));
         // Who sent it has it: an event of another server's user is passed on here.
         let author = event.pdu.sender.server_name().as_str();
         further.retain(|server| server != self.rooms.server_name().as_str() && server != author);

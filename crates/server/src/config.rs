@@ -7,11 +7,13 @@ mod tests;
 mod values;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
+use ipnet::IpNet;
 use myelin_core::room_version::RoomVersion;
+use myelin_users::{Quota, Quotas};
 use ruma::{OwnedServerName, server_name};
 use serde::Deserialize;
 
@@ -35,6 +37,9 @@ pub struct Config {
     /// Where clients reach the server from outside.
     #[serde(deserialize_with = "values::base_url")]
     pub public_base_url: Option<String>,
+    /// Reverse proxies, which say where a request comes from.
+    #[serde(deserialize_with = "values::networks")]
+    pub trusted_proxies: Vec<IpNet>,
     /// `[database]`
     pub database: DatabaseConfig,
     /// `[[listeners]]`
@@ -62,6 +67,9 @@ impl Default for Config {
             data_dir: PathBuf::from("data"),
             default_room_version: RoomVersion::V12,
             public_base_url: None,
+            trusted_proxies: [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
+                .map(|address: IpAddr| address.into())
+                .into(),
             database: DatabaseConfig::default(),
             listeners: vec![ListenerConfig::default()],
             federation: FederationSection::default(),
@@ -196,13 +204,59 @@ pub struct RegistrationSection {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RateLimitsSection {
-    /// Whether clients that ask too often are held back.
+    /// Whether anybody is held back.
     pub enabled: bool,
+    /// Events and the like, by user.
+    #[serde(deserialize_with = "values::quota")]
+    pub messages: Quota,
+    /// Joins and knocks, by user.
+    #[serde(deserialize_with = "values::quota")]
+    pub joins: Quota,
+    /// Invites, by who invites.
+    #[serde(deserialize_with = "values::quota")]
+    pub invites: Quota,
+    /// Requests to register, by address.
+    #[serde(deserialize_with = "values::quota")]
+    pub registrations: Quota,
+    /// Requests to log in, by address.
+    #[serde(deserialize_with = "values::quota")]
+    pub logins: Quota,
+    /// Wrong passwords, by account.
+    #[serde(deserialize_with = "values::quota")]
+    pub wrong_passwords: Quota,
+    /// Requests of other servers, by server.
+    #[serde(deserialize_with = "values::quota")]
+    pub federation: Quota,
 }
 
 impl Default for RateLimitsSection {
     fn default() -> Self {
-        Self { enabled: true }
+        let quota = |burst, per_minute| Quota { burst, per_minute };
+        Self {
+            enabled: true,
+            messages: quota(50, 60),
+            joins: quota(20, 6),
+            invites: quota(50, 20),
+            registrations: quota(10, 10),
+            logins: quota(10, 10),
+            wrong_passwords: quota(10, 5),
+            federation: quota(1_000, 3_000),
+        }
+    }
+}
+
+impl RateLimitsSection {
+    /// The quotas that count.
+    pub(crate) fn quotas(&self) -> Option<Quotas> {
+        self.enabled.then(|| Quotas {
+            messages: self.messages,
+            joins: self.joins,
+            invites: self.invites,
+            registrations: self.registrations,
+            logins: self.logins,
+            wrong_passwords: self.wrong_passwords,
+            federation: self.federation,
+        })
     }
 }
 

@@ -8,6 +8,7 @@ use hyper_util::{
     server::conn::auto::Builder,
     service::TowerToHyperService,
 };
+use myelin_api::Peer;
 use myelin_env::Env;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -15,6 +16,7 @@ use tokio::{
     sync::Semaphore,
 };
 use tokio_rustls::TlsAcceptor;
+use tower_http::add_extension::AddExtension;
 
 /// More connections than this wait until others end.
 const MAX_CONNECTIONS: usize = 8192;
@@ -57,9 +59,9 @@ impl Listener {
         loop {
             let permit = Arc::clone(&permits).acquire_owned().await;
             let accepted = stopping.run_until_cancelled(self.socket.accept()).await;
-            let stream = match accepted {
+            let (stream, peer) = match accepted {
                 None => return,
-                Some(Ok((stream, _))) => stream,
+                Some(Ok(accepted)) => accepted,
                 Some(Err(error)) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     env.clock.sleep(ACCEPT_PAUSE).await;
@@ -68,7 +70,8 @@ impl Listener {
             };
             let connection = Connection {
                 builder: Arc::clone(&builder),
-                router: self.router.clone(),
+                // Each request is told where it comes from.
+                service: AddExtension::new(self.router.clone(), Peer(peer.ip())),
                 env: env.clone(),
             };
             let tls = self.tls.clone();
@@ -83,7 +86,7 @@ impl Listener {
 
 struct Connection {
     builder: Arc<Builder<TokioExecutor>>,
-    router: Router,
+    service: AddExtension<Router, Peer>,
     env: Env,
 }
 
@@ -112,7 +115,7 @@ impl Connection {
     /// Answers requests until the other side has no more, or the server stops: then those that have
     /// begun are finished.
     async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-        let service = TowerToHyperService::new(self.router);
+        let service = TowerToHyperService::new(self.service);
         let serving = self.builder.serve_connection(TokioIo::new(stream), service);
         let mut serving = pin!(serving);
         let stopping = self.env.tasks.stopping();

@@ -108,6 +108,7 @@ impl Parts {
                 server_name: config.server_name.clone(),
                 registration_enabled: config.registration.enabled,
                 shared_secret: config.registration.shared_secret.clone(),
+                quotas: config.rate_limits.quotas(),
             },
             env.clone(),
             database.clone(),
@@ -162,6 +163,7 @@ impl Server {
             config: ApiConfig {
                 default_room_version: config.default_room_version,
                 public_base_url: config.public_base_url.clone(),
+                trusted_proxies: config.trusted_proxies.clone(),
                 metrics: recorder.map(
                     |recorder| -> Box<dyn Fn() -> String + Send + std::marker::Sync> {
                         Box::new(|| recorder.render())

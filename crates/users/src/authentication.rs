@@ -3,7 +3,6 @@
 use crate::{
     AuthData, Challenge, Requester, Stage, UserError, UserIdentifier, Users,
     interactive::{Passed, Purpose, Session},
-    passwords,
 };
 
 impl UserIdentifier {
@@ -129,7 +128,7 @@ impl Users {
         }
         let account = self.account(owner.clone()).await?;
         let hash = account.and_then(|account| account.password_hash);
-        if !passwords::verify(self.env(), password, hash).await {
+        if !self.is_password(Some(owner), password, hash).await? {
             return wrong();
         }
         session.complete(Stage::Password);

@@ -3,7 +3,7 @@
 use myelin_federation::FederationError;
 use myelin_storage::StorageError;
 
-use crate::interactive::Challenge;
+use crate::{interactive::Challenge, rate_limits::LimitExceeded};
 
 /// Why something about a user could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,9 @@ pub enum UserError {
     /// User-interactive authentication has to go on.
     #[error("more authentication is needed")]
     Challenge(Box<Challenge>),
+    /// Something was done too often.
+    #[error(transparent)]
+    LimitExceeded(#[from] LimitExceeded),
     /// Another server could not be asked, or refused.
     #[error(transparent)]
     Remote(#[from] FederationError),

@@ -18,6 +18,7 @@ mod openid;
 mod passwords;
 mod profiles;
 mod push_rules;
+mod rate_limits;
 mod registration;
 mod reports;
 mod shared_secret;
@@ -38,6 +39,7 @@ pub use keys::{KeyCounts, KeyUpload};
 pub use login::{LOGIN_TOKEN_MS, Login, NewDevice};
 pub use openid::OPENID_LIFETIME_MS;
 pub use profiles::{CustomField, Profile, ProfileField, ProfileFields, shown_in_rooms};
+pub use rate_limits::{Limit, LimitExceeded, Quota, Quotas, RateLimits, Who};
 pub use registration::{NewAccount, Registered, Registration};
 pub use reports::Reported;
 pub use shared_secret::SharedSecretRegistration;
@@ -58,6 +60,8 @@ pub struct UsersConfig {
     pub registration_enabled: bool,
     /// Lets tools register accounts; none: they can't.
     pub shared_secret: Option<String>,
+    /// How often things may be done; none: as often as anybody likes.
+    pub quotas: Option<Quotas>,
 }
 
 /// The users of one server. Clones share everything.
@@ -73,6 +77,7 @@ struct Inner {
     nonces: Mutex<Nonces>,
     seen: Mutex<Seen>,
     login_tokens: Mutex<LoginTokens>,
+    rate_limits: RateLimits,
     /// Of messages to devices and of account data.
     to_device: Stream,
     /// Who waits for these.
@@ -95,8 +100,10 @@ impl Users {
                 Box::pin(myelin_storage::to_device::last_position(tx))
             })
             .await?;
+        let rate_limits = RateLimits::new(env.clock.clone(), config.quotas.clone());
         Ok(Self(Arc::new(Inner {
             config,
+            rate_limits,
             env,
             database,
             federation,
@@ -125,6 +132,12 @@ impl Users {
         });
         answer.await?;
         Ok(())
+    }
+
+    /// How often users, addresses and other servers may do things.
+    #[must_use]
+    pub fn rate_limits(&self) -> &RateLimits {
+        &self.0.rate_limits
     }
 
     fn config(&self) -> &UsersConfig {

@@ -4,7 +4,8 @@ use myelin_storage::{Priority, StorageError, Tx, accounts, devices, refresh_toke
 use ruma::{OwnedUserId, UserId};
 
 use crate::{
-    AuthData, Requester, UserError, Users, error::check_text, expiring::Expiring, passwords, tokens,
+    AuthData, Limit, LimitExceeded, Requester, UserError, Users, Who, error::check_text,
+    expiring::Expiring, passwords, tokens,
 };
 
 /// How long a login token is good for.
@@ -51,8 +52,8 @@ impl Users {
     /// Logs in by password. `user` is a local part or a whole ID.
     ///
     /// # Errors
-    /// [`UserError::Forbidden`] if user or password is wrong, [`UserError::Deactivated`],
-    /// [`UserError::InvalidParam`], [`UserError::Storage`].
+    /// [`UserError::Forbidden`] if user or password is wrong, [`UserError::LimitExceeded`] if that was
+    /// tried too often, [`UserError::Deactivated`], [`UserError::InvalidParam`], [`UserError::Storage`].
     pub async fn log_in(
         &self,
         user: &str,
@@ -69,7 +70,7 @@ impl Users {
         let hash = account
             .as_ref()
             .and_then(|account| account.password_hash.clone());
-        let matches = passwords::verify(self.env(), password, hash).await;
+        let matches = self.is_password(user_id.as_deref(), password, hash).await?;
         let (Some(user_id), Some(account)) = (user_id, account) else {
             return Err(wrong());
         };
@@ -81,6 +82,25 @@ impl Users {
             return Err(wrong());
         }
         self.start_session(user_id, device).await
+    }
+
+    /// Whether a password is the one behind `hash`. Wrong ones count against the account that they are tried
+    /// with, whether it exists or not.
+    pub(crate) async fn is_password(
+        &self,
+        user_id: Option<&UserId>,
+        password: String,
+        hash: Option<String>,
+    ) -> Result<bool, LimitExceeded> {
+        let who = user_id.map(|user_id| Who::User(user_id.to_owned()));
+        if let Some(who) = who.clone() {
+            self.rate_limits().check(Limit::WrongPasswords, who)?;
+        }
+        let matches = passwords::verify(self.env(), password, hash).await;
+        if let Some(who) = who.filter(|_| !matches) {
+            self.rate_limits().take(Limit::WrongPasswords, who, 1)?;
+        }
+        Ok(matches)
     }
 
     /// A token by which whoever asks can log in on another device, within [`LOGIN_TOKEN_MS`] and once.

@@ -2,6 +2,7 @@
 
 use axum::extract::State;
 use myelin_rooms::{CreateRoom, Preset};
+use myelin_users::Limit;
 use ruma::OwnedUserId;
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
@@ -70,6 +71,9 @@ pub(crate) async fn create(
     let third_parties: Vec<_> = third_parties
         .map(Invite3pid::third_party)
         .collect::<Result<_, _>>()?;
+    let invites = request.invite.len() + third_parties.len();
+    let invites = u32::try_from(invites).unwrap_or(u32::MAX);
+    api.take(Limit::Invites, &requester, invites)?;
     let preset = match (request.preset, request.visibility) {
         (Some(WrittenPreset::Private), _) => Preset::Private,
         (Some(WrittenPreset::TrustedPrivate), _) => Preset::TrustedPrivate,

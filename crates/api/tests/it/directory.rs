@@ -239,7 +239,7 @@ async fn whoever_may_announce_aliases_publishes_a_room() {
 #[tokio::test]
 async fn nobody_publishes_where_the_operator_does_not_allow_it() {
     on_each_engine(async |fresh: Fresh| {
-        let site = Site::start_with(&fresh, |config| config.allow_publishing = false).await;
+        let site = Site::start_with(&fresh, |config, _| config.allow_publishing = false).await;
         let token = site.token("alice").await;
         let wish = json!({ "visibility": "public" });
         let refused = refusal(&site, Method::POST, "createRoom", Some(&token), wish).await;

@@ -13,6 +13,7 @@ mod invitations;
 mod memberships;
 mod peer;
 mod presence;
+mod rate_limits;
 mod reports;
 mod rooms;
 mod sessions;
@@ -48,10 +49,13 @@ struct Site {
 impl Site {
     /// `example.org`, where anybody may register and publish rooms.
     async fn start(fresh: &Fresh) -> Self {
-        Self::start_with(fresh, |_| ()).await
+        Self::start_with(fresh, |_, _| ()).await
     }
 
-    async fn start_with(fresh: &Fresh, decide: impl FnOnce(&mut RoomsConfig)) -> Self {
+    async fn start_with(
+        fresh: &Fresh,
+        decide: impl FnOnce(&mut RoomsConfig, &mut UsersConfig),
+    ) -> Self {
         // A failing test shows what was logged; the second test of a process finds it installed.
         let _ = tracing_subscriber::fmt().with_test_writer().try_init();
         let server_name = server_name!("example.org").to_owned();
@@ -65,20 +69,21 @@ impl Site {
             Arc::clone(&keys),
         )
         .unwrap();
-        let users = UsersConfig {
+        let mut users = UsersConfig {
             server_name: server_name.clone(),
             registration_enabled: true,
             shared_secret: None,
+            quotas: None,
         };
-        let users = Users::open(users, env.clone(), database.clone(), federation.clone());
-        let users = users.await.unwrap();
         let mut rooms = RoomsConfig {
             server_name,
             default_room_version: RoomVersion::V12,
             allow_publishing: true,
             presence: true,
         };
-        decide(&mut rooms);
+        decide(&mut rooms, &mut users);
+        let users = Users::open(users, env.clone(), database.clone(), federation.clone());
+        let users = users.await.unwrap();
         let rooms = Rooms::start(rooms, env.clone(), database, federation.clone());
         let rooms = rooms.await.unwrap();
         let api = Api::new(ApiParts {
@@ -86,6 +91,7 @@ impl Site {
                 default_room_version: RoomVersion::V12,
                 public_base_url: Some("https://matrix.example.org".to_owned()),
                 metrics: None,
+                trusted_proxies: Vec::new(),
             },
             env,
             users: users.clone(),

@@ -147,7 +147,7 @@ async fn who_syncs_is_online_unless_it_says_otherwise() {
 #[tokio::test]
 async fn without_presence_everybody_seems_offline_and_what_is_said_is_ignored() {
     on_each_engine(async |fresh: Fresh| {
-        let site = Site::start_with(&fresh, |config| config.presence = false).await;
+        let site = Site::start_with(&fresh, |config, _| config.presence = false).await;
         let (alice, bob) = (site.token("alice").await, site.token("bob").await);
         room(&site, &alice).await;
         let body = json!({ "presence": "online", "status_msg": "here" });

@@ -1,9 +1,16 @@
 //! Values that are more than a text or a number, each with words for what was expected.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr as _};
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
+    path::PathBuf,
+    str::FromStr as _,
+};
 
+use ipnet::IpNet;
 use myelin_core::room_version::RoomVersion;
 use myelin_storage::DatabaseUrl;
+use myelin_users::Quota;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use tracing_subscriber::EnvFilter;
 
@@ -53,6 +60,35 @@ pub(super) fn secret<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String
         ));
     }
     Ok(Some(secret))
+}
+
+/// Addresses, and networks as `ADDRESS/BITS`.
+pub(super) fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    let network = |text: &String| {
+        let address = text.parse::<IpAddr>().map(IpNet::from);
+        address.or_else(|_| text.parse()).map_err(|_| {
+            D::Error::custom(format!(
+                "{text:?} is no network, expected for instance \"10.0.0.0/8\" or \"::1\""
+            ))
+        })
+    };
+    texts.iter().map(network).collect()
+}
+
+pub(super) fn quota<'de, D: Deserializer<'de>>(from: D) -> Result<Quota, D::Error> {
+    /// As it stands in the file.
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Written {
+        burst: NonZeroU32,
+        per_minute: NonZeroU32,
+    }
+    let Written { burst, per_minute } = Written::deserialize(from)?;
+    Ok(Quota {
+        burst: burst.get(),
+        per_minute: per_minute.get(),
+    })
 }
 
 pub(super) fn log_filter<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {

@@ -95,7 +95,10 @@ impl Machine {
                 enabled: true,
                 shared_secret: Some(SHARED_SECRET.to_owned()),
             },
-            rate_limits: RateLimitsSection { enabled: false },
+            rate_limits: RateLimitsSection {
+                enabled: false,
+                ..RateLimitsSection::default()
+            },
             ..Config::default()
         };
         Self {

@@ -46,6 +46,7 @@ impl House {
             server_name: server_name.clone(),
             registration_enabled: false,
             shared_secret: None,
+            quotas: None,
         };
         let users = Users::open(config, env.clone(), database.clone(), federation.clone());
         let users = users.await.unwrap();

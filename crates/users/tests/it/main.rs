@@ -28,6 +28,7 @@ async fn users(fresh: &Fresh, registration_enabled: bool) -> Users {
         server_name,
         registration_enabled,
         shared_secret: Some("open sesame".to_owned()),
+        quotas: None,
     };
     let users = Users::open(
         config,
