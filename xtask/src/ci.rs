@@ -70,20 +70,33 @@ impl Steps {
             &["nextest", "run", "--workspace", "--locked", "--no-run"],
         )?;
         self.step("start PostgreSQL", Self::start_postgres)?;
-        self.cargo(
-            "tests",
-            &[
-                "nextest",
-                "run",
-                "--workspace",
-                "--locked",
-                "--profile",
-                "ci",
-            ],
+        self.find_specification();
+        self.test("tests", "ci", &["--workspace"])?;
+        self.environment
+            .push(("MYELIN_TEST_ENGINE".to_owned(), "postgres".to_owned()));
+        let whole_servers = "test(/^interop::/) | test(/^trouble::/)";
+        self.test(
+            "tests of whole servers on PostgreSQL",
+            "postgres",
+            &["-p", "myelin-server", "-E", whole_servers],
         )?;
         self.step("requirements", |steps| {
             requirements::run(&steps.root, &steps.root.join(requirements::DEFAULT_REPORT))
         })
+    }
+
+    fn test(&mut self, name: &str, profile: &str, which: &[&str]) -> Result<(), String> {
+        let run = ["nextest", "run", "--locked", "--profile", profile];
+        self.cargo(name, &[&run, which].concat())
+    }
+
+    /// The specification's files may lie beside the project. Then answers are checked against them.
+    fn find_specification(&mut self) {
+        if let Ok(directory) = self.root.join("../shared/spec/data").canonicalize() {
+            let directory = directory.display().to_string();
+            self.environment
+                .push(("MATRIX_SPEC_DIR".to_owned(), directory));
+        }
     }
 
     fn check_tree(&mut self) -> Result<(), String> {

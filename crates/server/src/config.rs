@@ -248,7 +248,7 @@ impl Default for RateLimitsSection {
 impl RateLimitsSection {
     /// The quotas that count.
     pub(crate) fn quotas(&self) -> Option<Quotas> {
-        self.enabled.then(|| Quotas {
+        self.enabled.then_some(Quotas {
             messages: self.messages,
             joins: self.joins,
             invites: self.invites,

@@ -37,7 +37,10 @@ async fn servers_learn_about_this_one_and_its_users() {
             (&list["user_id"], &list["devices"]),
             (&json!("@alice:example.org"), &json!([]))
         );
-        let keys = json!({ "user_id": "@alice:example.org", "device_id": "PHONE", "keys": {} });
+        let keys = json!({
+            "user_id": "@alice:example.org", "device_id": "PHONE",
+            "algorithms": [], "keys": {}, "signatures": {},
+        });
         let upload = "/_matrix/client/v3/keys/upload";
         let body = json!({ "device_keys": keys });
         site.call(Method::POST, upload, Some(&token), body).await;

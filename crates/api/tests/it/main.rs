@@ -18,6 +18,7 @@ mod reports;
 mod rooms;
 mod sessions;
 mod spaces;
+mod specification;
 mod third_party_invites;
 mod upgrades;
 mod wrong_events;
@@ -181,9 +182,16 @@ impl Site {
         read.await.unwrap()
     }
 
-    /// Sends any request.
+    /// Sends any request. The answer is one that the specification allows.
     async fn send(&self, request: Request) -> Response {
-        self.router.clone().oneshot(request).await.unwrap()
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        if let Ok(answer) = serde_json::from_slice(&body) {
+            specification::check(&method, &path, head.status, &answer);
+        }
+        Response::from_parts(head, Body::from(body))
     }
 }
 

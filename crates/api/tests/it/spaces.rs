@@ -18,7 +18,7 @@ async fn a_space_and_its_rooms_are_described() {
         };
         let space = json!({ "preset": "public_chat", "creation_content": { "type": "m.space" } });
         let space = create(space).await;
-        let encryption = json!({ "type": "m.room.encryption", "content": { "algorithm": "m.x" } });
+        let encryption = json!({ "type": "m.room.encryption", "content": { "algorithm": "m.megolm.v1.aes-sha2" } });
         let child =
             json!({ "preset": "public_chat", "name": "Tea", "initial_state": [encryption] });
         let child = create(child).await;
@@ -38,7 +38,7 @@ async fn a_space_and_its_rooms_are_described() {
         let room = json!({
             "room_id": child, "name": "Tea", "num_joined_members": 1, "join_rule": "public",
             "world_readable": false, "guest_can_join": false, "room_version": "12",
-            "encryption": "m.x", "children_state": [],
+            "encryption": "m.megolm.v1.aes-sha2", "children_state": [],
         });
         assert_eq!(shown["rooms"][1], room);
 
