@@ -17,6 +17,7 @@ pub(crate) mod public_rooms;
 pub(crate) mod push_rules;
 pub(crate) mod receipts;
 pub(crate) mod registration;
+pub(crate) mod relations;
 pub(crate) mod reports;
 pub(crate) mod room_creation;
 pub(crate) mod room_upgrades;

@@ -154,7 +154,10 @@ impl From<RoomError> for ApiError {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE", message)
             }
             RoomError::BadState(_) => Self::new(StatusCode::FORBIDDEN, "M_BAD_STATE", message),
-            RoomError::StillInRoom(_) => Self::unknown(message),
+            RoomError::DuplicateAnnotation => {
+                Self::new(StatusCode::BAD_REQUEST, "M_DUPLICATE_ANNOTATION", message)
+            }
+            RoomError::BadRelation(_) | RoomError::StillInRoom(_) => Self::unknown(message),
             RoomError::Remote(error) | RoomError::NotRecommended(error) => error.into(),
             RoomError::NoServer(_) => Self::bad_gateway(message),
             RoomError::StillPartial => Self::unavailable(message),

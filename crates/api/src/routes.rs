@@ -253,6 +253,14 @@ table! {
         User Wait GET "/_matrix/client/v3/rooms/{room_id}/context/{event_id}" => client::events::context;
         User Wait GET "/_matrix/client/v1/rooms/{room_id}/timestamp_to_event" => client::events::event_at;
     }
+    "Client-server API: Event relationships" Client {
+        User Read GET "/_matrix/client/v1/rooms/{room_id}/relations/{event_id}" => client::relations::all;
+        User Read GET "/_matrix/client/v1/rooms/{room_id}/relations/{event_id}/{rel_type}" => client::relations::of_kind;
+        User Read GET "/_matrix/client/v1/rooms/{room_id}/relations/{event_id}/{rel_type}/{event_type}" => client::relations::of_kind_and_type;
+    }
+    "Client-server API: Threads" Client {
+        User Read GET "/_matrix/client/v1/rooms/{room_id}/threads" => client::relations::threads;
+    }
     "Server-server API: Server discovery" Federation {
         Public Read GET "/_matrix/federation/v1/version" => federation::server::version;
         Public Read GET "/_matrix/key/v2/server" => federation::server::keys;

@@ -20,6 +20,7 @@ pub mod pdu;
 pub mod policy_server;
 pub mod power_levels;
 pub mod receive;
+pub mod relation;
 pub mod resolution;
 pub mod room_version;
 pub mod server_acl;

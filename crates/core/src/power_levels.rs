@@ -134,7 +134,12 @@ impl PowerLevels {
     /// Whether a redaction by `redactor` takes effect on an event that `author` sent: with the power
     /// to redact, or from the same server (room versions 3 and later, "Handling redactions").
     pub fn may_redact(&self, redactor: &UserId, author: &UserId) -> bool {
-        redactor.server_name() == author.server_name() || self.reaches(redactor, self.redact)
+        redactor.server_name() == author.server_name() || self.may_redact_others(redactor)
+    }
+
+    /// Whether a user may redact what others sent. To check that for its own users is up to each server.
+    pub fn may_redact_others(&self, redactor: &UserId) -> bool {
+        self.reaches(redactor, self.redact)
     }
 
     fn reaches(&self, user: &UserId, needed: i64) -> bool {

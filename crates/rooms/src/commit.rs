@@ -6,12 +6,13 @@ use myelin_core::{
     completeness::StateRef,
     event::{Event, Place, Verdict},
     number::{EventNr, RoomNr, SnapshotNr, StreamPosition},
+    relation::Relation,
     state::Membership,
 };
 use myelin_storage::{
     Priority, StorageError, Tx, aliases,
     client_transactions::{self, ClientTransaction},
-    events::{self, NewEvent},
+    events,
     joins::{self, PartialRoom},
     out_of_band::{self, OutOfBand},
     outbox::{self, OutboxRow},
@@ -22,6 +23,7 @@ use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, UserId};
 
 use crate::{
     Rooms,
+    new_event::NewEvent,
     room::{Graph, Room},
     states::NewSnapshot,
 };
@@ -29,7 +31,7 @@ use crate::{
 /// What a turn writes.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    events: Vec<NewEvent>,
+    events: Vec<events::NewEvent>,
     references: Vec<(EventNr, OwnedEventId)>,
     snapshots: Vec<NewSnapshot>,
     backward: Vec<(EventNr, Option<i64>)>,
@@ -114,7 +116,7 @@ impl Batch {
         prev_events: Vec<EventNr>,
     ) {
         let event = (*event).clone();
-        self.events.push(NewEvent {
+        self.events.push(events::NewEvent {
             event,
             reason,
             auth_events,
@@ -267,6 +269,23 @@ impl Batch {
             .filter(|new| new.auth_events.contains(&nr))
             .map(|new| new.event.nr)
             .collect()
+    }
+
+    /// The events of this batch that relate to another just as one that is to be made.
+    pub(crate) fn relating(&self, made: &NewEvent, relation: &Relation) -> Vec<EventNr> {
+        let relates = |new: &&events::NewEvent| {
+            let pdu = &new.event.pdu;
+            pdu.sender == made.sender
+                && Relation::of(pdu).as_ref() == Some(relation)
+                && pdu.event_type.to_string() == made.event_type
+        };
+        let relating = self.events.iter().filter(relates);
+        relating.map(|new| new.event.nr).collect()
+    }
+
+    /// Whether an event is redacted by this batch.
+    pub(crate) fn redacts(&self, nr: EventNr) -> bool {
+        self.redactions.iter().any(|(redacted, _)| *redacted == nr)
     }
 
     /// Whether there is nothing to write.

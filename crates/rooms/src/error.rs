@@ -43,6 +43,12 @@ pub enum RoomError {
     /// What was asked for can't be done to what is there, as ending a ban of who isn't banned.
     #[error("{0}")]
     BadState(String),
+    /// The user said the same about the event before.
+    #[error("You have annotated the event with this already")]
+    DuplicateAnnotation,
+    /// An event can't relate to another in this way.
+    #[error("{0}")]
+    BadRelation(String),
     /// The user has to leave the room first.
     #[error("{0}")]
     StillInRoom(String),

@@ -40,6 +40,7 @@ mod publishing;
 mod receipts;
 mod receive;
 mod redaction;
+mod relation;
 mod resident;
 mod restricted;
 mod resync;

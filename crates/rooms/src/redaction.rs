@@ -5,11 +5,12 @@ use std::sync::Arc;
 use myelin_core::{
     event::{Event, Verdict},
     power_levels::PowerLevels,
+    state::State,
 };
 use myelin_storage::{StorageError, events};
 use ruma::events::TimelineEventType;
 
-use crate::turn::Turn;
+use crate::{RoomError, new_event::NewEvent, turn::Turn};
 
 impl Turn<'_> {
     /// Lets a redaction that was accepted take effect, and those that waited for this event. An
@@ -83,6 +84,13 @@ impl Turn<'_> {
             return Ok(false);
         };
         let state = self.room.state(self.rooms, before.snapshot()).await?;
+        let levels = self.power_levels(&state).await?;
+        Ok(levels
+            .is_some_and(|levels| levels.may_redact(&redaction.pdu.sender, &target.pdu.sender)))
+    }
+
+    /// The power levels in a state, if it has what they depend on.
+    async fn power_levels(&mut self, state: &State) -> Result<Option<PowerLevels>, StorageError> {
         let (create, levels) = {
             let keys = self.room.keys();
             let event = |event_type: &str| {
@@ -97,12 +105,29 @@ impl Turn<'_> {
             .events(self.rooms, create.into_iter().chain(levels))
             .await?;
         let get = |nr| held.get(&nr).or_else(|| self.desk.event(nr));
-        let Some(create) = create.and_then(get) else {
-            return Ok(false);
-        };
+        let create = create.and_then(get);
         let levels = levels.and_then(get);
         self.desk.take_missing();
-        Ok(PowerLevels::read(self.room.key.version, create, levels)
-            .is_ok_and(|levels| levels.may_redact(&redaction.pdu.sender, &target.pdu.sender)))
+        Ok(create.and_then(|create| PowerLevels::read(self.room.key.version, create, levels).ok()))
+    }
+
+    /// Refuses what a local user may not redact: by the rules of rooms a server could redact whatever any of
+    /// its users sent, and which of them may is up to itself (client-server API, "Redactions").
+    pub(crate) async fn check_redaction(&mut self, event: &NewEvent) -> Result<(), RoomError> {
+        let (Some(redacts), Some(current)) = (&event.redacts, &self.graph.current) else {
+            return Ok(());
+        };
+        let state = current.state.clone();
+        let levels = self.power_levels(&state).await?;
+        if levels.is_some_and(|levels| levels.may_redact_others(&event.sender)) {
+            return Ok(());
+        }
+        match self.look_up(redacts).await? {
+            Some(target) if target.pdu.sender == event.sender => Ok(()),
+            Some(_) => Err(RoomError::Forbidden(
+                "You may redact your own events only".to_owned(),
+            )),
+            None => Err(RoomError::NotFound("No such event in the room".to_owned())),
+        }
     }
 }

@@ -192,8 +192,21 @@ impl Turn<'_> {
         {
             return Ok(event_id);
         }
+        // Others are told that they are not in the room, and nothing of its events.
+        if self.is_joined(&sender) {
+            self.check_relation(&event).await?;
+            self.check_redaction(&event).await?;
+        }
         let plan = self.propose(event, Recommendation::NotAsked).await?;
         Ok(self.take_sent(plan, transaction).await?)
+    }
+
+    /// Whether a user is in the room, by the current state.
+    fn is_joined(&self, user: &UserId) -> bool {
+        let keys = self.room.keys();
+        let current = self.graph.current.as_ref();
+        let entry = current.and_then(|of| of.state.get_named(&keys, MEMBER, user.as_str()));
+        entry.is_some_and(|entry| entry.membership() == Some(Membership::Join))
     }
 
     /// Takes a local event that was judged into the turn.

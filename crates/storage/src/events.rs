@@ -10,7 +10,7 @@ use myelin_core::{
 use ruma::{EventId, OwnedEventId, OwnedRoomId};
 use std::sync::Arc;
 
-use crate::{Param, Row, StorageError, Tx, event_id, param::message};
+use crate::{Param, Row, StorageError, Tx, event_id, param::message, relations};
 
 /// The first byte of stored event JSON: canonical JSON as it is.
 const FORMAT_PLAIN: u8 = 1;
@@ -271,11 +271,13 @@ pub async fn put(tx: &mut Tx, room: RoomNr, new: &NewEvent) -> Result<(), Storag
         )
         .await?;
     }
-    if position.is_some() {
+    if let Some(position) = position {
         for prev in &new.prev_events {
             tx.execute(PUT_PREV_EDGE, params![prev.0, event.nr.0])
                 .await?;
         }
+        let position = StreamPosition(position);
+        relations::put(tx, room, (event.nr, &event.pdu), position).await?;
     }
     Ok(())
 }
@@ -316,10 +318,10 @@ pub async fn replace_state(
     Ok(changed > 0)
 }
 
-/// Notes that an event was redacted.
+/// Notes that an event was redacted. It relates to nothing any more.
 pub async fn set_redacted(tx: &mut Tx, event: EventNr, by: EventNr) -> Result<(), StorageError> {
     tx.execute(SET_REDACTED, params![event.0, by.0]).await?;
-    Ok(())
+    relations::delete(tx, event).await
 }
 
 /// Keeps a redaction for an event that isn't held.

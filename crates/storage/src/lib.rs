@@ -12,6 +12,7 @@ mod statement;
 
 pub mod account_data;
 pub mod accounts;
+pub mod aggregations;
 pub mod aliases;
 pub mod client_transactions;
 mod database;
@@ -34,6 +35,7 @@ pub mod profiles;
 pub mod published_rooms;
 pub mod receipts;
 pub mod refresh_tokens;
+pub mod relations;
 pub mod reports;
 pub mod rooms;
 mod row;
@@ -63,6 +65,7 @@ pub use url::DatabaseUrl;
 const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
     ("account_data", account_data::STATEMENTS),
     ("accounts", accounts::STATEMENTS),
+    ("aggregations", aggregations::STATEMENTS),
     ("aliases", aliases::STATEMENTS),
     ("client_transactions", client_transactions::STATEMENTS),
     ("destinations", destinations::STATEMENTS),
@@ -81,6 +84,7 @@ const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
     ("published_rooms", published_rooms::STATEMENTS),
     ("receipts", receipts::STATEMENTS),
     ("refresh_tokens", refresh_tokens::STATEMENTS),
+    ("relations", relations::STATEMENTS),
     ("reports", reports::STATEMENTS),
     ("rooms", rooms::STATEMENTS),
     ("server_keys", server_keys::STATEMENTS),

@@ -1,6 +1,6 @@
 //! The schema's history: numbered, forward only, run at start.
 
-use crate::{Param, StorageError, Tx};
+use crate::{Param, StorageError, Tx, relations};
 
 /// A step of the schema.
 #[derive(Clone, Copy, Debug)]
@@ -10,6 +10,9 @@ pub(crate) struct Migration {
     pub(crate) name: &'static str,
     pub(crate) sql: &'static str,
 }
+
+/// The step after which the events that are held are gone through.
+const RELATIONS: &str = "relations";
 
 /// All steps, in order.
 pub(crate) const MIGRATIONS: &[Migration] = &[
@@ -98,6 +101,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "profile fields",
         sql: include_str!("../migrations/0017_profile_fields.sql"),
     },
+    Migration {
+        number: 18,
+        name: RELATIONS,
+        sql: include_str!("../migrations/0018_relations.sql"),
+    },
 ];
 
 statements! {
@@ -137,6 +145,10 @@ pub(crate) async fn run_next(
         return Ok(Progress::UpToDate);
     };
     tx.execute_batch(next.sql).await?;
+    // What a step has to compute from what is stored already.
+    if next.name == RELATIONS {
+        relations::fill(tx).await?;
+    }
     tx.execute(
         INSERT_RECORD,
         params![Param::Int(next.number), Param::Text(next.name)],

@@ -58,6 +58,12 @@ impl Sync {
 }
 
 impl SectionReader<'_> {
+    /// All of the user's settings for the room.
+    pub(crate) async fn all_settings(&self) -> Result<Vec<EventJson>, SyncError> {
+        let (_, upto) = self.span.beside.account_data;
+        self.room_settings((StreamPosition(0), upto)).await
+    }
+
     /// The user's settings for the room that were changed in a span of the stream.
     pub(crate) async fn room_settings(
         &self,

@@ -19,7 +19,12 @@ use ruma::{EventId, OwnedEventId, RoomId, UserId};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::{SyncError, filter::EventFields};
+use crate::{
+    SyncError,
+    access::Access,
+    aggregations::{Bundle, Bundles, bundles},
+    filter::{EventFields, EventFormat},
+};
 
 /// An event in a form that is ready to be sent.
 pub type EventJson = Box<RawValue>;
@@ -30,6 +35,8 @@ pub(crate) struct Seen {
     pub(crate) event: Arc<Event>,
     /// The viewer's membership after the event, where that was looked up.
     pub(crate) membership: Option<Membership>,
+    /// Whether no more of it is shown than a redaction would leave.
+    pub(crate) pruned: bool,
 }
 
 impl From<Arc<Event>> for Seen {
@@ -37,6 +44,7 @@ impl From<Arc<Event>> for Seen {
         Self {
             event,
             membership: None,
+            pruned: false,
         }
     }
 }
@@ -52,6 +60,10 @@ pub(crate) struct Form<'a> {
     pub(crate) previous: bool,
     /// Which parts are wanted.
     pub(crate) fields: Option<&'a EventFields>,
+    /// Whether it is the form that travels between servers.
+    pub(crate) format: EventFormat,
+    /// By what right the viewer reads what relates to the events, if that is bundled with them.
+    pub(crate) bundled: Option<Access>,
 }
 
 impl<'a> Form<'a> {
@@ -62,6 +74,16 @@ impl<'a> Form<'a> {
             room_id: true,
             previous: true,
             fields: None,
+            format: EventFormat::Client,
+            bundled: None,
+        }
+    }
+
+    /// The same with what relates to the events.
+    pub(crate) fn bundled(self, access: Access) -> Self {
+        Self {
+            bundled: Some(access),
+            ..self
         }
     }
 }
@@ -83,10 +105,21 @@ struct ClientEvent<'a> {
     unsigned: Unsigned<'a>,
 }
 
+/// What travels between servers, with what a client could not tell without them.
+#[derive(Serialize)]
+struct FederationEvent<'a> {
+    #[serde(flatten)]
+    pdu: BTreeMap<String, Box<RawValue>>,
+    event_id: &'a EventId,
+    unsigned: Unsigned<'a>,
+}
+
 #[derive(Default, Serialize)]
 struct Unsigned<'a> {
     /// Milliseconds since the author made the event, by both servers' clocks.
     age: u64,
+    #[serde(rename = "m.relations", skip_serializing_if = "Option::is_none")]
+    relations: Option<&'a Bundle>,
     #[serde(skip_serializing_if = "Option::is_none")]
     membership: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -130,6 +163,7 @@ struct Writer<'a> {
     /// By state event, the one that it replaced.
     replaced: HashMap<EventNr, EventNr>,
     transactions: HashMap<OwnedEventId, String>,
+    bundles: Bundles,
     now_ms: u64,
 }
 
@@ -158,13 +192,17 @@ impl<'a> Writer<'a> {
             related,
             replaced,
             transactions,
+            bundles: bundles(rooms, room, events, form).await?,
             now_ms,
         })
     }
 
     fn write(&self, seen: &Seen) -> Result<EventJson, SyncError> {
         let event = &seen.event;
-        let pdu = shown(self.room, event)?;
+        let pdu = match seen.pruned {
+            true => Arc::new(redact(self.room.key.version, &event.pdu)?),
+            false => shown(self.room, event)?,
+        };
         let replaced = self
             .replaced
             .get(&event.nr)
@@ -182,6 +220,7 @@ impl<'a> Writer<'a> {
             prev_sender: previous.as_ref().map(|pdu| &*pdu.sender),
             replaces_state: previous.as_ref().map(|pdu| &*pdu.event_id),
             redacted_because: because.as_deref(),
+            relations: self.bundles.get(&event.nr),
             transaction_id: self.transactions.get(event.id()).map(String::as_str),
             ..Unsigned::default()
         };
@@ -202,7 +241,13 @@ impl<'a> Writer<'a> {
 
     fn write_with(&self, pdu: &Pdu, unsigned: Unsigned<'_>) -> Result<EventJson, SyncError> {
         let made_ms = u64::from(pdu.origin_server_ts.get());
-        let age = self.now_ms.saturating_sub(made_ms);
+        let unsigned = Unsigned {
+            age: self.now_ms.saturating_sub(made_ms),
+            ..unsigned
+        };
+        if self.form.format == EventFormat::Federation {
+            return write_pdu(pdu, unsigned).map_err(unwritable);
+        }
         let with_redacts = pdu
             .redacts
             .as_deref()
@@ -217,10 +262,21 @@ impl<'a> Writer<'a> {
             sender: &pdu.sender,
             state_key: pdu.state_key.as_deref(),
             event_type: &pdu.event_type.to_string(),
-            unsigned: Unsigned { age, ..unsigned },
+            unsigned,
         };
         to_raw_value(&event).map_err(unwritable)
     }
+}
+
+fn write_pdu(pdu: &Pdu, unsigned: Unsigned<'_>) -> Result<EventJson, serde_json::Error> {
+    let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(&pdu.json)?;
+    // Some authors put one in.
+    fields.remove("event_id");
+    to_raw_value(&FederationEvent {
+        pdu: fields,
+        event_id: &pdu.event_id,
+        unsigned,
+    })
 }
 
 fn unwritable(error: serde_json::Error) -> SyncError {

@@ -23,9 +23,11 @@ use crate::{
     client_event::{Form, Seen, client_events},
     event::no_such_event,
     filter::{MAX_LIMIT, RoomEventFilter},
-    lazy_members::of_senders,
+    ignored_users::ignored_by,
+    lazy_members::{numbers, of_senders},
     messages::{DEFAULT_LIMIT, Page, Reading, after},
     token::PageToken,
+    wanted::Wanted,
 };
 
 /// What a client asks of `/context`.
@@ -60,6 +62,16 @@ pub struct Context {
     pub state: Vec<EventJson>,
 }
 
+impl ContextRequest {
+    /// How many events around the one in the middle are wanted.
+    fn wanted_limit(&self) -> usize {
+        let limit = self.limit.or(self.filter.limit);
+        limit.map_or(DEFAULT_LIMIT, |limit| {
+            usize::try_from(limit).unwrap_or(usize::MAX).min(MAX_LIMIT)
+        })
+    }
+}
+
 impl Sync {
     /// An event, and what was said around it as far as it is held here.
     ///
@@ -76,15 +88,17 @@ impl Sync {
             position,
         };
         let newest = access.upto(self.rooms().events_stream().readable());
-        let limit = request.limit.or(filter.limit);
-        let limit = limit.map_or(DEFAULT_LIMIT, |limit| {
-            usize::try_from(limit).unwrap_or(usize::MAX).min(MAX_LIMIT)
-        });
+        let limit = request.wanted_limit();
+        let ignored = ignored_by(self.rooms(), &viewer.user_id).await?;
         let read = async |direction, from, to, limit| -> Result<Page, SyncError> {
             let reading = Reading {
                 viewer: &viewer.user_id,
                 direction,
-                filter,
+                wanted: Wanted {
+                    filter,
+                    ignored: &ignored,
+                },
+                related: None,
                 limit,
             };
             let range = HistoryRange {
@@ -106,8 +120,17 @@ impl Sync {
         .await?;
         let state = self.state_around(request, &room, (&before, &seen, &after));
         let state = Box::pin(state).await?;
-        let form = Form::alone(viewer);
-        let written = async |seen: &[Seen]| client_events(self.rooms(), &room, seen, form).await;
+        let form = Form::alone(viewer).bundled(access);
+        let (earlier, later) = (before.seen.len(), after.seen.len());
+        let shown: Vec<Seen> = before
+            .seen
+            .into_iter()
+            .chain(after.seen)
+            .chain([seen])
+            .collect();
+        let mut events_before = client_events(self.rooms(), &room, &shown, form).await?;
+        let mut events_after = events_before.split_off(earlier);
+        let event = events_after.split_off(later).remove(0);
         let token = |place| {
             let upto = newest;
             PageToken::History { place, upto }.to_string()
@@ -115,9 +138,9 @@ impl Sync {
         Ok(Context {
             start: token(before.next),
             end: token(after.next),
-            events_before: written(&before.seen).await?,
-            events_after: written(&after.seen).await?,
-            event: written(&[seen]).await?.remove(0),
+            events_before,
+            events_after,
+            event,
             state,
         })
     }
@@ -137,7 +160,8 @@ impl Sync {
             let before = before.seen.iter().rev();
             let shown = before.chain([seen]).chain(&after.seen).cloned();
             let shown: Vec<Seen> = shown.collect();
-            let members = of_senders(self.rooms(), room, &shown, &state, &state).await?;
+            let among = (&shown[..], &numbers(&shown));
+            let members = of_senders(self.rooms(), room, among, &state, &state).await?;
             let members: BTreeSet<EventNr> = members.into_values().collect();
             let others = state.others().map(|(_, entry)| entry.event());
             others.chain(members).collect()

@@ -26,8 +26,9 @@ impl Sync {
         room_id: &RoomId,
         event_id: &EventId,
     ) -> Result<EventJson, SyncError> {
-        let (room, _, seen) = self.seen_event(viewer, room_id, event_id).await?;
-        client_events(self.rooms(), &room, &[seen], Form::alone(viewer))
+        let (room, access, seen) = self.seen_event(viewer, room_id, event_id).await?;
+        let form = Form::alone(viewer).bundled(access);
+        client_events(self.rooms(), &room, &[seen], form)
             .await?
             .pop()
             .ok_or_else(no_such_event)

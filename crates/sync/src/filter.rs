@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use myelin_core::pdu::Pdu;
-use ruma::{RoomId, UserId};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
@@ -15,12 +15,25 @@ const DEFAULT_LIMIT: usize = 10;
 /// How many it gets at most.
 pub(crate) const MAX_LIMIT: usize = 100;
 
+/// In which form events are sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EventFormat {
+    /// That for clients.
+    #[default]
+    Client,
+    /// That in which they travel between servers.
+    Federation,
+}
+
 /// A filter for `/sync`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Filter {
     /// Which parts of each event to send; all if absent.
     pub event_fields: Option<EventFields>,
+    /// In which form to send the events of rooms.
+    pub event_format: EventFormat,
     /// Which of the user's own settings to send.
     pub account_data: EventFilter,
     /// Of whom to send that they are there.
@@ -40,9 +53,9 @@ pub struct EventFilter {
     /// Not of these types.
     pub not_types: Option<Vec<String>>,
     /// Only from these users.
-    pub senders: Option<Vec<String>>,
+    pub senders: Option<Vec<OwnedUserId>>,
     /// Not from these users.
-    pub not_senders: Option<Vec<String>>,
+    pub not_senders: Option<Vec<OwnedUserId>>,
 }
 
 /// What to send of rooms.
@@ -50,9 +63,9 @@ pub struct EventFilter {
 #[serde(default)]
 pub struct RoomFilter {
     /// Only these rooms.
-    pub rooms: Option<Vec<String>>,
+    pub rooms: Option<Vec<OwnedRoomId>>,
     /// Not these rooms.
-    pub not_rooms: Option<Vec<String>>,
+    pub not_rooms: Option<Vec<OwnedRoomId>>,
     /// Whether the first sync has rooms that the user left.
     pub include_leave: bool,
     /// Which timeline events to send.
@@ -76,20 +89,35 @@ pub struct RoomEventFilter {
     /// Not of these types.
     pub not_types: Option<Vec<String>>,
     /// Only from these users.
-    pub senders: Option<Vec<String>>,
+    pub senders: Option<Vec<OwnedUserId>>,
     /// Not from these users.
-    pub not_senders: Option<Vec<String>>,
+    pub not_senders: Option<Vec<OwnedUserId>>,
     /// Only in these rooms.
-    pub rooms: Option<Vec<String>>,
+    pub rooms: Option<Vec<OwnedRoomId>>,
     /// Not in these rooms.
-    pub not_rooms: Option<Vec<String>>,
+    pub not_rooms: Option<Vec<OwnedRoomId>>,
     /// Only those with a `url` in their content, or only those without.
     pub contains_url: Option<bool>,
+    /// Only those to which others relate in one of these ways.
+    pub related_by_rel_types: Option<Vec<String>>,
+    /// Only those to which events of one of these users relate.
+    pub related_by_senders: Option<Vec<OwnedUserId>>,
     /// Send the memberships of those only who are the senders of events in the timeline.
     pub lazy_load_members: bool,
     /// Send those memberships also if they were sent before.
     pub include_redundant_members: bool,
 }
+
+/// The parts of a filter. serde takes arrays for them, too.
+const PARTS: [&str; 7] = [
+    "/presence",
+    "/account_data",
+    "/room",
+    "/room/timeline",
+    "/room/state",
+    "/room/ephemeral",
+    "/room/account_data",
+];
 
 impl Filter {
     /// Reads a filter.
@@ -97,7 +125,17 @@ impl Filter {
     /// # Errors
     /// [`SyncError::InvalidParam`] if a field is not of its type. Unknown fields are passed over.
     pub fn parse(json: &str) -> Result<Self, SyncError> {
-        parse(json)
+        let filter = parse(json)?;
+        let value: Value = serde_json::from_str(json).unwrap_or_default();
+        for path in PARTS {
+            if value.pointer(path).is_some_and(|part| !part.is_object()) {
+                return Err(SyncError::InvalidParam(format!(
+                    "The filter is invalid: {} is not an object",
+                    path[1..].replace('/', ".")
+                )));
+            }
+        }
+        Ok(filter)
     }
 }
 
@@ -112,13 +150,13 @@ impl EventFilter {
 
     /// Whether events of a type are wanted.
     pub(crate) fn wants_type(&self, event_type: &str) -> bool {
-        let is_type = |pattern: &str| matches(pattern, event_type);
+        let is_type = |pattern: &String| matches(pattern, event_type);
         among(self.types.as_ref(), self.not_types.as_ref(), is_type)
     }
 
     /// Whether events of a user are wanted.
     pub(crate) fn wants_sender(&self, sender: &UserId) -> bool {
-        let is_sender = |user: &str| user == sender.as_str();
+        let is_sender = |user: &OwnedUserId| user == sender;
         among(self.senders.as_ref(), self.not_senders.as_ref(), is_sender)
     }
 }
@@ -141,14 +179,13 @@ impl RoomEventFilter {
 
     /// Whether events of a room are wanted at all.
     pub(crate) fn wants_room(&self, room_id: &RoomId) -> bool {
-        among(self.rooms.as_ref(), self.not_rooms.as_ref(), |name| {
-            name == room_id.as_str()
-        })
+        let is_room = |room: &OwnedRoomId| room == room_id;
+        among(self.rooms.as_ref(), self.not_rooms.as_ref(), is_room)
     }
 
     /// Whether events of a type are wanted in a room that is.
     pub(crate) fn wants_type(&self, room_id: &RoomId, event_type: &str) -> bool {
-        let is_type = |pattern: &str| matches(pattern, event_type);
+        let is_type = |pattern: &String| matches(pattern, event_type);
         self.wants_room(room_id) && among(self.types.as_ref(), self.not_types.as_ref(), is_type)
     }
 
@@ -158,8 +195,8 @@ impl RoomEventFilter {
             true => pdu.event_type.to_string(),
             false => String::new(),
         };
-        let is_type = |pattern: &str| matches(pattern, &event_type);
-        let is_sender = |user: &str| user == pdu.sender.as_str();
+        let is_type = |pattern: &String| matches(pattern, &event_type);
+        let is_sender = |user: &OwnedUserId| *user == pdu.sender;
         among(self.types.as_ref(), self.not_types.as_ref(), is_type)
             && among(self.senders.as_ref(), self.not_senders.as_ref(), is_sender)
             && self
@@ -171,9 +208,8 @@ impl RoomEventFilter {
 impl RoomFilter {
     /// Whether a room is wanted at all.
     pub(crate) fn wants(&self, room_id: &RoomId) -> bool {
-        among(self.rooms.as_ref(), self.not_rooms.as_ref(), |name| {
-            name == room_id.as_str()
-        })
+        let is_room = |room: &OwnedRoomId| room == room_id;
+        among(self.rooms.as_ref(), self.not_rooms.as_ref(), is_room)
     }
 }
 
@@ -189,9 +225,8 @@ fn parse<'de, T: Deserialize<'de>>(json: &'de str) -> Result<T, SyncError> {
 }
 
 /// Whether something is in the first list, if there is one, and not in the second.
-fn among(only: Option<&Vec<String>>, not: Option<&Vec<String>>, is: impl Fn(&str) -> bool) -> bool {
-    only.is_none_or(|list| list.iter().any(|item| is(item)))
-        && !not.is_some_and(|list| list.iter().any(|item| is(item)))
+fn among<T>(only: Option<&Vec<T>>, not: Option<&Vec<T>>, is: impl Fn(&T) -> bool) -> bool {
+    only.is_none_or(|list| list.iter().any(&is)) && !not.is_some_and(|list| list.iter().any(&is))
 }
 
 /// Whether a text fits a pattern in which `*` stands for any characters.
@@ -289,146 +324,4 @@ fn put(into: &mut Value, path: &[String], value: &Value) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{EventFields, Filter, RoomEventFilter, matches};
-    use myelin_core::{pdu::Pdu, room_version::RoomVersion};
-    use ruma::{OwnedEventId, room_id};
-    use serde_json::json;
-
-    fn event(event_type: &str, sender: &str, content: serde_json::Value) -> Pdu {
-        let json = json!({
-            "type": event_type, "sender": sender, "content": content, "room_id": "!r:x.example",
-            "auth_events": [], "prev_events": [], "depth": 1, "origin_server_ts": 1,
-        });
-        let id = OwnedEventId::try_from("$e").expect("an ID");
-        Pdu::from_stored(RoomVersion::V11, id, json.to_string()).expect("a PDU")
-    }
-
-    #[test]
-    fn patterns_match_whole_types() {
-        let fits = [
-            ("m.room.message", "m.room.message"),
-            ("*", ""),
-            ("*", "m.room.message"),
-            ("m.room.*", "m.room.message"),
-            ("*.message", "m.room.message"),
-            ("m.*.message", "m.room.message"),
-            ("m*o*e", "m.room.message"),
-            ("**", "x"),
-        ];
-        for (pattern, text) in fits {
-            assert!(matches(pattern, text), "{pattern} {text}");
-        }
-        let others = [
-            ("m.room", "m.room.message"),
-            ("", "m"),
-            ("m.room.*", "m.roo"),
-            ("*.x.*", "m.room"),
-            ("ab*ba", "aba"),
-            ("m.room.message*x", "m.room.message"),
-        ];
-        for (pattern, text) in others {
-            assert!(!matches(pattern, text), "{pattern} {text}");
-        }
-    }
-
-    #[test]
-    fn each_field_of_a_filter_keeps_events_out() {
-        let message = event("m.room.message", "@a:x.example", json!({"body": "b"}));
-        let image = event(
-            "m.room.message",
-            "@b:x.example",
-            json!({"url": "mxc://x/y"}),
-        );
-        let cases = [
-            (json!({}), true, true),
-            (json!({"types": null}), true, true),
-            (json!({"types": []}), false, false),
-            (json!({"types": ["m.room.*"]}), true, true),
-            (json!({"types": ["m.room.name"]}), false, false),
-            (json!({"not_types": ["m.room.message"]}), false, false),
-            (
-                json!({"types": ["*"], "not_types": ["*.message"]}),
-                false,
-                false,
-            ),
-            (json!({"senders": ["@a:x.example"]}), true, false),
-            (json!({"not_senders": ["@a:x.example"]}), false, true),
-            (json!({"contains_url": true}), false, true),
-            (json!({"contains_url": false}), true, false),
-        ];
-        for (filter, first, second) in cases {
-            let parsed = RoomEventFilter::parse(&filter.to_string()).expect("a filter");
-            assert_eq!(parsed.wants(&message), first, "{filter}");
-            assert_eq!(parsed.wants(&image), second, "{filter}");
-        }
-    }
-
-    #[test]
-    fn rooms_are_chosen_by_name() {
-        let room = room_id!("!r:x.example");
-        let cases = [
-            (json!({}), true),
-            (json!({"rooms": []}), false),
-            (json!({"rooms": ["!r:x.example"]}), true),
-            (json!({"not_rooms": ["!r:x.example"]}), false),
-            (
-                json!({"rooms": ["!r:x.example"], "not_rooms": ["!r:x.example"]}),
-                false,
-            ),
-        ];
-        for (filter, wanted) in cases {
-            let whole = json!({"room": filter, "unknown": 1}).to_string();
-            assert_eq!(
-                Filter::parse(&whole).expect("a filter").room.wants(room),
-                wanted
-            );
-            let events = RoomEventFilter::parse(&filter.to_string()).expect("a filter");
-            assert_eq!(events.wants_room(room), wanted, "{filter}");
-        }
-    }
-
-    #[test]
-    fn a_limit_has_a_default_and_a_bound() {
-        let limit = |json: &str| {
-            RoomEventFilter::parse(json)
-                .expect("a filter")
-                .timeline_limit()
-        };
-        assert_eq!(limit("{}"), 10);
-        assert_eq!(limit(r#"{"limit":0}"#), 0);
-        assert_eq!(limit(r#"{"limit":1}"#), 1);
-        assert_eq!(limit(r#"{"limit":18446744073709551615}"#), 100);
-    }
-
-    #[test]
-    fn a_filter_with_a_field_of_another_type_is_refused() {
-        for json in [
-            "",
-            "[]",
-            r#"{"room":1}"#,
-            r#"{"room":{"timeline":{"limit":-1}}}"#,
-        ] {
-            assert!(Filter::parse(json).is_err(), "{json}");
-        }
-    }
-
-    #[test]
-    fn event_fields_pick_parts_and_keep_their_places() {
-        let event = json!({
-            "type": "t", "sender": "s", "content": {"body": "b", "a.b": {"c": 1}, "x": 2},
-        });
-        let paths = [
-            r"content.body",
-            r"content.a\.b.c",
-            "type",
-            "missing.key",
-            "type.deeper",
-        ];
-        let fields = EventFields::from(paths.map(str::to_owned).to_vec());
-        assert_eq!(
-            fields.of(&event),
-            json!({"type": "t", "content": {"body": "b", "a.b": {"c": 1}}})
-        );
-    }
-}
+mod tests;

@@ -24,19 +24,23 @@ const MAX_DEVICES: usize = 5_000;
 /// How many memberships are remembered for each.
 const MAX_MEMBERS: usize = 2_000;
 
-/// The membership events of the senders of some events, by sender. `start` is the state before the first of
-/// the events, `end` the state after the last.
+/// The numbers of some events.
+pub(crate) fn numbers(events: &[Seen]) -> HashSet<EventNr> {
+    events.iter().map(|seen| seen.event.nr).collect()
+}
+
+/// The membership events of the senders of some events, by sender, without those that are `shown` anyway.
+/// `start` is the state before the first of the events, `end` the state after the last.
 ///
 /// While a room is partial, its states may lack them. Then the first event of the sender names its membership
 /// among its auth events, but for a create event and a user's own first join.
 pub(crate) async fn of_senders(
     rooms: &Rooms,
     room: &Arc<Room>,
-    events: &[Seen],
+    (events, shown): (&[Seen], &HashSet<EventNr>),
     start: &State,
     end: &State,
 ) -> Result<BTreeMap<OwnedUserId, EventNr>, SyncError> {
-    let shown: HashSet<EventNr> = events.iter().map(|seen| seen.event.nr).collect();
     let mut members = BTreeMap::new();
     let mut missing: BTreeMap<OwnedUserId, Arc<Event>> = BTreeMap::new();
     {

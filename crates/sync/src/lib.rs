@@ -6,6 +6,7 @@
 
 mod access;
 mod account_data;
+mod aggregations;
 mod aliases;
 mod answer;
 mod bulk;
@@ -17,12 +18,14 @@ mod event;
 mod event_at;
 mod filter;
 mod hierarchy;
+mod ignored_users;
 mod joined_rooms;
 mod lazy_members;
 mod members;
 mod messages;
 mod presence;
 mod public_rooms;
+mod relations;
 mod room_section;
 mod section_state;
 mod space;
@@ -31,9 +34,11 @@ mod state_delta;
 mod stripped_state;
 mod summary;
 mod sync;
+mod threads;
 mod timeline;
 mod token;
 mod visibility;
+mod wanted;
 
 use std::{fmt, sync::Arc};
 
@@ -48,14 +53,16 @@ pub use client_event::EventJson;
 pub use context::{Context, ContextRequest};
 pub use error::SyncError;
 pub use event_at::EventAt;
-pub use filter::{EventFields, EventFilter, Filter, RoomEventFilter, RoomFilter};
+pub use filter::{EventFields, EventFilter, EventFormat, Filter, RoomEventFilter, RoomFilter};
 pub use hierarchy::{Hierarchy, HierarchyRequest, ServedHierarchy};
 pub use members::MembersRequest;
 pub use messages::{Messages, MessagesRequest};
 pub use myelin_storage::events::Direction;
 pub use public_rooms::{PublicRooms, PublicRoomsFilter, PublicRoomsRequest, RoomProfile};
+pub use relations::{Relations, RelationsRequest};
 pub use summary::Summary;
 pub use sync::SyncRequest;
+pub use threads::{Include, Threads, ThreadsRequest};
 pub use token::{PageToken, SyncToken};
 
 use hierarchy::RemoteSpaces;

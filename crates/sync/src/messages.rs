@@ -12,10 +12,11 @@ use myelin_core::{
 use myelin_rooms::Room;
 use myelin_storage::{
     events::{self, Direction},
+    relations::{self, Related},
     timelines::{self, HistoryEvent, HistoryPlace, HistoryRange},
 };
 use myelin_users::Requester;
-use ruma::{OwnedRoomId, UserId};
+use ruma::{OwnedRoomId, OwnedUserId, UserId};
 use serde::Serialize;
 
 use crate::{
@@ -23,9 +24,11 @@ use crate::{
     access::{Access, access, placed},
     client_event::{Form, Seen, client_events},
     filter::{MAX_LIMIT, RoomEventFilter},
-    lazy_members::of_senders,
+    ignored_users::ignored_by,
+    lazy_members::{numbers, of_senders},
     token::PageToken,
     visibility::visible,
+    wanted::Wanted,
 };
 
 /// How many events a page has if the client doesn't say.
@@ -76,7 +79,9 @@ pub struct Messages {
 pub(crate) struct Reading<'a> {
     pub(crate) viewer: &'a UserId,
     pub(crate) direction: Direction,
-    pub(crate) filter: &'a RoomEventFilter,
+    pub(crate) wanted: Wanted<'a>,
+    /// Only events that relate to another.
+    pub(crate) related: Option<&'a Related>,
     /// How many events at most.
     pub(crate) limit: usize,
 }
@@ -87,7 +92,7 @@ pub(crate) struct Page {
     /// The next page begins here.
     pub(crate) next: HistoryPlace,
     /// Whether there is nothing more.
-    exhausted: bool,
+    pub(crate) exhausted: bool,
 }
 
 impl Sync {
@@ -104,15 +109,10 @@ impl Sync {
         let (room, access) = access(rooms, &request.viewer.user_id, &request.room_id).await?;
         let newest = access.upto(rooms.events_stream().readable());
         let direction = request.direction;
-        let start = from.unwrap_or(match direction {
-            Direction::Backward => PageToken::Stream(newest),
-            Direction::Forward => PageToken::History {
-                place: HistoryPlace::START,
-                upto: newest,
-            },
-        });
+        let start = from.unwrap_or_else(|| PageToken::first(direction, newest));
         let range = range(direction, start, to, newest);
-        let reading = request.reading();
+        let ignored = ignored_by(rooms, &request.viewer.user_id).await?;
+        let reading = request.reading(&ignored);
         let mut page = self.page(reading, (&room, access), range).await?;
         let mut end = (!page.exhausted).then_some(page.next);
         if direction == Direction::Backward && access == Access::Joined {
@@ -133,9 +133,10 @@ impl Sync {
             }
         }
         let upto = range.upto;
+        let form = Form::alone(&request.viewer).bundled(access);
         Ok(Messages {
             state: self.lazy_state(request, &room, &page.seen).await?,
-            chunk: client_events(rooms, &room, &page.seen, Form::alone(&request.viewer)).await?,
+            chunk: client_events(rooms, &room, &page.seen, form).await?,
             // As it was asked for: a token of `/sync` says more than a page needs.
             start: request.from.clone().unwrap_or_else(|| start.to_string()),
             end: end.map(|place| PageToken::History { place, upto }.to_string()),
@@ -152,31 +153,28 @@ impl Sync {
         let Reading {
             viewer: user,
             direction,
-            filter,
+            wanted,
             limit,
+            ..
         } = reading;
         let mut seen = Vec::new();
-        let mut exhausted = !filter.wants_room(&room.key.room_id);
+        let mut exhausted = !wanted.filter.wants_room(&room.key.room_id);
         for _ in 0..MAX_ROUNDS {
-            let wanted = limit - seen.len();
-            if wanted == 0 || exhausted {
+            let count = limit - seen.len();
+            if count == 0 || exhausted {
                 break;
             }
-            let found = self.read_history(room, direction, range, wanted).await?;
-            exhausted = found.len() < wanted;
+            let found = self.read_history(room, reading, range, count).await?;
+            exhausted = found.len() < count;
             if let Some(last) = found.last() {
                 match direction {
                     Direction::Backward => range.to = last.place,
                     Direction::Forward => range.from = after(last.place),
                 }
             }
-            let events = self.load(room, &found).await?;
+            let events = self.load(room, found.iter().map(|of| of.event)).await?;
             let visible = visible(self.rooms(), room, user, access, events).await?;
-            seen.extend(
-                visible
-                    .into_iter()
-                    .filter(|seen| filter.wants(&seen.event.pdu)),
-            );
+            seen.extend(wanted.of(self.rooms(), room, visible).await?);
         }
         let next = match direction {
             Direction::Backward => range.to,
@@ -192,29 +190,31 @@ impl Sync {
     async fn read_history(
         &self,
         room: &Arc<Room>,
-        direction: Direction,
+        reading: Reading<'_>,
         range: HistoryRange,
         limit: usize,
     ) -> Result<Vec<HistoryEvent>, SyncError> {
-        let nr = room.key.room;
+        let (nr, direction) = (room.key.room, reading.direction);
+        let related = reading.related.cloned();
         let found = self.rooms().database().read("history", move |tx| {
-            Box::pin(async move { timelines::history(tx, nr, direction, range, limit).await })
+            Box::pin(async move {
+                match related {
+                    Some(of) => relations::related(tx, nr, &of, direction, range, limit).await,
+                    None => timelines::history(tx, nr, direction, range, limit).await,
+                }
+            })
         });
         Ok(found.await?)
     }
 
-    async fn load(
+    /// Events in the order of their numbers here.
+    pub(crate) async fn load(
         &self,
         room: &Arc<Room>,
-        found: &[HistoryEvent],
+        numbers: impl Iterator<Item = EventNr> + Clone,
     ) -> Result<Vec<Arc<Event>>, SyncError> {
-        let mut events = room
-            .events(self.rooms(), found.iter().map(|of| of.event))
-            .await?;
-        Ok(found
-            .iter()
-            .filter_map(|of| events.remove(&of.event))
-            .collect())
+        let mut events = room.events(self.rooms(), numbers.clone()).await?;
+        Ok(numbers.filter_map(|nr| events.remove(&nr)).collect())
     }
 
     /// Where something is missing in a page that goes back, or right behind it if it is the last: the depth of
@@ -258,7 +258,8 @@ impl Sync {
         if request.direction == Direction::Backward {
             ordered.reverse();
         }
-        let members = of_senders(self.rooms(), room, &ordered, &state, &state).await?;
+        let shown = numbers(&ordered);
+        let members = of_senders(self.rooms(), room, (&ordered, &shown), &state, &state).await?;
         let members: BTreeSet<EventNr> = members.into_values().collect();
         let members: Vec<EventNr> = members.into_iter().collect();
         self.state_events(&request.viewer, room, &members).await
@@ -266,13 +267,17 @@ impl Sync {
 }
 
 impl MessagesRequest {
-    fn reading(&self) -> Reading<'_> {
+    fn reading<'a>(&'a self, ignored: &'a [OwnedUserId]) -> Reading<'a> {
         let wanted = self.limit.or(self.filter.limit);
         let wanted = wanted.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
         Reading {
             viewer: &self.viewer.user_id,
             direction: self.direction,
-            filter: &self.filter,
+            wanted: Wanted {
+                filter: &self.filter,
+                ignored,
+            },
+            related: None,
             limit: wanted.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT),
         }
     }
@@ -285,7 +290,7 @@ pub(crate) fn after(place: HistoryPlace) -> HistoryPlace {
 }
 
 /// What lies between two tokens and may be read.
-fn range(
+pub(crate) fn range(
     direction: Direction,
     start: PageToken,
     stop: Option<PageToken>,

@@ -11,17 +11,18 @@ use myelin_core::{
 };
 use myelin_rooms::{Room, Rooms};
 use myelin_storage::rooms as room_table;
-use ruma::UserId;
+use ruma::{OwnedUserId, UserId};
 
 use crate::{
     SyncError, SyncRequest,
-    access::placed,
+    access::{Access, placed},
     answer::{JoinedRoom, LeftRoom, StateSection, TimelineSection},
     client_event::{Form, Seen, client_events},
     ephemeral::Beside,
     lazy_members::SentMembers,
     summary::{Summary, summarize},
     timeline::{Timeline, TimelineQuery},
+    wanted::Wanted,
 };
 
 /// How many changes of a membership are followed back before the room counts as new to the client.
@@ -53,6 +54,8 @@ pub(crate) struct SectionReader<'a> {
     pub(crate) request: &'a SyncRequest,
     pub(crate) room: &'a Arc<Room>,
     pub(crate) span: Span,
+    /// Whose events the user doesn't want to see.
+    pub(crate) ignored: &'a [OwnedUserId],
 }
 
 /// The states between which the client moves.
@@ -143,7 +146,7 @@ impl SectionReader<'_> {
         Ok(LeftRoom {
             state: section.state,
             timeline: section.timeline,
-            account_data: Default::default(),
+            account_data: self.all_settings().await?.into(),
         })
     }
 
@@ -264,7 +267,10 @@ impl SectionReader<'_> {
     async fn section(&self, bounds: Bounds) -> Result<Section, SyncError> {
         let query = TimelineQuery {
             user: self.user(),
-            filter: &self.request.filter.room.timeline,
+            wanted: Wanted {
+                filter: &self.request.filter.room.timeline,
+                ignored: self.ignored,
+            },
             after: bounds.after,
             upto: self.span.upto,
         };
@@ -297,6 +303,8 @@ impl SectionReader<'_> {
             room_id: false,
             previous: true,
             fields,
+            format: self.request.filter.event_format,
+            bundled: None,
         }
     }
 
@@ -308,7 +316,9 @@ impl SectionReader<'_> {
     }
 
     async fn timeline_section(&self, timeline: &Timeline) -> Result<TimelineSection, SyncError> {
-        let events = client_events(self.rooms, self.room, &timeline.events, self.form()).await?;
+        // What comes after the span is told later, or to others.
+        let form = self.form().bundled(Access::Left(self.span.upto));
+        let events = client_events(self.rooms, self.room, &timeline.events, form).await?;
         Ok(TimelineSection {
             events,
             limited: timeline.limited,

@@ -138,13 +138,13 @@ impl SectionReader<'_> {
         start: &State,
         end: &State,
     ) -> Result<BTreeMap<String, EventNr>, SyncError> {
-        let start = if self.request.use_state_after {
-            end
-        } else {
-            start
+        let (shown, start) = match self.request.use_state_after {
+            // The state events of the timeline don't count then.
+            true => (HashSet::new(), end),
+            false => (timeline.numbers(), start),
         };
         let events = &timeline.events;
-        let senders = of_senders(self.rooms, self.room, events, start, end).await?;
+        let senders = of_senders(self.rooms, self.room, (events, &shown), start, end).await?;
         Ok(senders
             .into_iter()
             .map(|(user, event)| (user.to_string(), event))

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use myelin_core::{key_table::MEMBER, number::EventNr, pdu::Pdu};
 use myelin_rooms::{Room, Rooms};
 use myelin_storage::StorageError;
-use ruma::UserId;
+use ruma::{OwnedUserId, UserId};
 use serde::Deserialize;
 use serde_json::value::to_raw_value;
 
@@ -49,6 +49,17 @@ pub(crate) async fn stripped_state(
         stripped.extend(strip(&pdu)?);
     }
     Ok(stripped)
+}
+
+/// Whether the last of some stripped events, which is the membership, was made by one of some users.
+pub(crate) fn ends_with_one_by(stripped: &[EventJson], users: &[OwnedUserId]) -> bool {
+    #[derive(Deserialize)]
+    struct Sender {
+        sender: String,
+    }
+    let last = stripped.last().filter(|_| !users.is_empty());
+    let sender = last.and_then(|json| serde_json::from_str::<Sender>(json.get()).ok());
+    sender.is_some_and(|last| users.iter().any(|user| *user == last.sender))
 }
 
 /// A state event as those see it who are not in the room.

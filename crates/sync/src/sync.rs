@@ -18,7 +18,7 @@ use myelin_storage::{
     waking::News,
 };
 use myelin_users::Requester;
-use ruma::OwnedRoomId;
+use ruma::{OwnedRoomId, OwnedUserId};
 
 use crate::{
     Sync, SyncError,
@@ -26,8 +26,9 @@ use crate::{
     answer::{InvitedRoom, KnockedRoom, RoomSections, SyncResponse},
     ephemeral::Beside,
     filter::Filter,
+    ignored_users::ignored_by,
     room_section::{SectionReader, Span, Standing},
-    stripped_state::stripped_state,
+    stripped_state::{ends_with_one_by, stripped_state},
     token::SyncToken,
 };
 
@@ -154,7 +155,14 @@ impl Sync {
 
     async fn sections(&self, request: &SyncRequest, span: Span) -> Result<RoomSections, SyncError> {
         let mut sections = RoomSections::default();
-        for candidate in self.candidates(request, span).await? {
+        let candidates = self.candidates(request, span).await?;
+        // As nearly always when nothing happened.
+        if candidates.is_empty() {
+            return Ok(sections);
+        }
+        let ignored = ignored_by(self.rooms(), &request.viewer.user_id).await?;
+        let asked = (request, &ignored[..]);
+        for candidate in candidates {
             let Some(room) = self.rooms().room(&candidate.room_id).await? else {
                 continue;
             };
@@ -165,7 +173,7 @@ impl Sync {
             else {
                 continue;
             };
-            self.add_section(request, &room, (standing, position, span), &mut sections)
+            self.add_section(asked, &room, (standing, position, span), &mut sections)
                 .await?;
         }
         Ok(sections)
@@ -275,7 +283,7 @@ impl Sync {
 
     async fn add_section(
         &self,
-        request: &SyncRequest,
+        (request, ignored): (&SyncRequest, &[OwnedUserId]),
         room: &Arc<Room>,
         (standing, position, span): (Standing, StreamPosition, Span),
         sections: &mut RoomSections,
@@ -290,6 +298,7 @@ impl Sync {
                     request,
                     room,
                     span,
+                    ignored,
                 };
                 if let Some(section) = Box::pin(reader.joined(standing)).await? {
                     sections.join.insert(room_id, section);
@@ -297,12 +306,13 @@ impl Sync {
             }
             (_, None) => {}
             (Membership::Invite, Some(event)) => {
-                let invite_state = stripped_state(rooms, room, &request.viewer.user_id, event)
-                    .await?
-                    .into();
-                sections
-                    .invite
-                    .insert(room_id, InvitedRoom { invite_state });
+                let stripped = stripped_state(rooms, room, &request.viewer.user_id, event).await?;
+                if !ends_with_one_by(&stripped, ignored) {
+                    let invite_state = stripped.into();
+                    sections
+                        .invite
+                        .insert(room_id, InvitedRoom { invite_state });
+                }
             }
             (Membership::Knock, Some(event)) => {
                 let knock_state = stripped_state(rooms, room, &request.viewer.user_id, event)
@@ -324,6 +334,7 @@ impl Sync {
                     request,
                     room,
                     span,
+                    ignored,
                 };
                 sections.leave.insert(
                     room_id,

@@ -17,9 +17,10 @@ use crate::{
     SyncError,
     access::{Access, placed},
     client_event::Seen,
-    filter::RoomEventFilter,
+    lazy_members::numbers,
     token::PageToken,
     visibility::visible,
+    wanted::Wanted,
 };
 
 /// How often more events are read because too few of those read may be shown.
@@ -44,7 +45,7 @@ pub(crate) struct TimelineQuery<'a> {
     /// Who reads.
     pub(crate) user: &'a UserId,
     /// What it wants.
-    pub(crate) filter: &'a RoomEventFilter,
+    pub(crate) wanted: Wanted<'a>,
     /// The last position before the span.
     pub(crate) after: StreamPosition,
     /// The last position in it.
@@ -59,7 +60,7 @@ impl Timeline {
 
     /// The numbers of the events.
     pub(crate) fn numbers(&self) -> HashSet<EventNr> {
-        self.events.iter().map(|seen| seen.event.nr).collect()
+        numbers(&self.events)
     }
 
     /// The first event of all there is of the room.
@@ -74,8 +75,9 @@ impl Timeline {
         room: &Arc<Room>,
         query: TimelineQuery<'_>,
     ) -> Result<Self, SyncError> {
-        let limit = match query.filter.wants_room(&room.key.room_id) {
-            true => query.filter.timeline_limit(),
+        let filter = query.wanted.filter;
+        let limit = match filter.wants_room(&room.key.room_id) {
+            true => filter.timeline_limit(),
             false => 0,
         };
         let mut newest_first: Vec<Seen> = Vec::new();
@@ -92,10 +94,7 @@ impl Timeline {
             upto = oldest.map_or(upto, |(position, _)| StreamPosition(position.0 - 1));
             // The span ends where the user left, so all in it comes before that.
             let seen = visible(rooms, room, query.user, Access::Joined, page.events).await?;
-            newest_first.extend(
-                seen.into_iter()
-                    .filter(|seen| query.filter.wants(&seen.event.pdu)),
-            );
+            newest_first.extend(query.wanted.of(rooms, room, seen).await?);
             if newest_first.len() > limit || !more {
                 break;
             }

@@ -7,7 +7,7 @@
 use std::{fmt, str::FromStr};
 
 use myelin_core::number::StreamPosition;
-use myelin_storage::timelines::HistoryPlace;
+use myelin_storage::{events::Direction, timelines::HistoryPlace};
 
 use crate::SyncError;
 
@@ -81,6 +81,19 @@ pub enum PageToken {
         /// Going back from here, events after this position are passed over: the client has them.
         upto: StreamPosition,
     },
+}
+
+impl PageToken {
+    /// Where to begin if that isn't said: with the last event up to a position, or the first of all.
+    pub(crate) fn first(direction: Direction, upto: StreamPosition) -> Self {
+        match direction {
+            Direction::Backward => Self::Stream(upto),
+            Direction::Forward => Self::History {
+                place: HistoryPlace::START,
+                upto,
+            },
+        }
+    }
 }
 
 impl fmt::Display for PageToken {

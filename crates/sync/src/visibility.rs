@@ -71,6 +71,7 @@ pub(crate) async fn visible(
             Seen {
                 event,
                 membership: Some(after.unwrap_or(Membership::Leave)),
+                pruned: false,
             }
         })
     });

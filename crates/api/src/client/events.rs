@@ -130,7 +130,7 @@ pub(crate) struct MessagesParameters {
 }
 
 #[derive(Clone, Copy, Deserialize)]
-enum WrittenDirection {
+pub(crate) enum WrittenDirection {
     #[serde(rename = "b")]
     Backward,
     #[serde(rename = "f")]

@@ -1,6 +1,7 @@
 //! Client-server API, "Filtering".
 
 use axum::extract::State;
+use myelin_sync::{Filter, SyncError};
 use ruma::OwnedUserId;
 use serde_json::{Value, json, value::RawValue};
 
@@ -20,6 +21,9 @@ pub(crate) async fn store_filter(
         return Err(ApiError::forbidden(
             "Filters can only be stored for oneself",
         ));
+    }
+    if let Err(SyncError::InvalidParam(why)) = Filter::parse(filter.get()) {
+        return Err(ApiError::bad_json(why));
     }
     let filter_id = api.users().store_filter(user, filter).await?;
     Ok(Json(json!({ "filter_id": filter_id })))

@@ -15,6 +15,7 @@ pub(crate) fn example(path: &str) -> String {
         ("{room_alias}", "%23alias:example.org"),
         ("{event_id}", "$event"),
         ("{event_type}", "m.room.message"),
+        ("{rel_type}", "m.thread"),
         ("{state_key}", "key"),
         ("{key_name}", "displayname"),
         ("{filter_id}", "0"),

@@ -14,6 +14,7 @@ mod memberships;
 mod peer;
 mod presence;
 mod rate_limits;
+mod relations;
 mod reports;
 mod rooms;
 mod sessions;

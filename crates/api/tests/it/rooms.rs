@@ -173,6 +173,7 @@ async fn rooms_of_others_are_closed() {
                 Some((_, "event/{event_id}" | "context/{event_id}" | "report/{event_id}")) => {
                     (404, "M_NOT_FOUND")
                 }
+                Some((_, of)) if of.starts_with("relations/") => (404, "M_NOT_FOUND"),
                 Some((_, "forget")) => (400, "M_UNKNOWN"),
                 _ => (403, "M_FORBIDDEN"),
             };

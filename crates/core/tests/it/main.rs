@@ -4,6 +4,7 @@ mod auth_rules;
 mod format;
 mod power_levels;
 mod properties;
+mod relations;
 mod resolution;
 mod room;
 mod server_acl;

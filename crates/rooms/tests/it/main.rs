@@ -15,6 +15,7 @@ mod presence;
 mod profiles;
 mod receiving;
 mod redactions;
+mod relations;
 mod resident;
 mod server_acl;
 mod serving;

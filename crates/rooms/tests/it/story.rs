@@ -94,6 +94,14 @@ pub(crate) fn message(sender: &'static UserId, body: &str) -> Words {
     }
 }
 
+/// A message that relates to another event.
+pub(crate) fn relating(sender: &'static UserId, rel_type: &str, parent: &EventId) -> Words {
+    Words {
+        content: json!({"body": "b", "m.relates_to": {"rel_type": rel_type, "event_id": parent}}),
+        ..message(sender, "")
+    }
+}
+
 pub(crate) fn topic(sender: &'static UserId, topic: &str) -> Words {
     state(sender, "m.room.topic", "", json!({ "topic": topic }))
 }

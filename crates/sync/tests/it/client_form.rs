@@ -6,7 +6,7 @@ use myelin_storage::testing::on_each_engine;
 use ruma::{OwnedEventId, RoomId};
 use serde_json::{Value, json};
 
-use crate::house::{House, alice, bob, joined, request, viewer};
+use crate::house::{House, alice, bob, filtered, joined, request, viewer};
 use myelin_sync::SyncRequest;
 use myelin_users::Requester;
 
@@ -129,6 +129,44 @@ async fn a_redacted_topic_is_empty_in_the_state() {
             .state_entry(&viewer(alice()), &room, "m.room.topic", "")
             .await;
         assert_eq!(entry.unwrap().get(), "{}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_may_ask_for_events_as_they_travel_between_servers() {
+    on_each_engine(|fresh| async {
+        let house = House::open(fresh).await;
+        let room = house.room().await;
+        let kept = house.say(&room, alice(), "kept").await;
+        let redacted = house.say(&room, alice(), "redacted").await;
+        house.redact(&room, alice(), &redacted).await;
+        let filter = json!({"event_format": "federation"});
+        let answer = house.synced(&filtered(request(alice()), &filter)).await;
+        let events = joined(&answer, &room)["timeline"]["events"]
+            .as_array()
+            .unwrap();
+        for (id, content) in [
+            (kept, json!({"body": "kept", "msgtype": "m.text"})),
+            (redacted, json!({})),
+        ] {
+            let event = events
+                .iter()
+                .find(|event| event["event_id"] == id.as_str())
+                .unwrap();
+            assert_eq!(event["content"], content);
+            assert_eq!(event["room_id"], room.as_str());
+            for field in [
+                "auth_events",
+                "prev_events",
+                "depth",
+                "hashes",
+                "signatures",
+                "unsigned",
+            ] {
+                assert!(event.get(field).is_some(), "{field} {event}");
+            }
+        }
     })
     .await;
 }

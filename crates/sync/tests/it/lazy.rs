@@ -7,7 +7,7 @@ use crate::house::{
     House, alice, bob, carol, filtered, joined, lazy, messages_request, request, said, since,
     sorted,
 };
-use myelin_sync::{Direction, MessagesRequest, RoomEventFilter};
+use myelin_sync::{Direction, MessagesRequest, RoomEventFilter, SyncRequest};
 
 /// Only the members among some events.
 fn members(events: &serde_json::Value) -> Vec<String> {
@@ -156,6 +156,34 @@ async fn a_page_of_history_comes_with_its_senders() {
         let page = serde_json::to_value(house.sync.messages(&request).await.unwrap()).unwrap();
         assert_eq!(said(&page["chunk"]), ["m2", "m1"]);
         assert_eq!(said(&page["state"]), ["@bob:x.example join"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_state_after_a_timeline_has_the_members_that_joined_in_it() {
+    on_each_engine(|fresh| async {
+        let house = House::open(fresh).await;
+        let room = house.room().await;
+        house.join(&room, bob()).await;
+        house.say(&room, bob(), "hello").await;
+        let after = SyncRequest {
+            use_state_after: true,
+            ..filtered(request(alice()), &lazy())
+        };
+        let answer = house.synced(&after).await;
+        let section = joined(&answer, &room);
+        let timeline = said(&section["timeline"]["events"]);
+        assert!(
+            timeline.contains(&"@bob:x.example join".to_owned()),
+            "{timeline:?}"
+        );
+        // The state events of the timeline don't count for who asks for this.
+        let state = said(&section["state_after"]["events"]);
+        assert!(
+            state.contains(&"@bob:x.example join".to_owned()),
+            "{state:?}"
+        );
     })
     .await;
 }

@@ -12,5 +12,6 @@ mod messages;
 mod partial;
 mod presence;
 mod reads;
+mod relations;
 mod spaces;
 mod waiting;

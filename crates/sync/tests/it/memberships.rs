@@ -201,3 +201,40 @@ async fn a_join_that_a_resolution_undid_is_the_end_of_the_room() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_room_that_was_left_long_ago_comes_with_its_end_and_the_settings_for_it() {
+    on_each_engine(|fresh| async {
+        let house = House::open(fresh).await;
+        let room = house.room().await;
+        house.join(&room, bob()).await;
+        house.topic(&room, "old").await;
+        let content = serde_json::value::to_raw_value(&json!({"kept": true})).unwrap();
+        let put = house
+            .users
+            .put_account_data(bob(), Some(room.clone()), "org.example", &content);
+        put.await.unwrap();
+        house.leave(&room, bob()).await;
+        house.topic(&room, "new").await;
+        let with_left = json!({"room": {"include_leave": true, "timeline": {"limit": 1}}});
+        let all = house.synced(&filtered(request(bob()), &with_left)).await;
+        let left = section(&all, "leave", &room);
+        assert_eq!(said(&left["timeline"]["events"]), ["@bob:x.example leave"]);
+        let state = left["state"]["events"].as_array().unwrap();
+        let topic = state
+            .iter()
+            .find(|event| event["type"] == "m.room.topic")
+            .unwrap();
+        assert_eq!(topic["content"]["topic"], "old");
+        assert_eq!(left["account_data"]["events"][0]["content"]["kept"], true);
+        let from = left["timeline"]["prev_batch"].as_str().unwrap();
+        let page = house
+            .messages(&room, bob(), myelin_sync::Direction::Backward, Some(from))
+            .await;
+        assert_eq!(
+            said(&serde_json::to_value(page.unwrap().chunk).unwrap())[0],
+            "m.room.topic"
+        );
+    })
+    .await;
+}

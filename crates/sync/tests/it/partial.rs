@@ -26,7 +26,10 @@ use myelin_sync::{Direction, MembersRequest, SyncError, SyncRequest};
 use ruma::{MilliSecondsSinceUnixEpoch, OwnedRoomId, UserId, room_id, server_name, uint};
 use serde_json::{Value, json, value::to_raw_value};
 
-use crate::house::{House, alice, filtered, joined, lazy, request, said, since, sorted, viewer};
+use crate::{
+    house::{House, alice, filtered, joined, lazy, request, said, since, sorted, viewer},
+    relations::{all, related},
+};
 
 const VERSION: RoomVersion = RoomVersion::V11;
 const ROOM: RoomNr = RoomNr(1);
@@ -611,6 +614,59 @@ async fn members_as_of_the_partial_phase_are_whole_after_it() {
             expected.extend(both());
             assert_eq!(found, expected);
         }
+    })
+    .await;
+}
+
+/// Stores a reply of derek's in a thread, as the next event of the room.
+async fn put_reply(house: &House) {
+    let mut far = Far::new();
+    let relates_to = json!({"rel_type": "m.thread", "event_id": far.events[MESSAGE].id()});
+    let content = json!({"body": "reply", "m.relates_to": relates_to});
+    far.make(derek(), "m.room.message", None, content, &[CREATE, DEREK]);
+    let mut events = far.stored(Completeness::PARTIAL).events;
+    let mut event = events.pop().unwrap();
+    let before = events[MESSAGE].before().unwrap();
+    let allocation = house.rooms.events_stream().allocate(1);
+    let position = allocation.positions().next().unwrap();
+    event.place = Place::Timeline { before, position };
+    let write = house
+        .fresh
+        .database
+        .write("a reply", Priority::Interactive, |tx| {
+            Box::pin(async move {
+                events::put_reference(tx, ROOM, event.nr, event.id()).await?;
+                let new = NewEvent {
+                    event,
+                    reason: None,
+                    auth_events: Vec::new(),
+                    prev_events: Vec::new(),
+                };
+                events::put(tx, ROOM, &new).await
+            })
+        });
+    let written: Result<(), StorageError> = write.await;
+    written.unwrap();
+    drop(allocation);
+}
+
+#[tokio::test]
+async fn what_relates_to_an_event_is_known_in_a_partial_room() {
+    on_each_engine(|fresh| async {
+        let (house, room) = house_with_partial_room(fresh).await;
+        let message = Far::new().events[MESSAGE].id().to_owned();
+        put_reply(&house).await;
+        let found = related(&house, &all(&room, alice(), &message)).await;
+        assert_eq!(said(&found["chunk"]), ["reply"]);
+        let answer = house.synced(&filtered(request(alice()), &lazy())).await;
+        let events = joined(&answer, &room)["timeline"]["events"]
+            .as_array()
+            .unwrap();
+        let is_message = |event: &&Value| event["event_id"] == message.as_str();
+        let shown = events.iter().find(is_message).unwrap();
+        let thread = &shown["unsigned"]["m.relations"]["m.thread"];
+        assert_eq!(thread["count"], 1);
+        assert_eq!(thread["current_user_participated"], false);
     })
     .await;
 }
