@@ -45,7 +45,11 @@ pub(crate) async fn admit(
 ) -> Result<Request, ApiError> {
     match access {
         Access::Public => admit_anybody(api, limit, request),
-        Access::User => admit_user(api, limit, request).await,
+        Access::User => Ok(admit_user(api, limit, request).await?.0),
+        Access::Admin => match admit_user(api, limit, request).await? {
+            (request, requester) if requester.admin => Ok(request),
+            _ => Err(ApiError::no_admin()),
+        },
         Access::Server => admit_server(api, request).await,
     }
 }
@@ -67,7 +71,7 @@ async fn admit_user(
     api: &Api,
     limit: Option<Limit>,
     request: Request,
-) -> Result<Request, ApiError> {
+) -> Result<(Request, Requester), ApiError> {
     let (mut parts, body) = request.into_parts();
     let token = access_token(&parts).ok_or_else(ApiError::missing_token)?;
     let requester = api.users().authenticate(&token).await?;
@@ -79,8 +83,8 @@ async fn admit_user(
     let user_agent = parts.headers.get(header::USER_AGENT);
     let user_agent = user_agent.and_then(|value| value.to_str().ok());
     api.users().note_use(&requester, user_agent);
-    parts.extensions.insert(User(requester));
-    Ok(Request::from_parts(parts, body))
+    parts.extensions.insert(User(requester.clone()));
+    Ok((Request::from_parts(parts, body), requester))
 }
 
 /// Where a request comes from. Reverse proxies that the operator trusts say it in `X-Forwarded-For`, to

@@ -22,7 +22,6 @@ pub(crate) mod reports;
 pub(crate) mod room_creation;
 pub(crate) mod room_upgrades;
 pub(crate) mod sending;
-pub(crate) mod shared_secret;
 pub(crate) mod spaces;
 pub(crate) mod sync;
 pub(crate) mod third_party;

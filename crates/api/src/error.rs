@@ -118,6 +118,11 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "M_FORBIDDEN", message)
     }
 
+    /// 403: this is for who administers the server.
+    pub fn no_admin() -> Self {
+        Self::forbidden("You are not a server admin")
+    }
+
     /// 403: this server has no guests.
     pub fn guests_forbidden() -> Self {
         let message = "This server has no guests";

@@ -4,6 +4,7 @@
 //! Nothing here knows SQL, and nothing decides about rooms: handlers read the request, call `users`,
 //! `rooms` for changes or `sync` for reads, and write the answer.
 
+mod admin;
 mod admission;
 mod client;
 mod conversions;

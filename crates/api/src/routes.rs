@@ -7,7 +7,7 @@ use axum::{
 use http::Method;
 use myelin_users::Limit;
 
-use crate::{Api, client, federation, page};
+use crate::{Api, admin, client, federation, page};
 
 /// Which listeners serve a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub enum Access {
     Public,
     /// A user, by access token.
     User,
+    /// The same, if the user administers the server.
+    Admin,
     /// Another server, by its signature over the request.
     Server,
 }
@@ -156,8 +158,44 @@ table! {
         User Read GET "/_matrix/client/v3/thirdparty/user/{protocol}" => client::third_party::nothing;
     }
     "Synapse admin API: Shared-secret registration" Client {
-        Public Change GET "/_synapse/admin/v1/register" => client::shared_secret::nonce;
-        Public Change POST "/_synapse/admin/v1/register" => client::shared_secret::register;
+        Public Change GET "/_synapse/admin/v1/register" => admin::shared_secret::nonce;
+        Public Change POST "/_synapse/admin/v1/register" => admin::shared_secret::register;
+    }
+    "Synapse admin API: Server version" Client {
+        Admin Read GET "/_synapse/admin/v1/server_version" => admin::server::version;
+    }
+    "Synapse admin API: Users" Client {
+        Admin Read GET "/_synapse/admin/v2/users" => admin::users::list;
+        Admin Read GET "/_synapse/admin/v3/users" => admin::users::list_v3;
+        Admin Read GET "/_synapse/admin/v2/users/{user_id}" => admin::users::one;
+        Admin Change PUT "/_synapse/admin/v2/users/{user_id}" => admin::users::put;
+        Admin Read GET "/_synapse/admin/v1/users/{user_id}/admin" => admin::users::is_admin;
+        Admin Change PUT "/_synapse/admin/v1/users/{user_id}/admin" => admin::users::set_admin;
+        Admin Change POST "/_synapse/admin/v1/users/{user_id}/login" => admin::users::log_in_as;
+        Admin Read GET "/_synapse/admin/v1/users/{user_id}/joined_rooms" => admin::users::joined_rooms;
+        Admin Change POST "/_synapse/admin/v1/reset_password/{user_id}" => admin::users::reset_password;
+        Admin Change POST "/_synapse/admin/v1/deactivate/{user_id}" => admin::users::deactivate;
+        Admin Read GET "/_synapse/admin/v1/username_available" => admin::users::available;
+        User Read GET "/_synapse/admin/v1/whois/{user_id}" => client::administration::who_is;
+    }
+    "Synapse admin API: Devices" Client {
+        Admin Read GET "/_synapse/admin/v2/users/{user_id}/devices" => admin::devices::list;
+        Admin Read GET "/_synapse/admin/v2/users/{user_id}/devices/{device_id}" => admin::devices::one;
+        Admin Change PUT "/_synapse/admin/v2/users/{user_id}/devices/{device_id}" => admin::devices::rename;
+        Admin Change DELETE "/_synapse/admin/v2/users/{user_id}/devices/{device_id}" => admin::devices::remove;
+        Admin Change POST "/_synapse/admin/v2/users/{user_id}/delete_devices" => admin::devices::remove_several;
+    }
+    "Synapse admin API: Registration tokens" Client {
+        Admin Read GET "/_synapse/admin/v1/registration_tokens" => admin::registration_tokens::list;
+        Admin Change POST "/_synapse/admin/v1/registration_tokens/new" => admin::registration_tokens::create;
+        Admin Read GET "/_synapse/admin/v1/registration_tokens/{token}" => admin::registration_tokens::one;
+        Admin Change PUT "/_synapse/admin/v1/registration_tokens/{token}" => admin::registration_tokens::update;
+        Admin Change DELETE "/_synapse/admin/v1/registration_tokens/{token}" => admin::registration_tokens::remove;
+    }
+    "Synapse admin API: Reported events" Client {
+        Admin Read GET "/_synapse/admin/v1/event_reports" => admin::event_reports::list;
+        Admin Read GET "/_synapse/admin/v1/event_reports/{report_id}" => admin::event_reports::one;
+        Admin Change DELETE "/_synapse/admin/v1/event_reports/{report_id}" => admin::event_reports::remove;
     }
     "Client-server API: Profiles" Client {
         Public Read GET "/_matrix/client/v3/profile/{user_id}" => client::profiles::profile;

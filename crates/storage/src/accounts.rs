@@ -1,4 +1,4 @@
-//! Accounts of this server's users, and the tokens that let somebody make one.
+//! Accounts of this server's users.
 
 use ruma::{OwnedUserId, UserId};
 
@@ -15,7 +15,8 @@ statements! {
     /// An account is closed. Its name stays taken.
     CLOSE = "UPDATE accounts SET deactivated = TRUE, password_hash = NULL WHERE user_id = $1";
     /// What a user showed of itself goes.
-    ERASE_PROFILE = "UPDATE accounts SET display_name = NULL, avatar_url = NULL WHERE user_id = $1";
+    ERASE_PROFILE = "UPDATE accounts SET display_name = NULL, avatar_url = NULL, erased = TRUE
+        WHERE user_id = $1";
     /// The rest of it.
     ERASE_PROFILE_FIELDS = "DELETE FROM profile_fields WHERE user_id = $1";
     /// A user's filters go.
@@ -30,21 +31,10 @@ statements! {
     FORGET_DEPARTURE = "DELETE FROM departures WHERE user_id = $1";
     /// Whether anybody has registered yet.
     ANY_ACCOUNT = "SELECT 1 FROM accounts LIMIT 1";
-    /// A new token for registering.
-    PUT_REGISTRATION_TOKEN = "INSERT INTO registration_tokens (token, uses_left, admin, created_ms)
-        VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
-    /// Whether a token is good for another account.
-    REGISTRATION_TOKEN = "SELECT admin FROM registration_tokens
-        WHERE token = $1 AND (uses_left IS NULL OR uses_left > 0)";
-    /// Whether any token is good for another account.
-    ANY_REGISTRATION_TOKEN = "SELECT 1 FROM registration_tokens
-        WHERE uses_left IS NULL OR uses_left > 0 LIMIT 1";
-    /// The token for the first account.
-    ADMIN_REGISTRATION_TOKEN = "SELECT token FROM registration_tokens
-        WHERE admin AND uses_left > 0 ORDER BY created_ms, token LIMIT 1";
-    /// Uses a token up; none is changed if it was used up before.
-    USE_REGISTRATION_TOKEN = "UPDATE registration_tokens SET uses_left = uses_left - 1
-        WHERE token = $1 AND (uses_left IS NULL OR uses_left > 0)";
+    /// Whether an account administers the server.
+    SET_ADMIN = "UPDATE accounts SET admin = $2 WHERE user_id = $1";
+    /// A closed account opens again.
+    REOPEN = "UPDATE accounts SET deactivated = FALSE, erased = FALSE WHERE user_id = $1";
 }
 
 /// An account, as far as logging in needs it.
@@ -128,6 +118,24 @@ pub async fn close(tx: &mut Tx, user: &UserId, erase: bool) -> Result<(), Storag
     devices::remove_all(tx, user).await
 }
 
+/// Opens a closed account again. Nobody can log in before it has a password.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn reopen(tx: &mut Tx, user: &UserId) -> Result<(), StorageError> {
+    tx.execute(REOPEN, params![user.as_str()]).await?;
+    forget_departure(tx, user).await
+}
+
+/// Makes an account an administrator's, or no administrator's any more.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn set_admin(tx: &mut Tx, user: &UserId, admin: bool) -> Result<(), StorageError> {
+    tx.execute(SET_ADMIN, params![user.as_str(), admin]).await?;
+    Ok(())
+}
+
 /// The next users who have to leave all rooms, `limit` at most, in order of their IDs.
 ///
 /// # Errors
@@ -157,60 +165,4 @@ pub async fn forget_departure(tx: &mut Tx, user: &UserId) -> Result<(), StorageE
 /// Any [`StorageError`].
 pub async fn any(tx: &mut Tx) -> Result<bool, StorageError> {
     Ok(tx.query_opt(ANY_ACCOUNT, params![]).await?.is_some())
-}
-
-/// Stores a token that is good for `uses` accounts; `None`: for any number.
-///
-/// # Errors
-/// Any [`StorageError`].
-pub async fn put_registration_token(
-    tx: &mut Tx,
-    token: &str,
-    uses: Option<u32>,
-    admin: bool,
-    now_ms: u64,
-) -> Result<(), StorageError> {
-    tx.execute(PUT_REGISTRATION_TOKEN, params![token, uses, admin, now_ms])
-        .await?;
-    Ok(())
-}
-
-/// Whether a token is good for another account, and if so, whether for an administrator's.
-///
-/// # Errors
-/// Any [`StorageError`].
-pub async fn registration_token(tx: &mut Tx, token: &str) -> Result<Option<bool>, StorageError> {
-    let row = tx.query_opt(REGISTRATION_TOKEN, params![token]).await?;
-    row.as_ref().map(|row| row.bool(0)).transpose()
-}
-
-/// Whether any token is good for another account.
-///
-/// # Errors
-/// Any [`StorageError`].
-pub async fn any_registration_token(tx: &mut Tx) -> Result<bool, StorageError> {
-    let row = tx.query_opt(ANY_REGISTRATION_TOKEN, params![]).await?;
-    Ok(row.is_some())
-}
-
-/// The oldest token for an administrator's account that is not used up.
-///
-/// # Errors
-/// Any [`StorageError`].
-pub async fn admin_registration_token(tx: &mut Tx) -> Result<Option<String>, StorageError> {
-    let row = tx.query_opt(ADMIN_REGISTRATION_TOKEN, params![]).await?;
-    row.as_ref().map(text).transpose()
-}
-
-/// Takes one use from a token. False if none was left.
-///
-/// # Errors
-/// Any [`StorageError`].
-pub async fn use_registration_token(tx: &mut Tx, token: &str) -> Result<bool, StorageError> {
-    let used = tx.execute(USE_REGISTRATION_TOKEN, params![token]).await?;
-    Ok(used == 1)
-}
-
-fn text(row: &Row) -> Result<String, StorageError> {
-    Ok(row.text(0)?.to_owned())
 }

@@ -11,6 +11,7 @@ mod param;
 mod statement;
 
 pub mod account_data;
+pub mod account_list;
 pub mod accounts;
 pub mod aggregations;
 pub mod aliases;
@@ -35,6 +36,7 @@ pub mod profiles;
 pub mod published_rooms;
 pub mod receipts;
 pub mod refresh_tokens;
+pub mod registration_tokens;
 pub mod relations;
 pub mod reports;
 pub mod rooms;
@@ -64,6 +66,7 @@ pub use url::DatabaseUrl;
 #[cfg(test)]
 const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
     ("account_data", account_data::STATEMENTS),
+    ("account_list", account_list::STATEMENTS),
     ("accounts", accounts::STATEMENTS),
     ("aggregations", aggregations::STATEMENTS),
     ("aliases", aliases::STATEMENTS),
@@ -84,6 +87,7 @@ const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
     ("published_rooms", published_rooms::STATEMENTS),
     ("receipts", receipts::STATEMENTS),
     ("refresh_tokens", refresh_tokens::STATEMENTS),
+    ("registration_tokens", registration_tokens::STATEMENTS),
     ("relations", relations::STATEMENTS),
     ("reports", reports::STATEMENTS),
     ("rooms", rooms::STATEMENTS),

@@ -106,6 +106,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: RELATIONS,
         sql: include_str!("../migrations/0018_relations.sql"),
     },
+    Migration {
+        number: 19,
+        name: "administration",
+        sql: include_str!("../migrations/0019_administration.sql"),
+    },
 ];
 
 statements! {

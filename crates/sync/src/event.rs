@@ -61,6 +61,30 @@ impl Sync {
     }
 }
 
+impl Sync {
+    /// An accepted event as administrators see it, whoever else may; `None` if there is no such event here.
+    ///
+    /// # Errors
+    /// [`SyncError::Storage`].
+    pub async fn event_for_admin(
+        &self,
+        admin: &Requester,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<Option<EventJson>, SyncError> {
+        let rooms = self.rooms();
+        let Some(room) = rooms.room(room_id).await? else {
+            return Ok(None);
+        };
+        let event = room.event_by_id(rooms, event_id).await?;
+        let Some(event) = event.filter(|event| event.verdict == Verdict::Accepted) else {
+            return Ok(None);
+        };
+        let written = client_events(rooms, &room, &[event.into()], Form::alone(admin)).await?;
+        Ok(written.into_iter().next())
+    }
+}
+
 pub(crate) fn no_such_event() -> SyncError {
     SyncError::NotFound("No such event".to_owned())
 }

@@ -135,6 +135,20 @@ impl Sync {
         Ok(page(rooms, since, limit))
     }
 
+    /// What a room shows of itself to administrators; `None` if nobody is in it.
+    ///
+    /// # Errors
+    /// [`SyncError::Storage`].
+    pub async fn profile_of_room(
+        &self,
+        room_id: &RoomId,
+    ) -> Result<Option<RoomProfile>, SyncError> {
+        match self.rooms().room(room_id).await? {
+            Some(room) => self.room_profile(&room).await,
+            None => Ok(None),
+        }
+    }
+
     /// What a room shows of itself; `None` if nobody is in it.
     pub(crate) async fn room_profile(
         &self,

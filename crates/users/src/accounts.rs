@@ -2,7 +2,9 @@
 
 use myelin_storage::{Priority, StorageError, accounts, devices};
 
-use crate::{AuthData, Requester, UserError, Users, passwords};
+use ruma::OwnedUserId;
+
+use crate::{AuthData, Requester, UserError, Users, administration::no_such_account, passwords};
 
 impl Users {
     /// Sets a new password. With `log_out_others`, the sessions of all other devices end.
@@ -55,13 +57,26 @@ impl Users {
     ) -> Result<(), UserError> {
         self.confirm(requester, "deactivate", Vec::new(), auth)
             .await?;
-        let user = requester.user_id.clone();
+        self.close_account(requester.user_id.clone(), erase).await
+    }
+
+    /// The same without a question, on an administrator's word.
+    ///
+    /// # Errors
+    /// [`UserError::NotFound`], [`UserError::Storage`].
+    pub async fn close_account(&self, user: OwnedUserId, erase: bool) -> Result<(), UserError> {
+        let closed = user.clone();
         self.database()
             .write("deactivate", Priority::Interactive, move |tx| {
-                Box::pin(async move { accounts::close(tx, &user, erase).await })
+                Box::pin(async move {
+                    accounts::by_user(tx, &user)
+                        .await?
+                        .ok_or_else(no_such_account)?;
+                    Ok::<_, UserError>(accounts::close(tx, &user, erase).await?)
+                })
             })
             .await?;
-        tracing::info!(user = %requester.user_id, "deactivated");
+        tracing::info!(user = %closed, "deactivated");
         Ok(())
     }
 }

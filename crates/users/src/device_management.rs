@@ -1,4 +1,4 @@
-//! A user's own devices. Client-server API, "Device management".
+//! A user's devices. Client-server API, "Device management".
 
 use std::sync::PoisonError;
 
@@ -6,6 +6,7 @@ use myelin_storage::{
     Priority, StorageError,
     devices::{self, Device},
 };
+use ruma::UserId;
 
 use crate::{AuthData, Requester, UserError, Users, error::check_text, expiring::Expiring};
 
@@ -32,49 +33,33 @@ impl Default for Seen {
 }
 
 impl Users {
-    /// The devices of whoever asks, by ID.
-    ///
-    /// # Errors
-    /// [`UserError::Storage`].
-    pub async fn own_devices(&self, requester: &Requester) -> Result<Vec<Device>, UserError> {
-        let user = requester.user_id.clone();
-        let found = self.database().read("own_devices", move |tx| {
-            Box::pin(async move { devices::of_user(tx, &user).await })
-        });
-        Ok(found.await?)
-    }
-
-    /// One of them.
+    /// One of the devices of a user of this server.
     ///
     /// # Errors
     /// [`UserError::NotFound`], [`UserError::Storage`].
-    pub async fn own_device(
-        &self,
-        requester: &Requester,
-        device_id: String,
-    ) -> Result<Device, UserError> {
-        let user = requester.user_id.clone();
-        let found = self.database().read("own_device", move |tx| {
+    pub async fn device(&self, user: &UserId, device_id: String) -> Result<Device, UserError> {
+        let user = user.to_owned();
+        let found = self.database().read("device", move |tx| {
             Box::pin(async move { devices::by_id(tx, &user, &device_id).await })
         });
         found.await?.ok_or_else(no_such_device)
     }
 
-    /// Gives a device of whoever asks another name; without one only says whether there is such a device.
+    /// Gives such a device another name; without one only says whether there is such a device.
     ///
     /// # Errors
     /// [`UserError::NotFound`], [`UserError::InvalidParam`], [`UserError::Storage`].
     pub async fn rename_device(
         &self,
-        requester: &Requester,
+        user: &UserId,
         device_id: String,
         display_name: Option<String>,
     ) -> Result<(), UserError> {
         check_text("display_name", display_name.as_deref(), 255)?;
         let Some(display_name) = display_name else {
-            return self.own_device(requester, device_id).await.map(drop);
+            return self.device(user, device_id).await.map(drop);
         };
-        let user = requester.user_id.clone();
+        let user = user.to_owned();
         let renamed = self
             .database()
             .write("rename_device", Priority::Interactive, move |tx| {
@@ -90,21 +75,31 @@ impl Users {
     ///
     /// # Errors
     /// [`UserError::Challenge`], [`UserError::InvalidParam`] for too many, [`UserError::Storage`].
-    pub async fn remove_devices(
+    pub async fn remove_own_devices(
         &self,
         requester: &Requester,
         mut device_ids: Vec<String>,
         auth: Option<AuthData>,
     ) -> Result<(), UserError> {
-        if device_ids.len() > MAX_REMOVED {
-            let why = format!("At most {MAX_REMOVED} devices can be removed together");
-            return Err(UserError::InvalidParam(why));
-        }
+        check_count(&device_ids)?;
         device_ids.sort_unstable();
         device_ids.dedup();
         self.confirm(requester, "remove devices", device_ids.clone(), auth)
             .await?;
-        let user = requester.user_id.clone();
+        self.remove_devices(&requester.user_id, device_ids).await
+    }
+
+    /// The same without a question, on an administrator's word.
+    ///
+    /// # Errors
+    /// [`UserError::InvalidParam`] for too many, [`UserError::Storage`].
+    pub async fn remove_devices(
+        &self,
+        user: &UserId,
+        device_ids: Vec<String>,
+    ) -> Result<(), UserError> {
+        check_count(&device_ids)?;
+        let user = user.to_owned();
         self.database()
             .write("remove_devices", Priority::Interactive, move |tx| {
                 Box::pin(async move {
@@ -151,6 +146,14 @@ impl Users {
             }
         }));
     }
+}
+
+fn check_count(device_ids: &[String]) -> Result<(), UserError> {
+    if device_ids.len() > MAX_REMOVED {
+        let why = format!("At most {MAX_REMOVED} devices can be removed together");
+        return Err(UserError::InvalidParam(why));
+    }
+    Ok(())
 }
 
 fn no_such_device() -> UserError {

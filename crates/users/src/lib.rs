@@ -5,6 +5,7 @@
 
 mod account_data;
 mod accounts;
+mod administration;
 mod authentication;
 mod device_management;
 mod devices;
@@ -20,6 +21,7 @@ mod profiles;
 mod push_rules;
 mod rate_limits;
 mod registration;
+mod registration_tokens;
 mod reports;
 mod shared_secret;
 mod to_device;
@@ -32,6 +34,7 @@ use myelin_federation::Federation;
 use myelin_storage::{Database, stream::Stream, waking::Waking};
 use ruma::{OwnedServerName, ServerName};
 
+pub use administration::AccountChange;
 pub use devices::{DeviceList, QueriedKeys, uploaded_keys};
 pub use error::UserError;
 pub use interactive::{AuthData, Challenge, Stage, UserIdentifier};
@@ -41,7 +44,8 @@ pub use openid::OPENID_LIFETIME_MS;
 pub use profiles::{CustomField, Profile, ProfileField, ProfileFields, shown_in_rooms};
 pub use rate_limits::{Limit, LimitExceeded, Quota, Quotas, RateLimits, Who};
 pub use registration::{NewAccount, Registered, Registration};
-pub use reports::Reported;
+pub use registration_tokens::NewToken;
+pub use reports::{Reported, ReportsWanted};
 pub use shared_secret::SharedSecretRegistration;
 pub use to_device::{DIRECT_TO_DEVICE, Inbox, Messages};
 pub use tokens::{LIFETIME_MS as ACCESS_TOKEN_LIFETIME_MS, Renewed, Requester};

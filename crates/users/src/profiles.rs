@@ -72,7 +72,7 @@ impl ProfileField {
 
     /// Refuses what the field cannot hold. `null`, or an empty text, removes a name or a picture; in other
     /// fields both are values.
-    fn change(&self, value: Option<Value>) -> Result<Option<Value>, UserError> {
+    pub(crate) fn change(&self, value: Option<Value>) -> Result<Option<Value>, UserError> {
         let text = match (self, value) {
             (_, None) => return Ok(None),
             (Self::DisplayName | Self::AvatarUrl, Some(Value::Null)) => return Ok(None),
@@ -96,7 +96,7 @@ impl ProfileField {
     }
 
     /// Writes it down.
-    async fn store(
+    pub(crate) async fn store(
         &self,
         tx: &mut Tx,
         user: &UserId,

@@ -1,6 +1,9 @@
 //! Making accounts. Client-server API, "Account registration".
 
-use myelin_storage::{Priority, StorageError, Tx, accounts};
+use myelin_storage::{
+    Priority, StorageError, Tx, accounts,
+    registration_tokens::{self, RegistrationToken},
+};
 use ruma::{OwnedUserId, UserId};
 
 use crate::{
@@ -137,8 +140,9 @@ impl Users {
     /// # Errors
     /// [`UserError::Storage`].
     pub async fn is_valid_registration_token(&self, token: String) -> Result<bool, UserError> {
+        let now_ms = self.env().clock.now_ms();
         let found = self.database().read("registration_token", move |tx| {
-            Box::pin(async move { accounts::registration_token(tx, &token).await })
+            Box::pin(async move { registration_tokens::valid(tx, &token, now_ms).await })
         });
         Ok(found.await?.is_some())
     }
@@ -149,7 +153,12 @@ impl Users {
     /// # Errors
     /// [`UserError::Storage`].
     pub async fn first_account_token(&self) -> Result<Option<String>, UserError> {
-        let fresh = self.env().random.alphanumeric(32);
+        let fresh = RegistrationToken {
+            token: self.env().random.alphanumeric(32),
+            uses_left: Some(1),
+            completed: 0,
+            expires_ms: None,
+        };
         let now_ms = self.env().clock.now_ms();
         let token =
             self.database()
@@ -158,18 +167,18 @@ impl Users {
                         if accounts::any(tx).await? {
                             return Ok::<_, StorageError>(None);
                         }
-                        if let Some(token) = accounts::admin_registration_token(tx).await? {
+                        if let Some(token) = registration_tokens::for_admin(tx).await? {
                             return Ok(Some(token));
                         }
-                        accounts::put_registration_token(tx, &fresh, Some(1), true, now_ms).await?;
-                        Ok(Some(fresh))
+                        registration_tokens::put(tx, &fresh, true, now_ms).await?;
+                        Ok(Some(fresh.token))
                     })
                 });
         Ok(token.await?)
     }
 
     /// The ID of a new user of this server. Capitals become small, as clients expect.
-    fn new_user_id(&self, username: &str) -> Result<OwnedUserId, UserError> {
+    pub(crate) fn new_user_id(&self, username: &str) -> Result<OwnedUserId, UserError> {
         let username = username.to_ascii_lowercase();
         let allowed = |byte: u8| {
             byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._=-/+".contains(&byte)
@@ -186,8 +195,9 @@ impl Users {
 
     /// How one can come by an account.
     async fn registration_flows(&self) -> Result<Vec<Vec<Stage>>, UserError> {
-        let tokens = self.database().read("any_registration_token", |tx| {
-            Box::pin(async move { accounts::any_registration_token(tx).await })
+        let now_ms = self.env().clock.now_ms();
+        let tokens = self.database().read("any_registration_token", move |tx| {
+            Box::pin(async move { registration_tokens::any_valid(tx, now_ms).await })
         });
         let by_token = tokens.await?.then(|| vec![Stage::RegistrationToken]);
         let freely = self
@@ -224,8 +234,8 @@ impl AccountToStore {
         let mut admin = self.admin;
         if let Some(token) = token {
             // It was valid a moment ago, but somebody else may have been faster.
-            let kind = accounts::registration_token(tx, &token).await?;
-            if !accounts::use_registration_token(tx, &token).await? {
+            let kind = registration_tokens::valid(tx, &token, self.now_ms).await?;
+            if kind.is_none() || !registration_tokens::use_once(tx, &token).await? {
                 return Err(UserError::Forbidden(
                     "The registration token has been used up".to_owned(),
                 ));

@@ -17,7 +17,7 @@ pub(crate) async fn who_is(
     Path(user): Path<OwnedUserId>,
 ) -> Result<Json<Value>, ApiError> {
     if requester.user_id != user && !requester.admin {
-        return Err(ApiError::forbidden("You are no administrator"));
+        return Err(ApiError::no_admin());
     }
     let list = api.users().device_list(&user).await?;
     let devices: Map<String, Value> = list

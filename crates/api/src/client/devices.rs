@@ -16,8 +16,8 @@ pub(crate) async fn list(
     State(api): State<Api>,
     User(requester): User,
 ) -> Result<Json<Value>, ApiError> {
-    let devices = api.users().own_devices(&requester).await?;
-    let devices: Vec<Value> = devices.iter().map(shown).collect();
+    let list = api.users().device_list(&requester.user_id).await?;
+    let devices: Vec<Value> = list.devices.iter().map(shown).collect();
     Ok(Json(json!({ "devices": devices })))
 }
 
@@ -26,7 +26,7 @@ pub(crate) async fn one(
     User(requester): User,
     Path(device_id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    let device = api.users().own_device(&requester, device_id).await?;
+    let device = api.users().device(&requester.user_id, device_id).await?;
     Ok(Json(shown(&device)))
 }
 
@@ -43,7 +43,7 @@ pub(crate) async fn rename(
 ) -> Result<Json<Value>, ApiError> {
     let users = api.users();
     users
-        .rename_device(&requester, device_id, new.display_name)
+        .rename_device(&requester.user_id, device_id, new.display_name)
         .await?;
     Ok(Json(json!({})))
 }
@@ -61,7 +61,7 @@ pub(crate) async fn remove(
 ) -> Result<Json<Value>, ApiError> {
     let users = api.users();
     users
-        .remove_devices(&requester, vec![device_id], removal.auth)
+        .remove_own_devices(&requester, vec![device_id], removal.auth)
         .await?;
     Ok(Json(json!({})))
 }
@@ -79,13 +79,13 @@ pub(crate) async fn remove_several(
 ) -> Result<Json<Value>, ApiError> {
     let users = api.users();
     users
-        .remove_devices(&requester, removals.devices, removals.auth)
+        .remove_own_devices(&requester, removals.devices, removals.auth)
         .await?;
     Ok(Json(json!({})))
 }
 
 /// A device as its user sees it.
-fn shown(device: &Device) -> Value {
+pub(crate) fn shown(device: &Device) -> Value {
     let mut shown = json!({ "device_id": device.device_id });
     if let Some(name) = &device.display_name {
         shown["display_name"] = json!(name);

@@ -27,6 +27,11 @@ impl Report {
     }
 }
 
+#[derive(Deserialize)]
+struct Seen {
+    sender: OwnedUserId,
+}
+
 pub(crate) async fn room(
     State(api): State<Api>,
     User(requester): User,
@@ -47,8 +52,12 @@ pub(crate) async fn event(
     Json(report): Json<Report>,
 ) -> Result<Json<Value>, ApiError> {
     // Who can't see the event can't report it.
-    api.sync().event(&requester, &room, &event).await?;
-    let what = Reported::Event(room, event);
+    let seen = api.sync().event(&requester, &room, &event).await?;
+    let Seen { sender } = serde_json::from_str(seen.get()).map_err(|error| {
+        tracing::error!(%event, %error, "an event has no sender");
+        ApiError::internal()
+    })?;
+    let what = Reported::Event(room, event, sender);
     keep(&api, &requester, what, report.reason).await
 }
 

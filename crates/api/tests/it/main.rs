@@ -3,6 +3,7 @@
 mod account_data;
 mod account_management;
 mod accounts;
+mod administration;
 mod directory;
 mod edus;
 mod errors;
@@ -127,6 +128,19 @@ impl Site {
             .await
             .unwrap()
             .access_token
+    }
+
+    /// A new administrator's access token.
+    async fn admin(&self, username: &str) -> String {
+        let account = NewAccount {
+            username: username.to_owned(),
+            password: Some("secret".to_owned()),
+            admin: true,
+            ..NewAccount::default()
+        };
+        let user_id = self.users.create_account(account).await.unwrap();
+        let session = self.users.start_session(user_id, NewDevice::default());
+        session.await.unwrap().access_token
     }
 
     /// Sends a request with a JSON body.

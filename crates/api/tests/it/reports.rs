@@ -2,7 +2,6 @@
 
 use http::{Method, StatusCode};
 use myelin_storage::testing::{Fresh, on_each_engine};
-use myelin_users::NewAccount;
 use serde_json::{Value, json};
 
 use crate::Site;
@@ -91,7 +90,7 @@ async fn a_report_is_kept_for_the_administrators() {
         kept.sort_by_key(Value::to_string);
         let (alice, bob, why) = ("@alice:example.org", "@bob:example.org", "it makes me sad");
         let mut expected = vec![
-            json!([alice, scene.room, scene.event, null, null]),
+            json!([alice, scene.room, scene.event, alice, null]),
             json!([bob, scene.room, null, null, why]),
             json!([bob, null, null, alice, why]),
             json!([bob, null, null, "@eve:example.com", ""]),
@@ -139,18 +138,7 @@ async fn who_a_user_is_is_for_the_user_and_for_administrators() {
         let site = Site::start(&fresh).await;
         let alice = site.token("alice").await;
         let bob = site.token("bob").await;
-        let root = NewAccount {
-            username: "root".to_owned(),
-            password: Some("secret".to_owned()),
-            admin: true,
-            ..NewAccount::default()
-        };
-        let root = site.users.create_account(root).await.unwrap();
-        let root = site
-            .users
-            .start_session(root, Default::default())
-            .await
-            .unwrap();
+        let root = site.admin("root").await;
         let ask = async |token: &str, user: &str| {
             let target = format!("/_matrix/client/v3/admin/whois/{user}");
             site.call(Method::GET, &target, Some(token), Value::Null)
@@ -162,7 +150,7 @@ async fn who_a_user_is_is_for_the_user_and_for_administrators() {
             "M_FORBIDDEN",
             ask(&bob, alice_id).await,
         );
-        for token in [&alice, &root.access_token] {
+        for token in [&alice, &root] {
             let (status, known) = ask(token, alice_id).await;
             assert_eq!(
                 (status, &known["user_id"]),
@@ -170,7 +158,7 @@ async fn who_a_user_is_is_for_the_user_and_for_administrators() {
             );
             assert!(known["devices"]["PHONE"]["sessions"].is_array(), "{known}");
         }
-        let nobody = ask(&root.access_token, "@nobody:example.org").await;
+        let nobody = ask(&root, "@nobody:example.org").await;
         is_error(StatusCode::NOT_FOUND, "M_NOT_FOUND", nobody);
         is_error(
             StatusCode::BAD_REQUEST,

@@ -71,6 +71,7 @@ fn access_name(access: Access) -> &'static str {
     match access {
         Access::Public => "public",
         Access::User => "user",
+        Access::Admin => "admin",
         Access::Server => "server",
     }
 }

@@ -5,8 +5,7 @@ use myelin_users::{NewAccount, SharedSecretRegistration};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::login::login_answer;
-use crate::{Api, ApiError, request::Json};
+use crate::{Api, ApiError, client::login::login_answer, request::Json};
 
 pub(crate) async fn nonce(State(api): State<Api>) -> Result<Json<Value>, ApiError> {
     Ok(Json(json!({ "nonce": api.users().registration_nonce()? })))
