@@ -4,6 +4,7 @@
 pub(crate) mod devices;
 pub(crate) mod event_reports;
 pub(crate) mod registration_tokens;
+pub(crate) mod rooms;
 pub(crate) mod server;
 pub(crate) mod shared_secret;
 pub(crate) mod users;

@@ -185,6 +185,18 @@ table! {
         Admin Change DELETE "/_synapse/admin/v2/users/{user_id}/devices/{device_id}" => admin::devices::remove;
         Admin Change POST "/_synapse/admin/v2/users/{user_id}/delete_devices" => admin::devices::remove_several;
     }
+    "Synapse admin API: Rooms" Client {
+        Admin Read GET "/_synapse/admin/v1/rooms" => admin::rooms::list;
+        Admin Read GET "/_synapse/admin/v1/rooms/{room_id}" => admin::rooms::details;
+        Admin Change DELETE "/_synapse/admin/v1/rooms/{room_id}" => admin::rooms::delete;
+        Admin Read GET "/_synapse/admin/v1/rooms/{room_id}/members" => admin::rooms::members;
+        Admin Read GET "/_synapse/admin/v1/rooms/{room_id}/state" => admin::rooms::state;
+        Admin Read GET "/_synapse/admin/v1/rooms/{room_id}/block" => admin::rooms::blocked;
+        Admin Change PUT "/_synapse/admin/v1/rooms/{room_id}/block" => admin::rooms::block;
+        Admin Read GET "/_synapse/admin/v1/rooms/{room_id}/forward_extremities" => admin::rooms::forward_extremities;
+        Admin Change POST "/_synapse/admin/v1/rooms/{room_id}/make_room_admin" => admin::rooms::make_admin;
+        Admin Change POST "/_synapse/admin/v1/join/{room_id_or_alias}" => admin::rooms::join;
+    }
     "Synapse admin API: Registration tokens" Client {
         Admin Read GET "/_synapse/admin/v1/registration_tokens" => admin::registration_tokens::list;
         Admin Change POST "/_synapse/admin/v1/registration_tokens/new" => admin::registration_tokens::create;

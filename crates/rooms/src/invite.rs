@@ -42,6 +42,11 @@ impl Rooms {
             .map_err(|error| ServeError::BadJson(error.to_string()))?;
         let version = RoomVersion::parse(&body.room_version)
             .map_err(|_| ServeError::IncompatibleVersion(body.room_version.clone()))?;
+        if self.blocked_by(handed.room_id).await?.is_some() {
+            return Err(ServeError::Forbidden(
+                "This room has been blocked on this server".into(),
+            ));
+        }
         let signed = build::countersign(version, body.event.get(), self.key())
             .map_err(|error| ServeError::InvalidParam(error.to_string()))?;
         let invite = self

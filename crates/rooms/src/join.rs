@@ -81,6 +81,7 @@ impl Rooms {
         content: JoinContent,
     ) -> Result<OwnedRoomId, RoomError> {
         let (room_id, mut candidates) = self.locate(target, via).await?;
+        self.must_not_be_blocked(&room_id).await?;
         if let Some(room) = self.room(&room_id).await? {
             match self.join_here(&room, user, &content).await? {
                 Here::Joined => return Ok(room_id),

@@ -22,6 +22,7 @@ impl Rooms {
         content: Map<String, Value>,
     ) -> Result<OwnedRoomId, RoomError> {
         let (room_id, candidates) = self.locate(target, via).await?;
+        self.must_not_be_blocked(&room_id).await?;
         if let Some(room) = self.room(&room_id).await?
             && room.has_server(self.server_name())
             && !room.is_partial()

@@ -7,6 +7,7 @@
 
 mod alias;
 mod backfill;
+mod blocking;
 mod candidates;
 mod commit;
 mod completion;
@@ -45,6 +46,7 @@ mod resident;
 mod restricted;
 mod resync;
 mod room;
+mod room_admin;
 mod send;
 mod serve;
 mod server_acl;
@@ -81,6 +83,7 @@ use myelin_storage::{
 };
 use ruma::{OwnedServerName, RoomId, ServerName, UserId};
 
+pub use blocking::PutOut;
 pub use create::{CreateRoom, Preset};
 pub use error::{ReceiveError, RoomError, ServeError};
 pub use membership::JoinContent;

@@ -50,6 +50,7 @@ impl Rooms {
         if let Some(same) = self.unchanged_state(&room, &event).await? {
             return Ok(same);
         }
+        self.check_blocked(room_id, &event).await?;
         if event.event_type == CANONICAL_ALIAS && event.state_key.as_deref() == Some("") {
             self.check_announced(&room, &event.content).await?;
         }

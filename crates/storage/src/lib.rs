@@ -15,6 +15,7 @@ pub mod account_list;
 pub mod accounts;
 pub mod aggregations;
 pub mod aliases;
+pub mod blocked_rooms;
 pub mod client_transactions;
 mod database;
 pub mod destinations;
@@ -70,6 +71,7 @@ const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
     ("accounts", accounts::STATEMENTS),
     ("aggregations", aggregations::STATEMENTS),
     ("aliases", aliases::STATEMENTS),
+    ("blocked_rooms", blocked_rooms::STATEMENTS),
     ("client_transactions", client_transactions::STATEMENTS),
     ("destinations", destinations::STATEMENTS),
     ("device_keys", device_keys::STATEMENTS),

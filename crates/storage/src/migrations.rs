@@ -111,6 +111,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "administration",
         sql: include_str!("../migrations/0019_administration.sql"),
     },
+    Migration {
+        number: 20,
+        name: "blocked rooms",
+        sql: include_str!("../migrations/0020_blocked_rooms.sql"),
+    },
 ];
 
 statements! {

@@ -70,6 +70,8 @@ statements! {
     /// A user who is not in the room any more doesn't want to hear of it.
     FORGET = "UPDATE local_memberships SET forgotten = TRUE
         WHERE user_id = $1 AND room = $2 AND membership IN ('leave', 'ban')";
+    /// All rooms with a timeline here.
+    ROOM_IDS = "SELECT room_id FROM rooms WHERE snapshot IS NOT NULL ORDER BY room_id";
     /// A secret or another single value.
     SETTING = "SELECT value FROM settings WHERE name = $1";
     /// Sets a single value that wasn't set.
@@ -330,6 +332,12 @@ pub async fn memberships_of_room(
     room: RoomNr,
 ) -> Result<Vec<LocalMembership>, StorageError> {
     read_memberships(&tx.query(MEMBERSHIPS_OF_ROOM, params![room.0]).await?)
+}
+
+/// All rooms with a timeline here, in order of their IDs.
+pub async fn all_ids(tx: &mut Tx) -> Result<Vec<OwnedRoomId>, StorageError> {
+    let rows = tx.query(ROOM_IDS, params![]).await?;
+    rows.iter().map(|row| row.parsed(0)).collect()
 }
 
 /// A single value.

@@ -3,7 +3,9 @@
 
 use std::{cmp::Reverse, sync::Arc};
 
-use myelin_core::{completeness::Question, event::Event, join_rules::allowed_rooms, pdu::Pdu};
+use myelin_core::{
+    completeness::Question, event::Event, join_rules::allowed_rooms, pdu::Pdu, state::State,
+};
 use myelin_rooms::Room;
 use ruma::{OwnedMxcUri, OwnedRoomAliasId, OwnedRoomId, RoomId};
 use serde::{Deserialize, Serialize};
@@ -162,21 +164,32 @@ impl Sync {
         if joined == 0 || is_known.is_none() {
             return Ok(None);
         }
+        let told = self.told(room, &current.state, &[]).await?;
+        Ok(Some(told.into_profile(room, joined)))
+    }
+
+    /// What a state says about its room, and what it has of some other types with empty state keys.
+    pub(crate) async fn told(
+        &self,
+        room: &Arc<Room>,
+        state: &State,
+        further: &[&str],
+    ) -> Result<Told, SyncError> {
         let telling: Vec<_> = {
             let keys = room.keys();
             let entries = TELLING
                 .iter()
-                .filter_map(|of| current.state.get_named(&keys, of, ""));
+                .chain(further)
+                .filter_map(|of| state.get_named(&keys, of, ""));
             entries.map(|entry| entry.event()).collect()
         };
         let events = room.events(self.rooms(), telling).await?;
-        let told = Told::read(room, events.values())?;
-        Ok(Some(told.into_profile(room, joined)))
+        Told::read(room, events.values())
     }
 }
 
 /// The contents of a room's telling state events.
-struct Told(Vec<Arc<Pdu>>);
+pub(crate) struct Told(Vec<Arc<Pdu>>);
 
 impl Told {
     fn read<'e>(
@@ -187,12 +200,16 @@ impl Told {
         Ok(Self(shown?))
     }
 
-    fn of(&self, event_type: &str) -> Option<&Arc<Pdu>> {
+    pub(crate) fn of(&self, event_type: &str) -> Option<&Arc<Pdu>> {
         self.0.iter().find(|pdu| pdu.is_state(event_type, ""))
     }
 
     /// A field of one of them, if it is there and has the right form. Whatever is empty says nothing.
-    fn field<T: serde::de::DeserializeOwned>(&self, event_type: &str, field: &str) -> Option<T> {
+    pub(crate) fn field<T: serde::de::DeserializeOwned>(
+        &self,
+        event_type: &str,
+        field: &str,
+    ) -> Option<T> {
         let pdu = self.of(event_type)?;
         let mut content: serde_json::Map<String, serde_json::Value> =
             serde_json::from_str(pdu.content.get()).ok()?;

@@ -77,7 +77,7 @@ fn ownership(user: &UserId, signed: ThirdPartySigned) -> Result<Ownership, ApiEr
 }
 
 /// The servers that the client thinks are in the room.
-fn via(parameters: &[(String, String)]) -> Result<Vec<OwnedServerName>, ApiError> {
+pub(crate) fn via(parameters: &[(String, String)]) -> Result<Vec<OwnedServerName>, ApiError> {
     // `server_name` is what `via` was called before version 1.12 of the specification.
     let via = parameters
         .iter()

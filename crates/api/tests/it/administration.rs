@@ -1,5 +1,7 @@
 //! Synapse's admin API, as tools use it.
 
+mod rooms;
+
 use std::time::Duration;
 
 use http::{Method, StatusCode};

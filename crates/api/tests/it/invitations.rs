@@ -28,7 +28,7 @@ fn write(site: &Site, kind: &str, key: &str, content: &Value, after: &[OwnedEven
 }
 
 /// The target and the body of an invite of a user of this server.
-fn invite(site: &Site, user: &str) -> (String, Value) {
+pub(crate) fn invite(site: &Site, user: &str) -> (String, Value) {
     let parsed = |pdu: &ValidPdu| serde_json::from_str::<Value>(&pdu.json).unwrap();
     let create = write(
         site,
