@@ -60,6 +60,14 @@ impl Steps {
             ));
             Ok(())
         })?;
+        self.step("install: Node and matrix-js-sdk", |steps| {
+            let directory = install::node_packages()?;
+            steps.environment.push((
+                "MYELIN_TEST_NODE".to_owned(),
+                directory.display().to_string(),
+            ));
+            Ok(())
+        })?;
         self.step("install: cargo-nextest", |steps| {
             steps.environment.extend(install::nextest()?);
             Ok(())

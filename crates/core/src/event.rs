@@ -24,6 +24,18 @@ pub enum Verdict {
     Rejected,
 }
 
+impl Verdict {
+    /// What figures call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::SoftFailed => "soft_failed",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
 /// Where an event stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {

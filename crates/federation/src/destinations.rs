@@ -129,6 +129,7 @@ impl Destinations {
         }
         let failing = self.next(before, now_ms, retry_after);
         tracing::info!(%server, wait_ms = failing.wait_ms, "requests to a server fail");
+        metrics::counter!("myelin_federation_backoffs_total").increment(1);
         self.lock().insert(server.to_owned(), Some(failing));
         let name = server.to_string();
         self.database

@@ -8,6 +8,9 @@ use std::{
 use myelin_storage::staged::Staged;
 use ruma::{OwnedUserId, UserId};
 
+/// The figure for all rooms together.
+const BACKLOG: &str = "myelin_events_waiting";
+
 /// The pushed events of a room that wait. Those that are staged and not in hand are the worker's: it
 /// looks for all of them each time, since transactions of two servers can be committed in another
 /// order than they were numbered in.
@@ -88,13 +91,16 @@ impl Inbound {
     /// That many more are about to be staged.
     pub(crate) fn add_to_backlog(&self, count: usize) {
         self.lock().backlog += count;
+        metrics::gauge!(BACKLOG).increment(count as f64);
     }
 
     /// That many were judged, or not staged after all.
     pub(crate) fn take_from_backlog(&self, count: usize) {
         let mut waiting = self.lock();
         // What was staged before a restart isn't counted.
-        waiting.backlog = waiting.backlog.saturating_sub(count);
+        let counted = count.min(waiting.backlog);
+        waiting.backlog -= counted;
+        metrics::gauge!(BACKLOG).decrement(counted as f64);
     }
 
     /// A join through another server is under way.

@@ -87,6 +87,8 @@ impl Rooms {
             return;
         }
         drop(active);
+        let running = metrics::gauge!("myelin_resyncs_running");
+        running.increment(1);
         let (rooms, room) = (self.clone(), room.clone());
         drop(self.env().tasks.spawn("resync", async move {
             let stopping = rooms.env().tasks.stopping();
@@ -105,6 +107,7 @@ impl Rooms {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             active.remove(&nr);
+            running.decrement(1);
         }));
     }
 

@@ -378,6 +378,7 @@ impl<'r> Turn<'r> {
             redacted_by: was_redacted,
         });
         self.desk.put_event(event.clone());
+        metrics::counter!("myelin_events_total", "verdict" => event.verdict.name()).increment(1);
         if event.in_timeline() {
             self.note_parents(&event, &ids, &prev_events);
         }

@@ -5,6 +5,7 @@ use std::{
     sync::OnceLock,
 };
 
+use metrics::Unit;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, fmt};
 
@@ -32,13 +33,130 @@ pub(crate) fn install_log(config: &LogSection) {
     }
 }
 
+/// What kind of figure it is.
+#[derive(Clone, Copy)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// All figures, with what they mean.
+const FIGURES: &[(Kind, &str, Unit, &str)] = &[
+    (
+        Kind::Counter,
+        "myelin_http_requests_total",
+        Unit::Count,
+        "Requests that were answered",
+    ),
+    (
+        Kind::Histogram,
+        "myelin_http_request_duration_seconds",
+        Unit::Seconds,
+        "How long requests took, up to the head of the answer",
+    ),
+    (
+        Kind::Gauge,
+        "myelin_http_requests_in_progress",
+        Unit::Count,
+        "Requests that are being answered",
+    ),
+    (
+        Kind::Counter,
+        "myelin_events_total",
+        Unit::Count,
+        "Events that were judged, by verdict",
+    ),
+    (
+        Kind::Gauge,
+        "myelin_events_waiting",
+        Unit::Count,
+        "Acknowledged events of other servers that are to be judged",
+    ),
+    (
+        Kind::Gauge,
+        "myelin_resyncs_running",
+        Unit::Count,
+        "Partially joined rooms whose state is being completed",
+    ),
+    (
+        Kind::Counter,
+        "myelin_federation_requests_total",
+        Unit::Count,
+        "Requests to other servers, by endpoint and outcome",
+    ),
+    (
+        Kind::Histogram,
+        "myelin_federation_answer_seconds",
+        Unit::Seconds,
+        "How long other servers took to answer",
+    ),
+    (
+        Kind::Counter,
+        "myelin_federation_backoffs_total",
+        Unit::Count,
+        "How often a server that fails was left alone for a while",
+    ),
+    (
+        Kind::Histogram,
+        "myelin_storage_commit_seconds",
+        Unit::Seconds,
+        "How long commits of SQLite took",
+    ),
+    (
+        Kind::Histogram,
+        "myelin_storage_commit_writes",
+        Unit::Count,
+        "How many writes shared a commit of SQLite",
+    ),
+    (
+        Kind::Gauge,
+        "myelin_worker_last_success_timestamp_seconds",
+        Unit::Seconds,
+        "When work that is done again and again was last done",
+    ),
+    (
+        Kind::Counter,
+        "myelin_worker_failures_total",
+        Unit::Count,
+        "How often work that is done again and again failed",
+    ),
+];
+
+fn describe() {
+    for (kind, name, unit, meaning) in FIGURES.iter().copied() {
+        match kind {
+            Kind::Counter => metrics::describe_counter!(name, unit, meaning),
+            Kind::Gauge => metrics::describe_gauge!(name, unit, meaning),
+            Kind::Histogram => metrics::describe_histogram!(name, unit, meaning),
+        }
+    }
+}
+
 /// Where the process's figures are collected: one place for all servers in it. `None` if something
 /// else collects them.
 pub(crate) fn recorder() -> Option<&'static PrometheusHandle> {
     static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
     let install = || {
         let builder = PrometheusBuilder::new().set_buckets(&BUCKETS).ok()?;
-        builder.install_recorder().ok()
+        let handle = builder.install_recorder().ok()?;
+        describe();
+        Some(handle)
     };
     HANDLE.get_or_init(install).as_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::FIGURES;
+
+    #[test]
+    fn operators_find_every_figure_in_the_documents_and_on_the_dashboard() {
+        let page = include_str!("../../../docs/troubleshooting.md");
+        let dashboard = include_str!("../../../docs/grafana.json");
+        for (_, name, _, _) in FIGURES {
+            assert!(page.contains(name), "{name}");
+            assert!(dashboard.contains(name), "{name}");
+        }
+    }
 }

@@ -1,8 +1,9 @@
 //! What the tests need beyond cargo, installed only when it is missing.
 //!
 //! System packages come from the distribution (Debian and its descendants; `.ci/postgres.sh` does
-//! the same for PostgreSQL), Synapse and matrix-nio from PyPI into a virtual environment, nextest from crates.io. The latter two go to
-//! a cache directory of the user's, so that a clean checkout does not fetch them again.
+//! the same for PostgreSQL), Synapse and matrix-nio from PyPI into a virtual environment, Node and
+//! matrix-js-sdk from npm, nextest from crates.io. All but the first go to a cache directory of the user's,
+//! so that a clean checkout does not fetch them again.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,6 +13,10 @@ use super::run;
 /// The Python packages, in the versions that the tests were written against.
 const PYTHON_PACKAGES: &[&str] = &["matrix-synapse==1.163.2", "matrix-nio==0.25.2"];
 
+/// The client library for Node, and a Node that is new enough for it.
+const JS_SDK: &str = "matrix-js-sdk@43.0.0";
+const NODE: &str = "22.23.3";
+
 /// The test runner, if there is none yet.
 const NEXTEST: &str = "cargo-nextest@0.9.151";
 
@@ -20,6 +25,7 @@ pub(super) fn system_packages() -> Result<(), String> {
     let missing: Vec<&str> = [
         ("build-essential", on_path("cc")),
         ("curl", on_path("curl")),
+        ("npm", on_path("npm")),
         (
             "python3-venv",
             succeeds("python3", &["-c", "import venv, ensurepip"]),
@@ -79,6 +85,40 @@ pub(super) fn python_packages() -> Result<PathBuf, String> {
     ];
     run(Command::new(python).args(pip).args(PYTHON_PACKAGES))?;
     std::fs::write(&mark, wanted).map_err(|why| format!("{}: {why}", mark.display()))?;
+    Ok(directory)
+}
+
+/// Installs Node and matrix-js-sdk; answers the directory that holds `node_modules`, with Node as `node`.
+pub(super) fn node_packages() -> Result<PathBuf, String> {
+    let directory = cache()?.join("node");
+    let architecture = match std::env::consts::ARCH {
+        "aarch64" => "arm64",
+        _ => "x64",
+    };
+    let node = format!("node-linux-{architecture}");
+    let wanted = [format!("{node}@{NODE}"), JS_SDK.to_owned()];
+    let mark = directory.join("installed.txt");
+    if std::fs::read_to_string(&mark).is_ok_and(|installed| installed == wanted.join(" ")) {
+        return Ok(directory);
+    }
+    let failed = |why: std::io::Error| format!("{}: {why}", directory.display());
+    std::fs::create_dir_all(&directory).map_err(failed)?;
+    let arguments = [
+        "install",
+        "--silent",
+        "--no-audit",
+        "--no-fund",
+        "--ignore-scripts",
+    ];
+    run(Command::new("npm")
+        .args(arguments)
+        .arg("--prefix")
+        .arg(&directory)
+        .args(&wanted)
+        .current_dir(&directory))?;
+    let program = directory.join("node_modules").join(node).join("bin/node");
+    std::fs::copy(program, directory.join("node")).map_err(failed)?;
+    std::fs::write(&mark, wanted.join(" ")).map_err(failed)?;
     Ok(directory)
 }
 

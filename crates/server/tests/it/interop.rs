@@ -4,6 +4,7 @@
 //! The scenarios do not know who is who. Some run between two Synapses as well, which proves
 //! that what they demand of Myelin is what the reference does.
 
+mod clients;
 mod delivery;
 mod discovery;
 mod edus;
@@ -12,6 +13,5 @@ mod first_start;
 mod forks;
 mod meeting;
 mod memberships;
-mod nio;
 mod partial_join;
 mod third_party_invites;

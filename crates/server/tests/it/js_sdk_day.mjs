@@ -1,0 +1,155 @@
+// A day of two users of matrix-js-sdk, unmodified, on one homeserver: profiles, a room, messages, a
+// reaction, a thread, an edit, a redaction, receipts, a search, an upgrade, and the way out.
+// Arguments: the directory where the library is installed, the homeserver's URL, two user IDs, their password.
+//
+// Ends with status 0 and a last line "done" when everything went as the library says it should.
+
+import assert from "node:assert/strict";
+import { createRequire } from "node:module";
+import { pathToFileURL } from "node:url";
+
+const [library, baseUrl, aliceId, bobId, password] = process.argv.slice(2);
+// The library tells at length what it does.
+for (const level of ["log", "debug", "info", "warn", "trace"]) {
+    console[level] = () => {};
+}
+const entry = createRequire(`${library}/package.json`).resolve("matrix-js-sdk");
+const sdk = await import(pathToFileURL(entry).href);
+
+const PATIENCE_MS = 30_000;
+
+async function logIn(userId) {
+    const door = sdk.createClient({ baseUrl });
+    const session = await door.loginRequest({
+        type: "m.login.password",
+        identifier: { type: "m.id.user", user: userId },
+        password,
+    });
+    const client = sdk.createClient({
+        baseUrl,
+        userId,
+        accessToken: session.access_token,
+        deviceId: session.device_id,
+        timelineSupport: true,
+    });
+    await client.startClient({ initialSyncLimit: 20, threadSupport: true });
+    await until(client, "the first sync", () => client.isInitialSyncComplete());
+    return client;
+}
+
+// Waits until something is so after one of the client's syncs.
+function until(client, what, isSo) {
+    return new Promise((resolve, reject) => {
+        const look = () => {
+            const found = isSo();
+            if (found) {
+                clearTimeout(patience);
+                client.off(sdk.ClientEvent.Sync, look);
+                resolve(found);
+            }
+        };
+        const patience = setTimeout(() => {
+            client.off(sdk.ClientEvent.Sync, look);
+            reject(new Error(`${client.getUserId()} was not shown ${what}`));
+        }, PATIENCE_MS);
+        client.on(sdk.ClientEvent.Sync, look);
+        look();
+    });
+}
+
+function eventShown(client, roomId, eventId) {
+    return until(client, eventId, () => client.getRoom(roomId)?.findEventById(eventId));
+}
+
+async function meet(alice, bob) {
+    await alice.setDisplayName("Alice");
+    await alice.setAvatarUrl("mxc://example.org/alice");
+    const profile = await bob.getProfileInfo(aliceId);
+    assert.equal(profile.displayname, "Alice");
+    assert.equal(profile.avatar_url, "mxc://example.org/alice");
+
+    const { room_id: roomId } = await alice.createRoom({ name: "Harbour", preset: "private_chat", invite: [bobId] });
+    await until(bob, "the invite", () => bob.getRoom(roomId)?.getMyMembership() === "invite");
+    await bob.joinRoom(roomId);
+    await until(alice, "bob's join", () => alice.getRoom(roomId)?.getMember(bobId)?.membership === "join");
+    const room = await until(bob, "the room", () => {
+        const room = bob.getRoom(roomId);
+        return room?.getMyMembership() === "join" && room;
+    });
+    assert.equal(room.name, "Harbour");
+    assert.equal(room.getMember(aliceId).name, "Alice");
+    return roomId;
+}
+
+async function talk(alice, bob, roomId) {
+    const { event_id: said } = await alice.sendTextMessage(roomId, "a lighthouse ahead");
+    await eventShown(bob, roomId, said);
+
+    const relation = { rel_type: "m.annotation", event_id: said, key: "👍" };
+    const { event_id: reaction } = await bob.sendEvent(roomId, "m.reaction", { "m.relates_to": relation });
+    const reactions = await alice.relations(roomId, said, "m.annotation", "m.reaction");
+    assert.deepEqual(reactions.events.map((event) => event.getId()), [reaction]);
+
+    const reply = { msgtype: "m.text", body: "I see it" };
+    const { event_id: threaded } = await bob.sendMessage(roomId, said, reply);
+    const thread = await until(alice, "the thread", () => alice.getRoom(roomId).getThread(said));
+    await until(alice, "the reply", () => thread.replyToEvent?.getId() === threaded);
+    assert.equal(thread.length, 1);
+    const root = await alice.fetchRoomEvent(roomId, said);
+    assert.equal(root.unsigned["m.relations"]["m.thread"].latest_event.event_id, threaded);
+
+    await alice.sendEvent(roomId, "m.room.message", {
+        "msgtype": "m.text",
+        "body": "* a lighthouse astern",
+        "m.new_content": { msgtype: "m.text", body: "a lighthouse astern" },
+        "m.relates_to": { rel_type: "m.replace", event_id: said },
+    });
+    await until(bob, "the edit", () => bob.getRoom(roomId).findEventById(said).getContent().body === "a lighthouse astern");
+
+    await bob.redactEvent(roomId, reaction);
+    await until(alice, "the redaction", () => alice.getRoom(roomId).findEventById(reaction)?.isRedacted());
+    const left = await alice.relations(roomId, said, "m.annotation", "m.reaction");
+    assert.deepEqual(left.events, []);
+    return said;
+}
+
+async function readAndFind(alice, bob, roomId) {
+    const { event_id: last } = await alice.sendTextMessage(roomId, "land in sight, bob");
+    const event = await eventShown(bob, roomId, last);
+    await until(bob, "something unread", () => bob.getRoom(roomId).getUnreadNotificationCount("total") > 0);
+    await bob.sendReadReceipt(event);
+    await until(bob, "nothing unread", () => bob.getRoom(roomId).getUnreadNotificationCount("total") === 0);
+    await until(alice, "the receipt", () => alice.getRoom(roomId).hasUserReadEvent(bobId, last));
+
+    const found = await bob.searchMessageText({ query: "sight" });
+    const { count, results } = found.search_categories.room_events;
+    assert.deepEqual([count, results.map(({ result }) => result.event_id)], [1, [last]]);
+}
+
+async function leave(alice, bob, roomId) {
+    const { replacement_room: successor } = await alice.upgradeRoom(roomId, "11");
+    await until(bob, "the tombstone", () => {
+        const tombstone = bob.getRoom(roomId).currentState.getStateEvents("m.room.tombstone", "");
+        return tombstone?.getContent().replacement_room === successor;
+    });
+    await until(bob, "the next invite", () => bob.getRoom(successor)?.getMyMembership() === "invite");
+    await bob.joinRoom(successor);
+    await until(bob, "the next room", () => bob.getRoom(successor).getMyMembership() === "join");
+    for (const room of [roomId, successor]) {
+        await bob.leave(room);
+        await until(alice, "that bob left", () => alice.getRoom(room).getMember(bobId).membership === "leave");
+    }
+    for (const client of [alice, bob]) {
+        client.stopClient();
+        await client.http.authedRequest("POST", "/logout/all");
+        await assert.rejects(client.whoami(), { errcode: "M_UNKNOWN_TOKEN" });
+    }
+}
+
+const alice = await logIn(aliceId);
+const bob = await logIn(bobId);
+const roomId = await meet(alice, bob);
+await talk(alice, bob, roomId);
+await readAndFind(alice, bob, roomId);
+await leave(alice, bob, roomId);
+process.stdout.write("done\n", () => process.exit(0));
