@@ -8,7 +8,7 @@ use crate::{Row, StorageError, Tx};
 /// of "administers".
 macro_rules! wanted {
     () => {
-        "($1 IS NULL OR LOWER(a.user_id) LIKE $1 ESCAPE '\\' OR LOWER(a.display_name) LIKE $2 ESCAPE '\\')
+        "(CAST($1 AS TEXT) IS NULL OR LOWER(a.user_id) LIKE $1 ESCAPE '\\' OR LOWER(a.display_name) LIKE $2 ESCAPE '\\')
          AND ($3 OR NOT a.deactivated) AND ($4 OR a.deactivated)
          AND ($5 OR NOT a.admin) AND ($6 OR a.admin)"
     };

@@ -13,14 +13,14 @@ statements! {
         ORDER BY created_ms, report LIMIT $1";
     /// A page of the reports about events.
     EVENT_REPORTS = "SELECT report, reporter, room_id, event_id, user_id, reason, created_ms FROM reports
-        WHERE event_id IS NOT NULL AND ($1 IS NULL OR reporter = $1) AND ($2 IS NULL OR room_id = $2)
-            AND ($3 IS NULL OR user_id = $3)
+        WHERE event_id IS NOT NULL AND (CAST($1 AS TEXT) IS NULL OR reporter = $1) AND (CAST($2 AS TEXT) IS NULL OR room_id = $2)
+            AND (CAST($3 AS TEXT) IS NULL OR user_id = $3)
         ORDER BY CASE WHEN $4 THEN 0 ELSE created_ms END, CASE WHEN $4 THEN created_ms ELSE 0 END DESC, report
         LIMIT $5 OFFSET $6";
     /// How many there are.
     COUNT_EVENT_REPORTS = "SELECT COUNT(*) FROM reports
-        WHERE event_id IS NOT NULL AND ($1 IS NULL OR reporter = $1) AND ($2 IS NULL OR room_id = $2)
-            AND ($3 IS NULL OR user_id = $3)";
+        WHERE event_id IS NOT NULL AND (CAST($1 AS TEXT) IS NULL OR reporter = $1) AND (CAST($2 AS TEXT) IS NULL OR room_id = $2)
+            AND (CAST($3 AS TEXT) IS NULL OR user_id = $3)";
     /// One report about an event.
     EVENT_REPORT = "SELECT report, reporter, room_id, event_id, user_id, reason, created_ms FROM reports
         WHERE report = $1 AND event_id IS NOT NULL";
