@@ -99,7 +99,7 @@ impl From<UserError> for ApiError {
             UserError::ProfileTooLarge => {
                 Self::new(StatusCode::BAD_REQUEST, "M_PROFILE_TOO_LARGE", message)
             }
-            UserError::Unsupported(_) => Self::unknown(message),
+            UserError::Unsupported(_) | UserError::Unknown(_) => Self::unknown(message),
             UserError::SetElsewhere(_) => {
                 Self::new(StatusCode::METHOD_NOT_ALLOWED, "M_BAD_JSON", message)
             }

@@ -229,6 +229,13 @@ table! {
         User Change DELETE "/_matrix/client/v3/user/{user_id}/rooms/{room_id}/tags/{tag}" => client::account_data::remove_tag;
         User Read GET "/_matrix/client/v3/pushrules/" => client::push_rules::all;
         User Read GET "/_matrix/client/v3/pushrules/global/" => client::push_rules::global;
+        User Read GET "/_matrix/client/v3/pushrules/global/{kind}/{rule_id}" => client::push_rules::one;
+        User Change PUT "/_matrix/client/v3/pushrules/global/{kind}/{rule_id}" => client::push_rules::put;
+        User Change DELETE "/_matrix/client/v3/pushrules/global/{kind}/{rule_id}" => client::push_rules::remove;
+        User Read GET "/_matrix/client/v3/pushrules/global/{kind}/{rule_id}/enabled" => client::push_rules::enabled;
+        User Change PUT "/_matrix/client/v3/pushrules/global/{kind}/{rule_id}/enabled" => client::push_rules::set_enabled;
+        User Read GET "/_matrix/client/v3/pushrules/global/{kind}/{rule_id}/actions" => client::push_rules::actions;
+        User Change PUT "/_matrix/client/v3/pushrules/global/{kind}/{rule_id}/actions" => client::push_rules::set_actions;
     }
     "Client-server API: End-to-end encryption" Client {
         User Change POST "/_matrix/client/v3/keys/upload" => client::keys::upload;

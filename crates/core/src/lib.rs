@@ -19,6 +19,7 @@ pub mod number;
 pub mod pdu;
 pub mod policy_server;
 pub mod power_levels;
+pub mod push_rules;
 pub mod receive;
 pub mod relation;
 pub mod resolution;

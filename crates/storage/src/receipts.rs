@@ -1,7 +1,7 @@
 //! Up to where users have read in rooms.
 
 use myelin_core::number::{RoomNr, StreamPosition};
-use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, UserId};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 
 use crate::{Row, StorageError, Tx};
 
@@ -24,6 +24,9 @@ statements! {
         JOIN local_memberships m ON m.room = c.room AND m.user_id = $1 AND m.membership = 'join'
         JOIN rooms r ON r.room = c.room
         WHERE c.position > $2 AND c.position <= $3 AND (c.receipt_type = 'm.read' OR c.user_id = $1)";
+    /// Up to where a user says to have read a room.
+    FULLY_READ = "SELECT c.event_id FROM receipts c JOIN rooms r ON r.room = c.room
+        WHERE r.room_id = $1 AND c.receipt_type = 'm.fully_read' AND c.user_id = $2 AND c.thread = ''";
     /// The last position in use.
     LAST_RECEIPT = "SELECT MAX(position) FROM receipts";
 }
@@ -133,6 +136,20 @@ pub async fn rooms_with_news(
         .query(ROOMS_WITH_RECEIPTS, params![user.as_str(), after, upto])
         .await?;
     rows.iter().map(|row| row.parsed(0)).collect()
+}
+
+/// The event up to which a user says to have read a room (`m.fully_read`).
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn fully_read(
+    tx: &mut Tx,
+    room_id: &RoomId,
+    user: &UserId,
+) -> Result<Option<OwnedEventId>, StorageError> {
+    let values = params![room_id.as_str(), user.as_str()];
+    let row = tx.query_opt(FULLY_READ, values).await?;
+    row.map(|row| row.parsed(0)).transpose()
 }
 
 /// The last position that is in use. A receipt is never deleted, only replaced by a later one.

@@ -1,6 +1,9 @@
 //! What clients keep for their users, in `/sync` (client-server API, "Client Config").
 
-use myelin_core::number::StreamPosition;
+use myelin_core::{
+    number::StreamPosition,
+    push_rules::{PUSH_RULES, read_rules, rules_content},
+};
 use myelin_storage::{
     StorageError,
     account_data::{self, AccountData},
@@ -14,8 +17,6 @@ use serde_json::{
 use crate::{
     EventJson, Sync, SyncError, SyncRequest, ephemeral::written, room_section::SectionReader,
 };
-
-const PUSH_RULES: &str = "m.push_rules";
 
 #[derive(Serialize)]
 struct AccountDataEvent<'a> {
@@ -37,18 +38,26 @@ impl Sync {
             false => (after, upto),
         };
         let (user, filter) = (request.viewer.user_id.clone(), &request.filter.account_data);
+        let mut found = Vec::new();
+        if span.0 < span.1 {
+            let owner = user.clone();
+            let read = self.rooms().database().read("account data", move |tx| {
+                Box::pin(async move { account_data::within(tx, &owner, None, span).await })
+            });
+            found = read.await?;
+        }
+        let rules = found.iter().position(|data| data.data_type == PUSH_RULES);
+        let stored = rules.map(|index| found.remove(index).content);
         let mut events = Vec::new();
-        if request.since.is_none() && filter.wants_type(PUSH_RULES) {
-            let rules = json!({ "global": self.users().push_rules(&user) });
-            events.push(written(&json!({ "type": PUSH_RULES, "content": rules })));
+        // Everybody has rules, whether or not something is stored.
+        if (stored.is_some() || request.since.is_none() || request.full_state)
+            && filter.wants_type(PUSH_RULES)
+        {
+            let rules = read_rules(&user, stored.as_deref()).map_err(corrupt)?;
+            let content = rules_content(&rules);
+            events.push(written(&json!({ "type": PUSH_RULES, "content": content })));
         }
-        if span.0 >= span.1 {
-            return Ok(events);
-        }
-        let found = self.rooms().database().read("account data", move |tx| {
-            Box::pin(async move { account_data::within(tx, &user, None, span).await })
-        });
-        for data in found.await? {
+        for data in found {
             if filter.wants_type(&data.data_type) {
                 events.push(event(&data)?);
             }
@@ -90,12 +99,14 @@ impl SectionReader<'_> {
 }
 
 fn event(data: &AccountData) -> Result<EventJson, SyncError> {
-    let content: &RawValue = serde_json::from_slice(&data.content)
-        .map_err(|error| StorageError::Corrupt(format!("account data: {error}")))?;
+    let content: &RawValue = serde_json::from_slice(&data.content).map_err(corrupt)?;
     let event = AccountDataEvent {
         event_type: &data.data_type,
         content,
     };
-    to_raw_value(&event)
-        .map_err(|error| StorageError::Corrupt(format!("account data: {error}")).into())
+    Ok(to_raw_value(&event).map_err(corrupt)?)
+}
+
+fn corrupt(error: serde_json::Error) -> StorageError {
+    StorageError::Corrupt(format!("account data: {error}"))
 }

@@ -1,20 +1,30 @@
 //! What clients keep for their users here. Client-server API, "Client Config" and "Room Tagging".
 
-use myelin_core::number::StreamPosition;
+use myelin_core::{
+    number::StreamPosition,
+    push_rules::{PUSH_RULES, rules_content},
+};
 use myelin_storage::{
     Priority, StorageError, Tx,
     account_data::{self, AccountData},
+    receipts,
 };
 use ruma::{OwnedRoomId, OwnedUserId, UserId};
-use serde_json::{Map, Value, json, value::RawValue};
+use serde_json::{
+    Map, Value, json,
+    value::{RawValue, to_raw_value},
+};
 
-use crate::{UserError, Users, error::check_text};
+use crate::{UserError, Users, error::check_text, push_rules::PushRuleChange};
 
 /// The type of the data that holds a room's tags.
 const TAGS: &str = "m.tag";
 
 /// The types that other endpoints set.
-const SET_ELSEWHERE: [&str; 2] = ["m.fully_read", "m.push_rules"];
+const SET_ELSEWHERE: [&str; 2] = [FULLY_READ, PUSH_RULES];
+
+/// The type of the mark that a user sets in a room for itself.
+const FULLY_READ: &str = "m.fully_read";
 
 /// How long types and tags may be, in bytes.
 const LONGEST_NAME: usize = 255;
@@ -33,10 +43,12 @@ enum Edit {
     Replace(Vec<u8>),
     /// This is said about a tag; `None` takes it off.
     Tag(String, Option<Map<String, Value>>),
+    /// The user's push rules change.
+    PushRules(Box<PushRuleChange>),
 }
 
 impl Change {
-    async fn write(self, tx: &mut Tx, position: StreamPosition) -> Result<(), StorageError> {
+    async fn write(self, tx: &mut Tx, position: StreamPosition) -> Result<(), UserError> {
         let Self {
             user,
             room_id,
@@ -44,12 +56,17 @@ impl Change {
             edit,
         } = self;
         let room_id = room_id.as_deref();
+        let before = match &edit {
+            Edit::Replace(_) => Vec::new(),
+            Edit::Tag(..) | Edit::PushRules(_) => {
+                account_data::content_to_change(tx, &user, room_id, &data_type, position).await?
+            }
+        };
         let content = match edit {
             Edit::Replace(content) => content,
+            Edit::PushRules(change) => change.apply(&user, &before)?,
             Edit::Tag(tag, about) => {
-                let before =
-                    account_data::content_to_change(tx, &user, room_id, &data_type, position);
-                let mut tags = read_tags(&before.await?);
+                let mut tags = read_tags(&before);
                 match about {
                     Some(about) => tags.insert(tag, about.into()),
                     None => tags.remove(&tag),
@@ -58,7 +75,7 @@ impl Change {
             }
         };
         let data = AccountData { data_type, content };
-        account_data::put(tx, &user, room_id, &data, position).await
+        Ok(account_data::put(tx, &user, room_id, &data, position).await?)
     }
 }
 
@@ -96,7 +113,7 @@ impl Users {
         .await
     }
 
-    /// The data of one type about a room, or about none.
+    /// The data of one type about a room, or about none. Everybody has push rules.
     ///
     /// # Errors
     /// [`UserError::NotFound`], [`UserError::Storage`].
@@ -107,9 +124,22 @@ impl Users {
         data_type: &str,
     ) -> Result<Box<RawValue>, UserError> {
         let (user, data_type) = (user.to_owned(), data_type.to_owned());
+        if room_id.is_none() && data_type == PUSH_RULES {
+            let content = rules_content(&self.push_rules(&user).await?);
+            return to_raw_value(&content)
+                .map_err(|error| StorageError::Bug(format!("push rules: {error}")).into());
+        }
         let found = self.database().read("account data", move |tx| {
             Box::pin(async move {
-                account_data::content(tx, &user, room_id.as_deref(), &data_type).await
+                match &room_id {
+                    Some(room_id) if data_type == FULLY_READ => {
+                        let mark = receipts::fully_read(tx, room_id, &user).await?;
+                        Ok(mark.map(|event| json!({ "event_id": event }).to_string().into_bytes()))
+                    }
+                    room_id => {
+                        account_data::content(tx, &user, room_id.as_deref(), &data_type).await
+                    }
+                }
             })
         });
         let content = found
@@ -156,12 +186,32 @@ impl Users {
         .await
     }
 
+    /// Changes a user's push rules.
+    ///
+    /// # Errors
+    /// [`UserError::NotFound`] if there is no such rule, [`UserError::Unknown`] if there is none to put it
+    /// beside, [`UserError::InvalidParam`] if it can't be called or changed so, or if the rules become too
+    /// large, [`UserError::Storage`].
+    pub async fn change_push_rules(
+        &self,
+        user: &UserId,
+        change: PushRuleChange,
+    ) -> Result<(), UserError> {
+        self.change_account_data(Change {
+            user: user.to_owned(),
+            room_id: None,
+            data_type: PUSH_RULES.to_owned(),
+            edit: Edit::PushRules(Box::new(change)),
+        })
+        .await
+    }
+
     async fn change_account_data(&self, change: Change) -> Result<(), UserError> {
         let allocation = self.to_device_stream().allocate(1);
         let position = StreamPosition(allocation.before().0 + 1);
         let user = change.user.clone();
         // The allocation goes along, so that it lasts exactly as long as the transaction.
-        let write = self.database().write::<_, StorageError, _>(
+        let write = self.database().write::<_, UserError, _>(
             "account data",
             Priority::Interactive,
             move |tx| {

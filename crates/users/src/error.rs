@@ -44,6 +44,9 @@ pub enum UserError {
     /// Account data of this type is set by other means.
     #[error("Cannot set {0} through this API")]
     SetElsewhere(String),
+    /// It names something beside itself that is not there.
+    #[error("{0}")]
+    Unknown(String),
     /// There is no such thing.
     #[error("{0}")]
     NotFound(String),

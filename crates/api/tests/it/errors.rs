@@ -27,6 +27,8 @@ pub(crate) fn example(path: &str) -> String {
         ("{tag}", "m.favourite"),
         ("{token}", "abcd"),
         ("{report_id}", "1"),
+        ("{kind}", "content"),
+        ("{rule_id}", "kettle"),
     ];
     let query = "?event_id=$event&user_id=@alice:example.org&room_alias=%23a:example.org&v=$event&limit=1&dir=b&ts=1";
     let path = values.iter().fold(path.to_owned(), |path, (name, value)| {

@@ -14,6 +14,7 @@ mod invitations;
 mod memberships;
 mod peer;
 mod presence;
+mod push_rules;
 mod rate_limits;
 mod relations;
 mod reports;
