@@ -10,6 +10,7 @@ pub(crate) mod filters;
 pub(crate) mod keys;
 pub(crate) mod login;
 pub(crate) mod membership;
+pub(crate) mod notifications;
 pub(crate) mod openid;
 pub(crate) mod presence;
 pub(crate) mod profiles;

@@ -227,6 +227,7 @@ table! {
         User Read GET "/_matrix/client/v3/user/{user_id}/rooms/{room_id}/tags" => client::account_data::tags;
         User Change PUT "/_matrix/client/v3/user/{user_id}/rooms/{room_id}/tags/{tag}" => client::account_data::set_tag;
         User Change DELETE "/_matrix/client/v3/user/{user_id}/rooms/{room_id}/tags/{tag}" => client::account_data::remove_tag;
+        User Read GET "/_matrix/client/v3/notifications" => client::notifications::list;
         User Read GET "/_matrix/client/v3/pushrules/" => client::push_rules::all;
         User Read GET "/_matrix/client/v3/pushrules/global/" => client::push_rules::global;
         User Read GET "/_matrix/client/v3/pushrules/global/{kind}/{rule_id}" => client::push_rules::one;

@@ -143,7 +143,8 @@ impl RuledEvent {
             state_key: pdu.state_key.as_deref(),
             event_type: pdu.event_type.to_string(),
         };
-        let raw: Raw<Value> = Raw::new(&properties)?.cast_unchecked();
+        // Ruma takes it for granted that this can be done; what is nested too deep can't be read.
+        let raw = Raw::new(&serde_json::to_value(&properties)?)?;
         let joined = UInt::new_saturating(joined);
         let room_id = pdu.room_id.clone();
         Ok(Self {

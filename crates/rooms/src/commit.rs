@@ -14,6 +14,7 @@ use myelin_storage::{
     client_transactions::{self, ClientTransaction},
     events,
     joins::{self, PartialRoom},
+    notifications::{self, NewNotification},
     out_of_band::{self, OutOfBand},
     outbox::{self, OutboxRow},
     published_rooms, rooms, staged,
@@ -40,6 +41,8 @@ pub(crate) struct Batch {
     out_of_band: Vec<OutOfBand>,
     redactions: Vec<(EventNr, EventNr)>,
     pending_redactions: Vec<(OwnedEventId, EventNr)>,
+    notifications: Vec<NewNotification>,
+    read: Vec<Read>,
     outbox: Vec<OutboxRow>,
     transactions: Vec<(OwnedUserId, ClientTransaction, OwnedEventId)>,
     judged: Vec<i64>,
@@ -69,6 +72,35 @@ pub(crate) struct LocalMembership {
     /// The event that says so, or the one that a resolution undid.
     pub(crate) event: EventNr,
     pub(crate) position: StreamPosition,
+}
+
+/// How far one of this server's users has got in reading the room.
+#[derive(Debug)]
+pub(crate) struct Read {
+    pub(crate) user: OwnedUserId,
+    pub(crate) position: StreamPosition,
+    pub(crate) by: ReadBy,
+}
+
+/// By what a user has got on.
+#[derive(Debug)]
+pub(crate) enum ReadBy {
+    /// It came in: what was before is nothing to it.
+    Joining,
+    /// It said something in a thread, or in the main timeline.
+    Sending { thread: String },
+}
+
+impl Read {
+    async fn put(&self, tx: &mut Tx, room: RoomNr) -> Result<(), StorageError> {
+        let (user, position) = (&self.user, self.position);
+        match &self.by {
+            ReadBy::Joining => notifications::joined(tx, room, user, position).await,
+            ReadBy::Sending { thread } => {
+                notifications::read_up_to(tx, room, user, Some(thread), position).await
+            }
+        }
+    }
 }
 
 /// A room that is made here.
@@ -161,6 +193,47 @@ impl Batch {
         self.pending_redactions.push((redacts, by));
     }
 
+    /// Somebody is told of an event.
+    pub(crate) fn notify(&mut self, notification: NewNotification) {
+        self.notifications.push(notification);
+    }
+
+    /// One of our users has read on.
+    pub(crate) fn put_read(&mut self, read: Read) {
+        self.read.push(read);
+    }
+
+    /// The events that clients will be shown, in order.
+    pub(crate) fn shown(&self) -> Vec<Arc<Event>> {
+        self.events
+            .iter()
+            .map(|new| &new.event)
+            .filter(|event| event.verdict == Verdict::Accepted && event.redacted_by.is_none())
+            .filter(
+                |event| matches!(event.place, Place::Timeline { position, .. } if position.0 > 0),
+            )
+            .map(|event| Arc::new(event.clone()))
+            .collect()
+    }
+
+    /// What this server's users are to the room from now on.
+    pub(crate) fn local_memberships(&self) -> &[LocalMembership] {
+        &self.local_memberships
+    }
+
+    /// The current state from a position on, if it changed there.
+    pub(crate) fn current_at(&self, position: StreamPosition) -> Option<StateRef> {
+        let mut current = self.current.iter().rev();
+        current
+            .find(|(at, _)| *at == position)
+            .map(|(_, current)| *current)
+    }
+
+    /// Memberships to which the room says nothing.
+    pub(crate) fn out_of_band(&self) -> &[OutOfBand] {
+        &self.out_of_band
+    }
+
     pub(crate) fn send(&mut self, row: OutboxRow) {
         self.outbox.push(row);
     }
@@ -248,6 +321,12 @@ impl Batch {
         }
         for row in &mut self.outbox {
             place(&mut row.position);
+        }
+        for new in &mut self.notifications {
+            place(&mut new.position);
+        }
+        for read in &mut self.read {
+            place(&mut read.position);
         }
         allocation
     }
@@ -363,6 +442,12 @@ impl Write {
             events::put(tx, room, event).await?;
         }
         self.write_graph(tx, room).await?;
+        for new in &self.batch.notifications {
+            notifications::put(tx, room, new).await?;
+        }
+        for read in &self.batch.read {
+            read.put(tx, room).await?;
+        }
         self.write_redactions(tx).await?;
         for replaced in &self.batch.replaced {
             let reason = replaced.reason.as_deref();
@@ -429,6 +514,7 @@ impl Write {
         }
         for (redacted, by) in &self.batch.redactions {
             events::set_redacted(tx, *redacted, *by).await?;
+            notifications::delete(tx, *redacted).await?;
         }
         Ok(())
     }

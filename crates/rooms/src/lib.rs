@@ -28,6 +28,7 @@ mod leave;
 mod membership;
 mod new_event;
 mod notes;
+mod notifications;
 mod numbers;
 mod out_of_band;
 mod outgoing;
@@ -38,6 +39,7 @@ mod policy_server;
 mod presence;
 mod profiles;
 mod publishing;
+mod push_rules;
 mod receipts;
 mod receive;
 mod redaction;
@@ -132,6 +134,7 @@ struct Inner {
     typing: typing::Typing,
     receipts: receipts::Receipts,
     presence: presence::Presence,
+    push_rules: push_rules::RulesInUse,
     /// The time in the last create event that was made here.
     last_founding_ms: AtomicU64,
     joins: join::Joins,
@@ -209,6 +212,7 @@ impl Rooms {
             typing,
             receipts,
             presence,
+            push_rules: push_rules::RulesInUse::default(),
             last_founding_ms: AtomicU64::new(0),
             joins: join::Joins::default(),
             workers: receive::Workers::default(),

@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use myelin_core::{
     event::{Event, Place},
-    number::StreamPosition,
+    number::{RoomNr, StreamPosition},
 };
 use myelin_storage::{
-    Database, Priority, StorageError,
+    Database, Priority, StorageError, Tx,
+    notifications::{self, MAIN},
     receipts::{self, Receipt},
     stream::Stream,
     waking::Waking,
@@ -23,9 +24,6 @@ pub use myelin_storage::receipts::ReceiptType;
 
 /// The type of the EDUs, and of the events that clients get.
 pub(crate) const RECEIPT: &str = "m.receipt";
-
-/// What is outside all threads.
-const MAIN: &str = "main";
 
 /// How many relations are followed from an event to its thread.
 const MOST_RELATIONS: usize = 3;
@@ -156,6 +154,7 @@ impl Rooms {
         let allocation = self.receipts().stream.allocate(1);
         let position = StreamPosition(allocation.before().0 + 1);
         let nr = room.key.room;
+        let own = self.server_name().to_owned();
         // The allocation goes along, so that it lasts exactly as long as the transaction.
         let write = self.database().write::<_, StorageError, _>(
             "receipts",
@@ -165,6 +164,9 @@ impl Rooms {
                     let mut changed = Vec::new();
                     for (receipt, event_position) in placed {
                         if receipts::put(tx, nr, &receipt, event_position, position).await? {
+                            if receipt.user_id.server_name() == own {
+                                note_read(tx, nr, &receipt, event_position).await?;
+                            }
                             changed.push(receipt);
                         }
                     }
@@ -209,27 +211,53 @@ impl Rooms {
         if event.pdu.event_id == thread {
             return Ok(());
         }
+        let Threading { root, origin } = self.threading(room, event, &[]).await?;
+        let is_in = match root {
+            Some(root) => root == thread,
+            None => thread == MAIN || origin == thread,
+        };
+        match is_in {
+            true => Ok(()),
+            false => Err(invalid("The event is not in this thread")),
+        }
+    }
+
+    /// Follows an event's relations to its thread. Some events may be `new`, and not stored yet.
+    pub(crate) async fn threading(
+        &self,
+        room: &Arc<Room>,
+        event: &Arc<Event>,
+        new: &[Arc<Event>],
+    ) -> Result<Threading, StorageError> {
         let mut event = event.clone();
+        let mut root = None;
         for _ in 0..MOST_RELATIONS {
             let Some(relation) = relation_of(&event) else {
                 break;
             };
             if relation.rel_type.as_deref() == Some("m.thread") {
-                return match relation.event_id == thread {
-                    true => Ok(()),
-                    false => Err(invalid("The event is not in this thread")),
-                };
-            }
-            let Some(other) = room.event_by_id(self, &relation.event_id).await? else {
+                root = Some(relation.event_id);
                 break;
+            }
+            let is_it = |new: &&Arc<Event>| new.pdu.event_id == relation.event_id;
+            let other = match new.iter().find(is_it) {
+                Some(new) => Some(new.clone()),
+                None => room.event_by_id(self, &relation.event_id).await?,
             };
+            let Some(other) = other else { break };
             event = other;
         }
-        match thread == MAIN || event.pdu.event_id == thread {
-            true => Ok(()),
-            false => Err(invalid("The event is not in this thread")),
-        }
+        let origin = event.pdu.event_id.clone();
+        Ok(Threading { root, origin })
     }
+}
+
+/// Where an event's relations lead.
+pub(crate) struct Threading {
+    /// The root of its thread; `None` if it is in none.
+    pub(crate) root: Option<OwnedEventId>,
+    /// The event that relates to nothing but a thread.
+    origin: OwnedEventId,
 }
 
 #[derive(Deserialize)]
@@ -246,6 +274,26 @@ fn relation_of(event: &Event) -> Option<Relation> {
     }
     let content: Content = serde_json::from_str(event.pdu.content.get()).ok()?;
     Some(content.relation)
+}
+
+/// What one of our users has read is not counted as unread any more.
+async fn note_read(
+    tx: &mut Tx,
+    room: RoomNr,
+    receipt: &Receipt,
+    position: Option<StreamPosition>,
+) -> Result<(), StorageError> {
+    let is_read = matches!(
+        receipt.receipt_type,
+        ReceiptType::Read | ReceiptType::PrivateRead
+    );
+    match position.filter(|_| is_read) {
+        Some(position) => {
+            let (user, thread) = (&receipt.user_id, receipt.thread.as_deref());
+            notifications::read_up_to(tx, room, user, thread, position).await
+        }
+        None => Ok(()),
+    }
 }
 
 fn position_of(event: &Event) -> Option<StreamPosition> {

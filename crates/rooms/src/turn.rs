@@ -25,6 +25,7 @@ use tokio::sync::OwnedMutexGuard;
 use crate::{
     Rooms,
     commit::{Batch, LocalMembership},
+    notifications::Telling,
     room::{CurrentState, Graph, Room},
     states::Unstored,
 };
@@ -524,6 +525,14 @@ impl Writing {
         // Whatever happens from here on, nobody builds upon what may have been overtaken.
         let before = self.committed.take().unwrap_or_default();
         self.graph.revision = before.revision + 1;
+        Telling {
+            rooms: &self.rooms,
+            room: &self.room,
+            before: before.current.as_ref(),
+            after: self.graph.current.as_ref(),
+        }
+        .note(&mut self.batch)
+        .await?;
         let written = self
             .batch
             .write(&self.rooms, &self.room, &before, &self.graph)

@@ -1,7 +1,9 @@
 //! What clients keep for their users: account data, about rooms and otherwise.
 
+use std::collections::HashMap;
+
 use myelin_core::number::StreamPosition;
-use ruma::{OwnedRoomId, RoomId, UserId};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 
 use crate::{StorageError, Tx};
 
@@ -18,6 +20,9 @@ statements! {
         RETURNING content";
     /// Data of one type.
     DATA = "SELECT content FROM account_data WHERE user_id = $1 AND room_id = $2 AND data_type = $3";
+    /// Data of one type about no room, of several users.
+    DATA_OF_USERS = "SELECT user_id, content FROM account_data
+        WHERE user_id IN text_list($1) AND room_id = '' AND data_type = $2";
     /// Data about one room, or about none, that was put in a span of the stream.
     DATA_AFTER = "SELECT data_type, content FROM account_data
         WHERE user_id = $1 AND room_id = $2 AND position > $3 AND position <= $4 ORDER BY position";
@@ -91,6 +96,22 @@ pub async fn content(
         .query_opt(DATA, params![user.as_str(), name(room_id), data_type])
         .await?;
     row.map(|row| Ok(row.blob(0)?.to_vec())).transpose()
+}
+
+/// The content of the data of one type about no room, of those of some users who have such data.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn of_users(
+    tx: &mut Tx,
+    users: &[OwnedUserId],
+    data_type: &str,
+) -> Result<HashMap<OwnedUserId, Vec<u8>>, StorageError> {
+    let users: Vec<&str> = users.iter().map(|user| user.as_str()).collect();
+    let rows = tx.query(DATA_OF_USERS, params![users, data_type]).await?;
+    rows.iter()
+        .map(|row| Ok((row.parsed(0)?, row.blob(1)?.to_vec())))
+        .collect()
 }
 
 /// The data about a room, or about none, that was put after a position and up to another, in order.

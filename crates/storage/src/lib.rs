@@ -28,6 +28,7 @@ pub mod events;
 pub mod filters;
 pub mod joins;
 mod migrations;
+pub mod notifications;
 pub mod openid_tokens;
 pub mod out_of_band;
 pub mod outbox;
@@ -82,6 +83,7 @@ const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
     ("joins", joins::STATEMENTS),
     ("migrations", migrations::STATEMENTS),
     ("openid_tokens", openid_tokens::STATEMENTS),
+    ("notifications", notifications::STATEMENTS),
     ("out_of_band", out_of_band::STATEMENTS),
     ("outbox", outbox::STATEMENTS),
     ("presence", presence::STATEMENTS),

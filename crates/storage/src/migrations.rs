@@ -116,6 +116,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "blocked rooms",
         sql: include_str!("../migrations/0020_blocked_rooms.sql"),
     },
+    Migration {
+        number: 21,
+        name: "notifications",
+        sql: include_str!("../migrations/0021_notifications.sql"),
+    },
 ];
 
 statements! {

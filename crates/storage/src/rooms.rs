@@ -30,6 +30,8 @@ statements! {
     RENUMBER_OUT_OF_BAND = "UPDATE out_of_band_memberships SET room = $2 WHERE room = $1";
     /// Events that wait for a room with another number.
     RENUMBER_STAGED = "UPDATE staged_pdus SET room = $2 WHERE room = $1";
+    /// Of what its users are told there.
+    RENUMBER_NOTIFICATIONS = "UPDATE notifications SET room = $2 WHERE room = $1";
     /// Who cites what, for all events of a room.
     FORGET_AUTH_EDGES = "DELETE FROM auth_edges WHERE event IN (SELECT event FROM events WHERE room = $1)";
     /// All events of a room.
@@ -144,7 +146,12 @@ pub async fn begin_again(tx: &mut Tx, old: RoomNr, key: &RoomKey) -> Result<bool
     if tx.execute(RENUMBER_ROOM, renumbered).await? == 0 {
         return Ok(false);
     }
-    for statement in [RENUMBER_MEMBERSHIPS, RENUMBER_OUT_OF_BAND, RENUMBER_STAGED] {
+    for statement in [
+        RENUMBER_MEMBERSHIPS,
+        RENUMBER_OUT_OF_BAND,
+        RENUMBER_STAGED,
+        RENUMBER_NOTIFICATIONS,
+    ] {
         tx.execute(statement, params![old.0, key.room.0]).await?;
     }
     for statement in [FORGET_AUTH_EDGES, FORGET_EVENTS, FORGET_STATE_KEYS] {

@@ -6,7 +6,7 @@ use ruma::OwnedRoomId;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::{client_event::EventJson, summary::Summary};
+use crate::{client_event::EventJson, summary::Summary, unread::UnreadCounts};
 
 /// A list of events.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -122,6 +122,11 @@ pub struct JoinedRoom {
     pub ephemeral: Events,
     /// The user's settings for it.
     pub account_data: Events,
+    /// What the user has not read.
+    pub unread_notifications: UnreadCounts,
+    /// What it has not read in threads, by their roots; if the client wants these apart.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub unread_thread_notifications: BTreeMap<String, UnreadCounts>,
     /// Whether the client knew nothing of it.
     #[serde(skip)]
     pub(crate) is_new: bool,

@@ -28,11 +28,14 @@ pub(crate) struct Beside {
 pub(crate) struct BesideEvents {
     pub(crate) ephemeral: Vec<EventJson>,
     pub(crate) account_data: Vec<EventJson>,
+    /// Whether the user itself has read something. Then less is unread, also for those who do not want to
+    /// see receipts.
+    pub(crate) has_read: bool,
 }
 
 impl BesideEvents {
     pub(crate) fn is_empty(&self) -> bool {
-        self.ephemeral.is_empty() && self.account_data.is_empty()
+        self.ephemeral.is_empty() && self.account_data.is_empty() && !self.has_read
     }
 }
 
@@ -116,6 +119,8 @@ impl SectionReader<'_> {
             let event = json!({ "type": "m.fully_read", "content": content });
             events.account_data.push(written(&event));
         }
+        let user = self.user();
+        events.has_read = receipts.iter().any(|receipt| receipt.user_id == *user);
         if receipts.is_empty() || !filter.ephemeral.wants_type(room_id, "m.receipt") {
             return Ok(());
         }

@@ -106,6 +106,8 @@ pub struct RoomEventFilter {
     pub lazy_load_members: bool,
     /// Send those memberships also if they were sent before.
     pub include_redundant_members: bool,
+    /// Count what is unread for each thread (of `/sync`, in the filter of the timeline).
+    pub unread_thread_notifications: bool,
 }
 
 /// The parts of a filter. serde takes arrays for them, too.

@@ -99,7 +99,10 @@ impl SectionReader<'_> {
         let is_known = bounds.after.0 != i64::MIN;
         let section = self.section(bounds).await?;
         let beside = self.beside(is_known && !self.request.full_state).await?;
-        let is_empty = section.is_empty && beside.is_empty();
+        let unread = self.unread().await?;
+        // It may be that the filter leaves the event out.
+        let is_more = self.span.since.is_some_and(|since| unread.newest > since);
+        let is_empty = section.is_empty && beside.is_empty() && !is_more;
         if is_empty && is_known && !self.request.full_state {
             return Ok(None);
         }
@@ -109,6 +112,8 @@ impl SectionReader<'_> {
             timeline: section.timeline,
             ephemeral: beside.ephemeral.into(),
             account_data: beside.account_data.into(),
+            unread_notifications: unread.counts,
+            unread_thread_notifications: unread.threads,
             is_new: !is_known,
         }))
     }

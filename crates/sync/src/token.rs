@@ -133,6 +133,29 @@ impl FromStr for PageToken {
     }
 }
 
+/// Where a page of notifications ended: just before a position in the stream of events. `n1_<position>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotificationToken(pub StreamPosition);
+
+impl fmt::Display for NotificationToken {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "n1_{}", self.0)
+    }
+}
+
+impl FromStr for NotificationToken {
+    type Err = SyncError;
+
+    fn from_str(text: &str) -> Result<Self, SyncError> {
+        match read(text) {
+            Some(("n1", positions)) if positions.len() == 1 => {
+                Ok(Self(StreamPosition(positions[0])))
+            }
+            _ => Err(unknown(text)),
+        }
+    }
+}
+
 /// A token's kind and numbers. Only what was written here is read: "+1" and "01" were not.
 fn read(text: &str) -> Option<(&str, Vec<i64>)> {
     let mut parts = text.split('_');

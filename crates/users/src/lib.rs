@@ -42,11 +42,8 @@ pub use keys::{KeyCounts, KeyUpload};
 pub use login::{LOGIN_TOKEN_MS, Login, NewDevice};
 pub use openid::OPENID_LIFETIME_MS;
 pub use profiles::{CustomField, Profile, ProfileField, ProfileFields, shown_in_rooms};
-<<<<<<< HEAD
-pub use rate_limits::{Limit, LimitExceeded, Quota, Quotas, RateLimits, Who};
-=======
 pub use push_rules::{PushRuleChange, RuleName};
->>>>>>> 7ab95e2 (Push rules: users make, change and order their own)
+pub use rate_limits::{Limit, LimitExceeded, Quota, Quotas, RateLimits, Who};
 pub use registration::{NewAccount, Registered, Registration};
 pub use registration_tokens::NewToken;
 pub use reports::{Reported, ReportsWanted};

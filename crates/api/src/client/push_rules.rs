@@ -152,6 +152,7 @@ async fn change_rules(
     change: PushRuleChange,
 ) -> Result<Json<Value>, ApiError> {
     api.users().change_push_rules(user, change).await?;
+    api.rooms().push_rules_changed(user);
     Ok(Json(json!({})))
 }
 

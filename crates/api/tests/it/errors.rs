@@ -187,6 +187,8 @@ async fn parameters_of_a_wrong_form_are_invalid() {
         "/_matrix/client/v1/rooms/!room:example.org/timestamp_to_event?ts=x&dir=f",
         "/_matrix/client/v3/sync?timeout=x",
         "/_matrix/client/v3/sync?since=x",
+        "/_matrix/client/v3/notifications?from=x",
+        "/_matrix/client/v3/notifications?limit=x",
         "/_matrix/client/v3/profile/alice",
         "/_matrix/client/v3/register/available",
     ] {

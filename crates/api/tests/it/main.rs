@@ -12,6 +12,7 @@ mod forgeries;
 mod handshakes;
 mod invitations;
 mod memberships;
+mod notifications;
 mod peer;
 mod presence;
 mod push_rules;

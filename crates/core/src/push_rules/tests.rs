@@ -290,3 +290,22 @@ fn what_is_stored_keeps_the_users_will_and_gets_the_predefined_rules_of_today() 
     let again = read_rules(alice, Some(written.to_string().as_bytes())).unwrap();
     assert_eq!(rules_content(&again), written);
 }
+
+#[test]
+fn content_that_is_nested_too_deep_is_not_read() {
+    let deep = format!("{}{}", "[".repeat(120), "]".repeat(120));
+    for (depth, readable) in [(0, true), (20, false)] {
+        let content = format!(
+            "{}{deep}{}",
+            r#"{"a":"#.repeat(depth + 1),
+            "}".repeat(depth + 1)
+        );
+        let json = format!(
+            r#"{{"type":"m.x","sender":"@b:far.example","room_id":"!r:far.example","origin_server_ts":1,"depth":1,"auth_events":[],"prev_events":[],"content":{content}}}"#
+        );
+        let id = event_id!("$event").to_owned();
+        let pdu = Pdu::from_stored(RoomVersion::V11, id, json).unwrap();
+        let read = RuledEvent::new(&pdu, 2, nobody());
+        assert_eq!(read.is_ok(), readable, "{depth}");
+    }
+}

@@ -10,6 +10,7 @@ mod house;
 mod invites;
 mod joining;
 mod local;
+mod notifications;
 mod outgoing;
 mod presence;
 mod profiles;

@@ -21,7 +21,7 @@ impl House {
         self.rooms.set_typing(room, user, lasts).await.unwrap();
     }
 
-    async fn reads(
+    pub(crate) async fn reads(
         &self,
         room: &RoomId,
         user: &UserId,
