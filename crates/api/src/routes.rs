@@ -172,6 +172,9 @@ table! {
         Admin Read GET "/_synapse/admin/v1/users/{user_id}/admin" => admin::users::is_admin;
         Admin Change PUT "/_synapse/admin/v1/users/{user_id}/admin" => admin::users::set_admin;
         Admin Change POST "/_synapse/admin/v1/users/{user_id}/login" => admin::users::log_in_as;
+        Admin Read GET "/_synapse/admin/v1/users/{user_id}/override_ratelimit" => admin::rate_limits::get;
+        Admin Change POST "/_synapse/admin/v1/users/{user_id}/override_ratelimit" => admin::rate_limits::set;
+        Admin Change DELETE "/_synapse/admin/v1/users/{user_id}/override_ratelimit" => admin::rate_limits::remove;
         Admin Read GET "/_synapse/admin/v1/users/{user_id}/joined_rooms" => admin::users::joined_rooms;
         Admin Change POST "/_synapse/admin/v1/reset_password/{user_id}" => admin::users::reset_password;
         Admin Change POST "/_synapse/admin/v1/deactivate/{user_id}" => admin::users::deactivate;

@@ -36,6 +36,7 @@ mod postgres;
 pub mod presence;
 pub mod profiles;
 pub mod published_rooms;
+pub mod rate_limit_overrides;
 pub mod receipts;
 pub mod refresh_tokens;
 pub mod registration_tokens;
@@ -89,6 +90,7 @@ const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
     ("presence", presence::STATEMENTS),
     ("profiles", profiles::STATEMENTS),
     ("published_rooms", published_rooms::STATEMENTS),
+    ("rate_limit_overrides", rate_limit_overrides::STATEMENTS),
     ("receipts", receipts::STATEMENTS),
     ("refresh_tokens", refresh_tokens::STATEMENTS),
     ("registration_tokens", registration_tokens::STATEMENTS),

@@ -121,6 +121,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "notifications",
         sql: include_str!("../migrations/0021_notifications.sql"),
     },
+    Migration {
+        number: 22,
+        name: "rate limit overrides",
+        sql: include_str!("../migrations/0022_rate_limit_overrides.sql"),
+    },
 ];
 
 statements! {

@@ -43,7 +43,7 @@ pub use login::{LOGIN_TOKEN_MS, Login, NewDevice};
 pub use openid::OPENID_LIFETIME_MS;
 pub use profiles::{CustomField, Profile, ProfileField, ProfileFields, shown_in_rooms};
 pub use push_rules::{PushRuleChange, RuleName};
-pub use rate_limits::{Limit, LimitExceeded, Quota, Quotas, RateLimits, Who};
+pub use rate_limits::{Limit, LimitExceeded, Override, Quota, Quotas, RateLimits, Who};
 pub use registration::{NewAccount, Registered, Registration};
 pub use registration_tokens::NewToken;
 pub use reports::{Reported, ReportsWanted};
@@ -105,7 +105,13 @@ impl Users {
                 Box::pin(myelin_storage::to_device::last_position(tx))
             })
             .await?;
-        let rate_limits = RateLimits::new(env.clock.clone(), config.quotas.clone());
+        let overrides = database
+            .read("rate limits", |tx| {
+                Box::pin(myelin_storage::rate_limit_overrides::all(tx))
+            })
+            .await?;
+        let overrides = overrides.into_iter().collect();
+        let rate_limits = RateLimits::new(env.clock.clone(), config.quotas.clone(), overrides);
         Ok(Self(Arc::new(Inner {
             config,
             rate_limits,

@@ -6,12 +6,16 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
 use myelin_env::{Clock, Moment};
-use ruma::{OwnedServerName, OwnedUserId};
+pub use myelin_storage::rate_limit_overrides::Override;
+use myelin_storage::{Priority, rate_limit_overrides};
+use ruma::{OwnedServerName, OwnedUserId, UserId};
+
+use crate::{UserError, Users};
 
 /// So many at once, and then so many a minute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +119,7 @@ const MOST: usize = 1_000_000;
 pub struct RateLimits {
     clock: Clock,
     quotas: Option<Quotas>,
+    overrides: RwLock<HashMap<OwnedUserId, Override>>,
     used: Mutex<Used>,
 }
 
@@ -126,10 +131,15 @@ struct Used {
 }
 
 impl RateLimits {
-    pub(crate) fn new(clock: Clock, quotas: Option<Quotas>) -> Self {
+    pub(crate) fn new(
+        clock: Clock,
+        quotas: Option<Quotas>,
+        overrides: HashMap<OwnedUserId, Override>,
+    ) -> Self {
         Self {
             clock,
             quotas,
+            overrides: RwLock::new(overrides),
             used: Mutex::new(Used {
                 whole_at: HashMap::new(),
                 sweep_at: FIRST_SWEEP,
@@ -153,11 +163,38 @@ impl RateLimits {
         self.with(limit, who, 1, false)
     }
 
+    /// What counts for somebody; none: anything goes.
+    fn quota(&self, limit: Limit, who: &Who) -> Option<Quota> {
+        let usual = self.quotas.as_ref()?.of(limit);
+        // Passwords are tried by whoever claims to be a user.
+        let Who::User(user) = who else {
+            return Some(usual);
+        };
+        if limit == Limit::WrongPasswords {
+            return Some(usual);
+        }
+        match self.override_of(user) {
+            Some(instead) if instead.messages_per_second == 0 => None,
+            Some(instead) if limit == Limit::Messages => Some(Quota {
+                burst: instead.burst_count.max(1),
+                per_minute: instead.messages_per_second.saturating_mul(60),
+            }),
+            _ => Some(usual),
+        }
+    }
+
+    fn override_of(&self, user: &UserId) -> Option<Override> {
+        let overrides = self
+            .overrides
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        overrides.get(user).copied()
+    }
+
     fn with(&self, limit: Limit, who: Who, actions: u32, uses: bool) -> Result<(), LimitExceeded> {
-        let Some(quotas) = &self.quotas else {
+        let Some(Quota { burst, per_minute }) = self.quota(limit, &who) else {
             return Ok(());
         };
-        let Quota { burst, per_minute } = quotas.of(limit);
         let each = Duration::from_secs(60) / per_minute;
         let now = self.clock.instant();
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
@@ -179,6 +216,46 @@ impl RateLimits {
     }
 }
 
+impl Users {
+    /// What a user of this server may do instead of what everybody may.
+    ///
+    /// # Errors
+    /// [`UserError::NotFound`], [`UserError::Storage`].
+    pub async fn rate_limit_override(&self, user: &UserId) -> Result<Option<Override>, UserError> {
+        self.account_details(user).await?;
+        Ok(self.rate_limits().override_of(user))
+    }
+
+    /// Lets a user do that instead of what everybody may, in all limits at once; none: the same as everybody.
+    ///
+    /// # Errors
+    /// [`UserError::NotFound`], [`UserError::Storage`].
+    pub async fn set_rate_limit_override(
+        &self,
+        user: &UserId,
+        instead: Option<Override>,
+    ) -> Result<(), UserError> {
+        self.account_details(user).await?;
+        let owner = user.to_owned();
+        let set = self
+            .database()
+            .write("rate limit", Priority::Interactive, move |tx| {
+                Box::pin(async move { rate_limit_overrides::set(tx, &owner, instead).await })
+            });
+        set.await.map_err(UserError::Storage)?;
+        let mut overrides = self
+            .rate_limits()
+            .overrides
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        match instead {
+            Some(instead) => overrides.insert(user.to_owned(), instead),
+            None => overrides.remove(user),
+        };
+        Ok(())
+    }
+}
+
 impl Used {
     /// Forgets what is whole again, when there is much; seldom enough to cost nothing.
     fn sweep(&mut self, now: Moment) {
@@ -195,7 +272,7 @@ impl Used {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::IpAddr, time::Duration};
+    use std::{collections::HashMap, net::IpAddr, time::Duration};
 
     use myelin_env::Clock;
     use ruma::user_id;
@@ -215,7 +292,7 @@ mod tests {
             wrong_passwords: of(1, 60),
             federation: of(1, 60),
         };
-        RateLimits::new(clock.clone(), Some(quotas))
+        RateLimits::new(clock.clone(), Some(quotas), HashMap::new())
     }
 
     fn alice() -> Who {

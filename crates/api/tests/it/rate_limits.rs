@@ -6,7 +6,8 @@ use axum::{body::Body, extract::Request};
 use http::{Method, StatusCode, header};
 use myelin_api::{Access, Peer, Route, routes};
 use myelin_storage::testing::{Fresh, on_each_engine};
-use myelin_users::{Quota, Quotas};
+use myelin_users::{Limit, Quota, Quotas, Who};
+use ruma::user_id;
 use serde_json::{Value, json};
 
 use crate::{
@@ -165,6 +166,77 @@ async fn the_invites_of_a_new_room_count_like_others() {
         let invite = json!({ "user_id": "@dave:example.org" });
         let (status, answer) = site.call(Method::POST, &path, Some(&token), invite).await;
         assert_eq!(status, StatusCode::TOO_MANY_REQUESTS, "{answer}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_administrator_frees_a_user_from_all_limits_or_sets_another_for_messages() {
+    on_each_engine(async |fresh: Fresh| {
+        let site = limited(&fresh).await;
+        let (root, token) = (site.admin("root").await, site.token("alice").await);
+        let path = "/_synapse/admin/v1/users/@alice:example.org/override_ratelimit";
+        let ask = async |method: Method, path: &str, body: Value| {
+            let (status, answer) = site.call(method, path, Some(&root), body).await;
+            (status.as_u16(), answer)
+        };
+        let leave = async || {
+            let path = "/_matrix/client/v3/rooms/!none:example.org/leave";
+            let (status, _) = site.call(Method::POST, path, Some(&token), json!({})).await;
+            status != StatusCode::TOO_MANY_REQUESTS
+        };
+        assert_eq!(ask(Method::GET, path, Value::Null).await, (200, json!({})));
+        assert!(leave().await && leave().await && !leave().await);
+        let free = json!({ "messages_per_second": 0, "burst_count": 0 });
+        assert_eq!(
+            ask(Method::POST, path, json!({})).await,
+            (200, free.clone())
+        );
+        for limit in [Limit::Messages, Limit::Joins, Limit::Invites] {
+            let alice = Who::User(user_id!("@alice:example.org").to_owned());
+            let limits = site.users.rate_limits();
+            assert_eq!(limits.take(limit, alice, 1_000), Ok(()), "{limit:?}");
+        }
+        // It is kept over a restart.
+        let site_again = limited(&fresh).await;
+        let (status, answer) = site_again
+            .call(Method::GET, path, Some(&root), Value::Null)
+            .await;
+        assert_eq!((status, answer), (StatusCode::OK, free));
+
+        let four = json!({ "messages_per_second": 1, "burst_count": 4 });
+        assert_eq!(ask(Method::POST, path, four.clone()).await, (200, four));
+        fresh.env.clock.advance(MINUTE * 10);
+        for expected in [true, true, true, true, false] {
+            assert_eq!(leave().await, expected);
+        }
+        fresh.env.clock.advance(Duration::from_secs(1));
+        assert!(leave().await && !leave().await);
+        assert_eq!(
+            ask(Method::DELETE, path, Value::Null).await,
+            (200, json!({}))
+        );
+        assert_eq!(ask(Method::GET, path, Value::Null).await, (200, json!({})));
+
+        let wrong = [
+            ("@nobody:example.org", json!({}), 404, "M_NOT_FOUND"),
+            ("@alice:y.example", json!({}), 400, "M_UNKNOWN"),
+            (
+                "@alice:example.org",
+                json!({ "burst_count": -1 }),
+                400,
+                "M_BAD_JSON",
+            ),
+        ];
+        for (user, body, expected, code) in wrong {
+            let path = path.replace("@alice:example.org", user);
+            let (status, answer) = ask(Method::POST, &path, body).await;
+            assert_eq!(
+                (status, &answer["errcode"]),
+                (expected, &json!(code)),
+                "{answer}"
+            );
+        }
     })
     .await;
 }
