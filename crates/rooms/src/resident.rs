@@ -177,9 +177,9 @@ impl Rooms {
                 Condition::NotMet => return Err(not_let_in(user)),
             }
         }
-        let rescinded = turn.rescinded(&plan);
+        let target_server = turn.target_server(&plan);
         let event = turn.accept(plan).await?;
-        turn.deliver(&event, rescinded);
+        turn.deliver(&event, target_server);
         if is_join {
             turn.tie_extremities().await?;
         }

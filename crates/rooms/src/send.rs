@@ -216,9 +216,9 @@ impl Turn<'_> {
         plan: Plan,
         transaction: Option<ClientTransaction>,
     ) -> Result<OwnedEventId, StorageError> {
-        let rescinded = self.rescinded(&plan);
+        let target_server = self.target_server(&plan);
         let sent = self.accept(plan).await?;
-        self.deliver(&sent, rescinded);
+        self.deliver(&sent, target_server);
         if let Some(transaction) = transaction {
             self.batch
                 .put_transaction(&sent.pdu.sender, transaction, sent.id());
@@ -268,18 +268,15 @@ impl Turn<'_> {
         }
     }
 
-    /// The server of a user whose invite or knock is ended by an event. It is told so though it may not be
-    /// in the room (R138). Of whatever else happens to somebody outside it hears nothing: an unban that
-    /// arrived after the next invite would end that.
-    pub(crate) fn rescinded(&self, plan: &Plan) -> Option<OwnedServerName> {
+    /// The server of the user whom a membership event is about. It is told though it may not be in the room
+    /// (R138), but not of the end of a ban: that would end the next invite, if it arrived after it.
+    pub(crate) fn target_server(&self, plan: &Plan) -> Option<OwnedServerName> {
         let before = &plan.timeline.as_ref()?.before.state;
         plan.pdu.membership?;
         let target = <&UserId>::try_from(plan.pdu.state_key.as_deref()?).ok()?;
-        let was = before
-            .get_named(&self.room.keys(), MEMBER, target.as_str())?
-            .membership()?;
-        let waited = matches!(was, Membership::Invite | Membership::Knock);
-        waited.then(|| target.server_name().to_owned())
+        let member = before.get_named(&self.room.keys(), MEMBER, target.as_str());
+        let was = member.and_then(|member| member.membership());
+        (was != Some(Membership::Ban)).then(|| target.server_name().to_owned())
     }
 
     /// Queues an event for the other servers in the room, and one more. The room before the event counts:

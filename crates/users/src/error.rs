@@ -1,9 +1,19 @@
 //! What can go wrong, by what the caller has to do about it.
 
+use std::time::Duration;
+
 use myelin_federation::FederationError;
 use myelin_storage::StorageError;
 
-use crate::{interactive::Challenge, rate_limits::LimitExceeded};
+use crate::interactive::Challenge;
+
+/// Somebody has done something too often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("Too many requests")]
+pub struct LimitExceeded {
+    /// After this time it may be done again.
+    pub retry_after: Duration,
+}
 
 /// Why something about a user could not be done.
 #[derive(Debug, thiserror::Error)]

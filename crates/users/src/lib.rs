@@ -36,14 +36,14 @@ use ruma::{OwnedServerName, ServerName};
 
 pub use administration::AccountChange;
 pub use devices::{DeviceList, QueriedKeys, uploaded_keys};
-pub use error::UserError;
+pub use error::{LimitExceeded, UserError};
 pub use interactive::{AuthData, Challenge, Stage, UserIdentifier};
 pub use keys::{KeyCounts, KeyUpload};
 pub use login::{LOGIN_TOKEN_MS, Login, NewDevice};
 pub use openid::OPENID_LIFETIME_MS;
 pub use profiles::{CustomField, Profile, ProfileField, ProfileFields, shown_in_rooms};
 pub use push_rules::{PushRuleChange, RuleName};
-pub use rate_limits::{Limit, LimitExceeded, Override, Quota, Quotas, RateLimits, Who};
+pub use rate_limits::{Limit, Override, Quota, Quotas, RateLimits, Who};
 pub use registration::{NewAccount, Registered, Registration};
 pub use registration_tokens::NewToken;
 pub use reports::{Reported, ReportsWanted};

@@ -15,7 +15,7 @@ pub use myelin_storage::rate_limit_overrides::Override;
 use myelin_storage::{Priority, rate_limit_overrides};
 use ruma::{OwnedServerName, OwnedUserId, UserId};
 
-use crate::{UserError, Users};
+use crate::{LimitExceeded, UserError, Users};
 
 /// So many at once, and then so many a minute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,14 +98,6 @@ impl Who {
             v4 => v4,
         })
     }
-}
-
-/// Somebody has done something too often.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("Too many requests")]
-pub struct LimitExceeded {
-    /// After this time it may be done again.
-    pub retry_after: Duration,
 }
 
 /// When so many allowances are kept, those that are whole again are forgotten.

@@ -111,14 +111,16 @@ async fn who_was_invited_is_told_that_the_invite_is_taken_back() {
         let rooms = &house.rooms;
         let taken_back = rooms.set_membership(alice(), &room_id, erin, Membership::Leave, None);
         let taken_back = taken_back.await.unwrap();
-        // Of this she hears nothing: it would undo the next invite if it came after it.
+        // Of the end of a ban she hears nothing: it would undo the next invite if it came after it.
         let ban = rooms.set_membership(alice(), &room_id, erin, Membership::Ban, None);
         let ban = ban.await.unwrap();
         let unban = rooms.set_membership(alice(), &room_id, erin, Membership::Leave, None);
         let unban = unban.await.unwrap();
         let found = receivers(&house, &room_id).await;
-        assert_eq!(found[&taken_back], servers(&[1, 2, 3, 4]));
-        for event in [said, ban, unban] {
+        for event in [taken_back, ban] {
+            assert_eq!(found[&event], servers(&[1, 2, 3, 4]));
+        }
+        for event in [said, unban] {
             assert_eq!(found[&event], servers(&[1, 2, 3]));
         }
     })

@@ -1,5 +1,5 @@
 // A day of two users of matrix-js-sdk, unmodified, on one homeserver: profiles, a room, messages, a
-// reaction, a thread, an edit, a redaction, receipts, a search, an upgrade, and the way out.
+// reaction, a thread, an edit, a redaction, receipts, an upgrade, and the way out.
 // Arguments: the directory where the library is installed, the homeserver's URL, two user IDs, their password.
 //
 // Ends with status 0 and a last line "done" when everything went as the library says it should.
@@ -113,17 +113,13 @@ async function talk(alice, bob, roomId) {
     return said;
 }
 
-async function readAndFind(alice, bob, roomId) {
+async function read(alice, bob, roomId) {
     const { event_id: last } = await alice.sendTextMessage(roomId, "land in sight, bob");
     const event = await eventShown(bob, roomId, last);
     await until(bob, "something unread", () => bob.getRoom(roomId).getUnreadNotificationCount("total") > 0);
     await bob.sendReadReceipt(event);
     await until(bob, "nothing unread", () => bob.getRoom(roomId).getUnreadNotificationCount("total") === 0);
     await until(alice, "the receipt", () => alice.getRoom(roomId).hasUserReadEvent(bobId, last));
-
-    const found = await bob.searchMessageText({ query: "sight" });
-    const { count, results } = found.search_categories.room_events;
-    assert.deepEqual([count, results.map(({ result }) => result.event_id)], [1, [last]]);
 }
 
 async function leave(alice, bob, roomId) {
@@ -132,6 +128,7 @@ async function leave(alice, bob, roomId) {
         const tombstone = bob.getRoom(roomId).currentState.getStateEvents("m.room.tombstone", "");
         return tombstone?.getContent().replacement_room === successor;
     });
+    await alice.invite(successor, bobId);
     await until(bob, "the next invite", () => bob.getRoom(successor)?.getMyMembership() === "invite");
     await bob.joinRoom(successor);
     await until(bob, "the next room", () => bob.getRoom(successor).getMyMembership() === "join");
@@ -150,6 +147,6 @@ const alice = await logIn(aliceId);
 const bob = await logIn(bobId);
 const roomId = await meet(alice, bob);
 await talk(alice, bob, roomId);
-await readAndFind(alice, bob, roomId);
+await read(alice, bob, roomId);
 await leave(alice, bob, roomId);
 process.stdout.write("done\n", () => process.exit(0));

@@ -1,5 +1,5 @@
 """A day of two users of matrix-nio, unmodified, on one homeserver: profiles, a room, messages, a reaction, a
-thread, an edit, a redaction, receipts, an upgrade, and the way out. The library cannot search. Arguments: the
+thread, an edit, a redaction, receipts, an upgrade, and the way out. Arguments: the
 homeserver's URL, two user IDs, their password.
 
 Ends with status 0 and a last line "done" when everything went as the library says it should.
@@ -99,14 +99,16 @@ async def read(alice, bob, room_id, heard):
 
 
 async def leave(alice, bob, room_id):
-    upgraded = expect(await alice.room_upgrade(room_id, "11"), nio.RoomUpgradeResponse)
+    upgraded = expect(await alice.room_upgrade(room_id, "12"), nio.responses.RoomUpgradeResponse)
     tombstone = await bob.room_get_state_event(room_id, "m.room.tombstone", "")
     assert tombstone.content["replacement_room"] == upgraded.room_id, tombstone
     expect(await bob.room_leave(room_id), nio.RoomLeaveResponse)
     await until(bob, "that bob has left", lambda answer: room_id in answer.rooms.leave)
     await until(alice, "that bob has left", lambda _: bob.user_id not in alice.rooms[room_id].users)
     for client in (alice, bob):
+        token = client.access_token
         expect(await client.logout(all_devices=True), nio.LogoutResponse)
+        client.access_token = token
         who = expect(await client.whoami(), nio.WhoamiError)
         assert who.status_code == "M_UNKNOWN_TOKEN", who
         await client.close()
