@@ -82,11 +82,12 @@ impl Steps {
         self.test("tests", "ci", &["--workspace"])?;
         self.environment
             .push(("MYELIN_TEST_ENGINE".to_owned(), "postgres".to_owned()));
-        let whole_servers = "test(/^interop::/) | test(/^trouble::/)";
+        // Of the whole workspace: its features are those that were built.
+        let whole_servers = "package(myelin-server) & (test(/^interop::/) | test(/^trouble::/))";
         self.test(
             "tests of whole servers on PostgreSQL",
             "postgres",
-            &["-p", "myelin-server", "-E", whole_servers],
+            &["--workspace", "-E", whole_servers],
         )?;
         self.step("requirements", |steps| {
             requirements::run(&steps.root, &steps.root.join(requirements::DEFAULT_REPORT))

@@ -62,6 +62,7 @@ pub async fn on_each_engine<F: Future<Output = ()>>(test: impl Fn(Fresh) -> F) {
     let database = fresh.database.clone();
     test(fresh).await;
     database.close().await;
+    place.remove().await;
 }
 
 impl Fresh {
@@ -102,6 +103,7 @@ pub struct PostgresDatabase {
     pub url: String,
     server: String,
     name: String,
+    is_removed: bool,
 }
 
 impl PostgresDatabase {
@@ -125,15 +127,34 @@ impl PostgresDatabase {
             url: format!("{place}/{name}"),
             server: server.to_owned(),
             name,
+            is_removed: false,
         }
     }
 }
 
-impl Drop for PostgresDatabase {
-    /// Others may still be connected, if their test failed. A database that can't be removed harms nobody.
-    fn drop(&mut self) {
+impl PostgresDatabase {
+    /// Removes it, whoever is connected. Meanwhile the test's other tasks go on: PostgreSQL waits for
+    /// connections that are being made, and they for whoever makes them.
+    pub async fn remove(mut self) {
+        self.is_removed = true;
+        let (server, statement) = self.removal();
+        // A database that can't be removed harms nobody.
+        run_on_server(&server, &statement).await.ok();
+    }
+
+    fn removal(&self) -> (String, String) {
         let statement = format!("DROP DATABASE {} WITH (FORCE)", self.name);
-        let server = self.server.clone();
+        (self.server.clone(), statement)
+    }
+}
+
+impl Drop for PostgresDatabase {
+    /// Where nothing can be awaited, as in a test that fails.
+    fn drop(&mut self) {
+        if self.is_removed {
+            return;
+        }
+        let (server, statement) = self.removal();
         let remove = move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
