@@ -178,7 +178,7 @@ table! {
         Admin Read GET "/_synapse/admin/v1/users/{user_id}/joined_rooms" => admin::users::joined_rooms;
         Admin Change POST "/_synapse/admin/v1/reset_password/{user_id}" => admin::users::reset_password;
         Admin Change POST "/_synapse/admin/v1/deactivate/{user_id}" => admin::users::deactivate;
-        Admin Read GET "/_synapse/admin/v1/username_available" => admin::users::available;
+        Admin Read GET "/_synapse/admin/v1/username_available" => client::registration::available;
         User Read GET "/_synapse/admin/v1/whois/{user_id}" => client::administration::who_is;
     }
     "Synapse admin API: Devices" Client {

@@ -130,9 +130,7 @@ impl PostgresDatabase {
             is_removed: false,
         }
     }
-}
 
-impl PostgresDatabase {
     /// Removes it, whoever is connected. Meanwhile the test's other tasks go on: PostgreSQL waits for
     /// connections that are being made, and they for whoever makes them.
     pub async fn remove(mut self) {

@@ -335,16 +335,3 @@ pub(crate) async fn deactivate(
     // This server never binds addresses of its users to an identity server.
     Ok(Json(json!({ "id_server_unbind_result": "success" })))
 }
-
-#[derive(Deserialize)]
-pub(crate) struct AvailableParameters {
-    username: String,
-}
-
-pub(crate) async fn available(
-    State(api): State<Api>,
-    Query(parameters): Query<AvailableParameters>,
-) -> Result<Json<Value>, ApiError> {
-    api.users().available(&parameters.username).await?;
-    Ok(Json(json!({ "available": true })))
-}

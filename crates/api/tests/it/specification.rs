@@ -4,10 +4,10 @@
 //! nothing is checked.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     env, error, fs,
     path::{Path, PathBuf},
-    sync::LazyLock,
+    sync::{Arc, LazyLock, Mutex},
 };
 
 use http::{Method, StatusCode};
@@ -122,7 +122,19 @@ pub(crate) fn check(method: &Method, path: &str, status: StatusCode, answer: &Va
     );
 }
 
-fn validator(endpoint: &Endpoint, method: &Method, status: StatusCode) -> Option<Validator> {
+/// Many answers of a test are of the same kind.
+fn validator(endpoint: &Endpoint, method: &Method, status: StatusCode) -> Option<Arc<Validator>> {
+    type Kind = (PathBuf, String, Method, StatusCode);
+    static BUILT: LazyLock<Mutex<HashMap<Kind, Option<Arc<Validator>>>>> =
+        LazyLock::new(Mutex::default);
+    let (file, path) = (endpoint.file.clone(), endpoint.path.clone());
+    let mut built = BUILT.lock().unwrap();
+    let kind = built.entry((file, path, method.clone(), status));
+    kind.or_insert_with(|| build(endpoint, method, status).map(Arc::new))
+        .clone()
+}
+
+fn build(endpoint: &Endpoint, method: &Method, status: StatusCode) -> Option<Validator> {
     let file = read(&endpoint.file).unwrap();
     let method = method.as_str().to_lowercase();
     let response = &file["paths"][&endpoint.path][method]["responses"][status.as_str()];
