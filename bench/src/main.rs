@@ -6,6 +6,7 @@
 )]
 
 mod delivery;
+mod load;
 mod process;
 mod resident;
 mod resolution;
@@ -21,7 +22,8 @@ use std::{
 };
 
 const USAGE: &str = "usage: myelin-bench resolution|sends-during-resync|resident [MEMBERS...]
-       myelin-bench delivery [SERVERS...]";
+       myelin-bench delivery [SERVERS...]
+       myelin-bench load [SENDERS...]";
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let arguments = env::args().skip(1).collect::<Vec<_>>();
@@ -41,6 +43,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         ("sends-during-resync", Ok(members)) => sends::run(&members, &mut io::stdout().lock())?,
         ("resident", Ok(members)) => resident::run(&members, &mut io::stdout().lock())?,
         ("delivery", Ok(servers)) => delivery::run(&servers, &mut io::stdout().lock())?,
+        ("load", Ok(senders)) => load::run(&senders, &mut io::stdout().lock())?,
         _ => return usage(),
     }
     Ok(ExitCode::SUCCESS)

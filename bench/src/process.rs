@@ -6,7 +6,7 @@ use std::{
     fmt::Write as _,
     fs,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -14,7 +14,14 @@ use std::{
 
 use myelin_env::Env;
 use myelin_server::{Server, config};
-use myelin_testbed::{ca::Ca, client::SHARED_SECRET, resident::Resident};
+use myelin_storage::testing::PostgresDatabase;
+use myelin_testbed::{
+    ca::Ca,
+    client::{Client, SHARED_SECRET},
+    http,
+    resident::Resident,
+    synapse,
+};
 use tempfile::TempDir;
 
 type Failure = Box<dyn Error>;
@@ -25,48 +32,99 @@ pub(crate) const SERVE: &str = "serve";
 /// The name of the server.
 pub(crate) const NAME: &str = "bench.test";
 
+/// How long Synapse may take to start, in seconds.
+const SYNAPSE_STARTS_WITHIN: u32 = 60;
+
 /// `/proc` counts processor time in these, on every Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Which server runs, and on what.
+#[derive(Clone, Debug)]
+pub(crate) enum Engine {
+    /// Myelin on SQLite.
+    Sqlite,
+    /// Myelin on a database of its own on the PostgreSQL server with this URL.
+    Postgres(String),
+    /// Synapse on SQLite.
+    Synapse,
+}
+
+impl Engine {
+    /// What tables call it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Sqlite => "Myelin SQLite",
+            Self::Postgres(_) => "Myelin PostgreSQL",
+            Self::Synapse => "Synapse SQLite",
+        }
+    }
+}
 
 /// A server that runs until it is dropped.
 pub(crate) struct Process {
     child: Child,
     pub(crate) address: SocketAddr,
+    postgres: Option<PostgresDatabase>,
     /// Removed at the end.
     _directory: TempDir,
 }
 
 impl Process {
-    /// Starts a server with an empty SQLite database.
+    /// Starts Myelin with an empty SQLite database, able to reach the servers that the resident speaks
+    /// for.
     pub(crate) fn start(ca: &Ca, notary: &Resident) -> Result<Self, Failure> {
         let directory = tempfile::tempdir()?;
-        let (file, ca_file) = (
-            directory.path().join("myelin.toml"),
-            directory.path().join("ca.pem"),
-        );
+        let ca_file = directory.path().join("ca.pem");
         ca.write(&ca_file);
-        let mut text = String::new();
-        write!(
-            text,
+        let federation = format!(
+            r#"
+[federation]
+extra_ca_certificates = ["{}"]
+allow_private_addresses = true
+trusted_key_servers = ["{}"]
+"#,
+            ca_file.display(),
+            notary.name(),
+        );
+        Self::start_myelin(directory, None, &federation)
+    }
+
+    /// Starts a server of that kind with an empty database, which reaches no other server.
+    pub(crate) async fn start_on(engine: &Engine) -> Result<Self, Failure> {
+        let directory = tempfile::tempdir()?;
+        match engine {
+            Engine::Sqlite => Self::start_myelin(directory, None, ""),
+            Engine::Postgres(server) => {
+                let database = PostgresDatabase::create(server).await;
+                Self::start_myelin(directory, Some(database), "")
+            }
+            Engine::Synapse => Self::start_synapse(directory).await,
+        }
+    }
+
+    fn start_myelin(
+        directory: TempDir,
+        postgres: Option<PostgresDatabase>,
+        federation: &str,
+    ) -> Result<Self, Failure> {
+        let file = directory.path().join("myelin.toml");
+        let mut text = format!(
             r#"
 server_name = "{NAME}"
 data_dir = "{}"
 [[listeners]]
 address = "127.0.0.1:0"
-[federation]
-extra_ca_certificates = ["{}"]
-allow_private_addresses = true
-trusted_key_servers = ["{}"]
 [registration]
 enabled = true
 shared_secret = "{SHARED_SECRET}"
 [rate_limits]
 enabled = false
-"#,
+{federation}"#,
             directory.path().display(),
-            ca_file.display(),
-            notary.name(),
-        )?;
+        );
+        if let Some(database) = &postgres {
+            write!(text, "[database]\nurl = \"{}\"\n", database.url)?;
+        }
         fs::write(&file, text)?;
         let mut child = Command::new(std::env::current_exe()?)
             .arg(SERVE)
@@ -80,21 +138,61 @@ enabled = false
         Ok(Self {
             child,
             address: line.trim().parse()?,
+            postgres,
             _directory: directory,
         })
     }
 
-    /// The processor time that it has taken so far.
+    async fn start_synapse(directory: TempDir) -> Result<Self, Failure> {
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let configuration = synapse::Configuration {
+            name: NAME,
+            directory: directory.path(),
+            listen: address,
+            ca: None,
+        };
+        configuration.write();
+        let log = fs::File::create(directory.path().join("log"))?;
+        let child = configuration
+            .command()
+            .current_dir(directory.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        let process = Self {
+            child,
+            address,
+            postgres: None,
+            _directory: directory,
+        };
+        for _ in 0..SYNAPSE_STARTS_WITHIN {
+            if http::Kept::open(address).await.is_ok() {
+                return Ok(process);
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        Err("Synapse does not start".into())
+    }
+
+    /// Registers a user and logs them in.
+    pub(crate) async fn register(&self, user: &str) -> Client {
+        Client::register(self.address, user).await
+    }
+
+    /// The processor time that it has taken so far, with that of all of PostgreSQL if it is on it.
     pub(crate) fn processor_time(&self) -> Result<Duration, Failure> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The name before the parenthesis may hold anything. User and system time are fields 14 and 15.
-        let fields = stat.rsplit_once(')').ok_or("no name")?.1;
-        let ticks: f64 = fields
-            .split_whitespace()
-            .skip(11)
-            .take(2)
-            .map(str::parse::<f64>)
-            .sum::<Result<_, _>>()?;
+        let mut ticks = ticks(&format!("/proc/{}", self.child.id()))?;
+        if self.postgres.is_some() {
+            for process in fs::read_dir("/proc")? {
+                let path = process?.path();
+                let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
+                if name.trim() == "postgres" {
+                    // One that has ended meanwhile is counted with its parent.
+                    ticks += self::ticks(&path.to_string_lossy()).unwrap_or_default();
+                }
+            }
+        }
         Ok(Duration::from_secs_f64(ticks / TICKS_PER_SECOND))
     }
 
@@ -130,6 +228,15 @@ impl Drop for Process {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+/// The processor time of a process and of its children that have ended, from its directory of `/proc`.
+fn ticks(process: &str) -> Result<f64, Failure> {
+    let stat = fs::read_to_string(format!("{process}/stat"))?;
+    // The name before the parenthesis may hold anything. The times are fields 14 to 17.
+    let fields = stat.rsplit_once(')').ok_or("no name")?.1;
+    let times = fields.split_whitespace().skip(11).take(4);
+    Ok(times.map(str::parse::<f64>).sum::<Result<_, _>>()?)
 }
 
 /// Is the server: prints its address, and runs until the standard input ends.

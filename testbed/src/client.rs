@@ -115,6 +115,14 @@ impl Client {
         Some((answer.status().as_u16(), body))
     }
 
+    /// The same user over a connection that is kept.
+    pub async fn keep(&self) -> KeptClient {
+        KeptClient {
+            connection: http::Kept::open(self.address).await.unwrap(),
+            client: self.clone(),
+        }
+    }
+
     async fn succeed(&self, method: &str, path: &str, body: Option<Value>) -> Value {
         let (status, answer) = self.call(method, path, body).await;
         assert_eq!(status, 200, "{} {method} {path}: {answer}", self.user_id);
@@ -303,15 +311,7 @@ impl Client {
 
     /// One `/sync`, which nobody notices: it would have other servers told that the user is there.
     pub async fn sync(&self, filter: &str, since: Option<&str>, timeout: Duration) -> Value {
-        let since = since
-            .map(|since| format!("&since={}", encode(since)))
-            .unwrap_or_default();
-        let path = format!(
-            "/_matrix/client/v3/sync?set_presence=offline&filter={}&timeout={}{since}",
-            encode(filter),
-            timeout.as_millis()
-        );
-        self.get(&path).await
+        self.get(&sync_path(filter, since, timeout)).await
     }
 
     /// The room's events from the newest back to the first, or until `enough` of those so far.
@@ -338,6 +338,37 @@ impl Client {
             since: None,
             events: Vec::new(),
         }
+    }
+}
+
+/// A user whose requests go one after the other over one connection.
+pub struct KeptClient {
+    client: Client,
+    connection: http::Kept,
+}
+
+impl KeptClient {
+    /// Sends a request that has to succeed; answers the body.
+    pub async fn succeed(&mut self, method: &str, path: &str, body: Option<Value>) -> Value {
+        let request = self.client.request(method, path, body);
+        let answer = self.connection.send(request).await;
+        let answer = answer.unwrap_or_else(|why| panic!("{method} {path}: {why}"));
+        let text = String::from_utf8_lossy(answer.body());
+        assert!(answer.status().is_success(), "{method} {path}: {text}");
+        serde_json::from_str(&text).unwrap_or_else(|why| panic!("{method} {path}: {why}"))
+    }
+
+    /// Sends a text message; answers its event ID.
+    pub async fn say(&mut self, room: &str, words: &str) -> String {
+        let path = in_room(room, &format!("send/m.room.message/{}", transaction_id()));
+        let content = json!({ "msgtype": "m.text", "body": words });
+        text(&self.succeed("PUT", &path, Some(content)).await, "event_id")
+    }
+
+    /// One `/sync`, as [`Client::sync`].
+    pub async fn sync(&mut self, filter: &str, since: Option<&str>, timeout: Duration) -> Value {
+        self.succeed("GET", &sync_path(filter, since, timeout), None)
+            .await
     }
 }
 
@@ -426,6 +457,17 @@ impl Watch {
             }
         }
     }
+}
+
+fn sync_path(filter: &str, since: Option<&str>, timeout: Duration) -> String {
+    let since = since
+        .map(|since| format!("&since={}", encode(since)))
+        .unwrap_or_default();
+    format!(
+        "/_matrix/client/v3/sync?set_presence=offline&filter={}&timeout={}{since}",
+        encode(filter),
+        timeout.as_millis()
+    )
 }
 
 fn in_room(room: &str, rest: &str) -> String {

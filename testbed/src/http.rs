@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use axum::Router;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1::SendRequest;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
@@ -52,6 +53,39 @@ pub async fn send_over(
             Ok(()) => exchange.await,
             Err(why) => Err(failed(why)),
         },
+    }
+}
+
+/// A connection that is kept between requests, as most clients do.
+pub struct Kept {
+    sender: SendRequest<Full<Bytes>>,
+}
+
+impl Kept {
+    /// Connects.
+    pub async fn open(to: SocketAddr) -> Result<Self, String> {
+        let failed = |why: &dyn std::fmt::Display| format!("connecting to {to}: {why}");
+        let stream = TcpStream::connect(to).await.map_err(|why| failed(&why))?;
+        stream.set_nodelay(true).map_err(|why| failed(&why))?;
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|why| failed(&why))?;
+        // It ends with the sender. What goes wrong is told to whoever waits for an answer.
+        tokio::spawn(connection);
+        Ok(Self { sender })
+    }
+
+    /// Sends a request and reads the whole answer.
+    pub async fn send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Bytes>, hyper::Error> {
+        self.sender.ready().await?;
+        let (parts, body) = self.sender.send_request(request).await?.into_parts();
+        Ok(Response::from_parts(
+            parts,
+            body.collect().await?.to_bytes(),
+        ))
     }
 }
 

@@ -1,6 +1,6 @@
 //! What surrounds a server when it is tested or measured whole: a client, a certificate authority, and
-//! a resident server that lives in the same process and does what it is told, wrong things too, and an
-//! identity server.
+//! a resident server that lives in the same process and does what it is told, wrong things too, an
+//! identity server, and a real Synapse.
 //!
 //! Not part of the product: only tests and benchmarks use it.
 #![allow(
@@ -14,3 +14,4 @@ pub mod client;
 pub mod http;
 pub mod identity;
 pub mod resident;
+pub mod synapse;

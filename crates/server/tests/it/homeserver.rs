@@ -38,6 +38,17 @@ pub(crate) struct Site {
     pub(crate) postgres: Option<PostgresDatabase>,
 }
 
+impl Site {
+    fn synapse(&self) -> synapse::Configuration<'_> {
+        synapse::Configuration {
+            name: &self.name,
+            directory: &self.directory,
+            listen: self.listen,
+            ca: Some(&self.ca),
+        }
+    }
+}
+
 /// A running homeserver. It is killed when dropped.
 pub(crate) struct Homeserver {
     pub(crate) kind: Kind,
@@ -70,7 +81,7 @@ impl Homeserver {
             },
         };
         match kind {
-            Kind::Synapse => synapse::write_config(&site),
+            Kind::Synapse => site.synapse().write(),
             Kind::Myelin => myelin::write_config(&site),
         }
         let mut server = Self {
@@ -97,7 +108,7 @@ impl Homeserver {
     /// The key with which the server signs, and its ID: the test can speak as this server.
     pub(crate) fn signing_key(&self) -> (String, SigningKey) {
         match self.kind {
-            Kind::Synapse => synapse::signing_key(&self.site),
+            Kind::Synapse => self.site.synapse().signing_key(),
             Kind::Myelin => myelin::signing_key(&self.site),
         }
     }
@@ -143,7 +154,7 @@ impl Homeserver {
     /// Starts the process (again) on the same data, and waits until it answers.
     pub(crate) async fn run(&mut self) {
         let mut command = match self.kind {
-            Kind::Synapse => synapse::command(&self.site),
+            Kind::Synapse => self.site.synapse().command(),
             Kind::Myelin => myelin::command(&self.site),
         };
         let log = File::options()

@@ -17,8 +17,7 @@ mod machine;
 mod myelin;
 mod program;
 mod proxy;
-mod synapse;
 mod trouble;
 mod witness;
 
-use myelin_testbed::{ca, client, http, identity, resident};
+use myelin_testbed::{ca, client, http, identity, resident, synapse};
