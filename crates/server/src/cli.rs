@@ -11,6 +11,8 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::{Config, documented_file, reference};
+
 /// A Matrix homeserver.
 #[derive(Parser)]
 #[command(name = "myelin", version, about)]
@@ -46,6 +48,10 @@ enum Command {
 enum ConfigCommand {
     /// Read the configuration and say what is wrong with it.
     Check(Place),
+    /// Print a file with all keys, their meanings and their defaults.
+    Defaults,
+    /// Print docs/configuration.md, the reference of all keys.
+    Reference,
 }
 
 #[derive(Subcommand)]
@@ -86,6 +92,8 @@ pub fn main() -> ExitCode {
     let done = match cli.command.unwrap_or(Command::Serve(Place::default())) {
         Command::Serve(place) => serve::serve(&place),
         Command::Config(ConfigCommand::Check(place)) => commands::check_config(&place),
+        Command::Config(ConfigCommand::Defaults) => print(&documented_file(&Config::default())),
+        Command::Config(ConfigCommand::Reference) => print(&reference()),
         Command::Routes { json } => commands::list_routes(json),
         Command::User(UserCommand::Create {
             name,

@@ -1,7 +1,8 @@
-//! The configuration: one TOML file in which every key has a default. [`DEFAULT_FILE`] documents
-//! the keys.
+//! The configuration: one TOML file in which every key has a default. What is said of the keys here is
+//! what operators read: [`documented_file`] and [`reference`] are made of it.
 
 mod load;
+mod reference;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -18,46 +19,53 @@ use ruma::{OwnedServerName, server_name};
 use serde::Deserialize;
 
 pub use load::{ConfigError, load, parse};
+use reference::{Documented, Holds, section};
+pub use reference::{documented_file, reference};
 pub use values::LogFormat;
+use values::WrittenListener;
 
-/// All keys with their meanings and defaults.
-pub const DEFAULT_FILE: &str = include_str!("../default.toml");
-
-/// Everything that the operator decides.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {
-    /// The server's permanent name.
-    pub server_name: OwnedServerName,
-    /// Where the signing key and SQLite's database are.
-    pub data_dir: PathBuf,
-    /// The version of new rooms.
-    #[serde(deserialize_with = "values::room_version")]
-    pub default_room_version: RoomVersion,
-    /// Where clients reach the server from outside.
-    #[serde(deserialize_with = "values::base_url")]
-    pub public_base_url: Option<String>,
-    /// Reverse proxies, which say where a request comes from.
-    #[serde(deserialize_with = "values::networks")]
-    pub trusted_proxies: Vec<IpNet>,
-    /// `[database]`
-    pub database: DatabaseConfig,
-    /// `[[listeners]]`
-    pub listeners: Vec<ListenerConfig>,
-    /// `[federation]`
-    pub federation: FederationSection,
-    /// `[registration]`
-    pub registration: RegistrationSection,
-    /// `[rate_limits]`
-    pub rate_limits: RateLimitsSection,
-    /// `[public_rooms]`
-    pub public_rooms: PublicRoomsSection,
-    /// `[presence]`
-    pub presence: PresenceSection,
-    /// `[log]`
-    pub log: LogSection,
-    /// `[metrics]`
-    pub metrics: MetricsSection,
+section! {
+    /// Everything that the operator decides.
+    #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct Config {
+        /// The name of this server, which user IDs and room aliases end with. It is PERMANENT once the server
+        /// has talked to others: choose your domain ("example.org") before you open it to federation.
+        pub server_name: OwnedServerName,
+        /// Where the signing key, and SQLite's database unless `[database]` says otherwise, are kept.
+        pub data_dir: PathBuf,
+        /// The version that new rooms get unless the client asks for another: "3" to "12".
+        #[serde(deserialize_with = "values::room_version")]
+        pub default_room_version: RoomVersion,
+        /// The address at which clients reach this server from outside. It is announced to them in
+        /// /.well-known/matrix/client and at login.
+        #[example = "\"https://matrix.example.org\""]
+        #[serde(deserialize_with = "values::base_url")]
+        pub public_base_url: Option<String>,
+        /// Reverse proxies in front of this server, by address or network. What they write into
+        /// X-Forwarded-For is believed to be where a request comes from; nobody else's is.
+        #[serde(deserialize_with = "values::networks")]
+        pub trusted_proxies: Vec<IpNet>,
+        /// Where rooms, users and everything else are stored.
+        pub database: DatabaseConfig,
+        /// One section per port. Without any, the server listens on 127.0.0.1:8008 for both.
+        pub listeners: Vec<ListenerConfig>,
+        /// Other servers.
+        pub federation: FederationSection,
+        /// Who may make an account.
+        pub registration: RegistrationSection,
+        /// How much each may ask for: so much at once (burst) after having asked for nothing for long, and
+        /// then so much a minute.
+        pub rate_limits: RateLimitsSection,
+        /// This server's directory of rooms.
+        pub public_rooms: PublicRoomsSection,
+        /// Who is online.
+        pub presence: PresenceSection,
+        /// What the server says on standard error.
+        pub log: LogSection,
+        /// Figures in the format of Prometheus.
+        pub metrics: MetricsSection,
+    }
 }
 
 impl Default for Config {
@@ -124,13 +132,16 @@ impl Config {
     }
 }
 
-/// `[database]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DatabaseConfig {
-    /// `sqlite:PATH` or `postgres://…`.
-    #[serde(deserialize_with = "values::database_url")]
-    pub url: Option<String>,
+section! {
+    /// `[database]`
+    #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct DatabaseConfig {
+        /// sqlite:PATH or postgres://USER:PASSWORD@HOST:PORT/NAME. By default myelin.db in `data_dir`.
+        #[example = "\"postgres://myelin:password@127.0.0.1:5432/myelin\""]
+        #[serde(deserialize_with = "values::database_url")]
+        pub url: Option<String>,
+    }
 }
 
 /// One port.
@@ -158,6 +169,13 @@ impl Default for ListenerConfig {
     }
 }
 
+impl Documented for Vec<ListenerConfig> {
+    fn holds(&self) -> Holds {
+        let listener = self.first().cloned().unwrap_or_default();
+        Holds::Sections(WrittenListener::from(listener).keys())
+    }
+}
+
 /// What a port with TLS shows and keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
@@ -167,16 +185,19 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
-/// `[federation]`
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct FederationSection {
-    /// Files with certificates of further authorities.
-    pub extra_ca_certificates: Vec<PathBuf>,
-    /// Whether servers at addresses that are not public may be reached.
-    pub allow_private_addresses: bool,
-    /// Notaries to ask for keys.
-    pub trusted_key_servers: Vec<OwnedServerName>,
+section! {
+    /// `[federation]`
+    #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct FederationSection {
+        /// Files with certificates, in PEM form, of further authorities that may vouch for other servers.
+        pub extra_ca_certificates: Vec<PathBuf>,
+        /// Whether other servers may be reached at addresses that are not public, such as 10.0.0.1 or
+        /// localhost. Leave it off on the open internet: others choose the names that this server looks up.
+        pub allow_private_addresses: bool,
+        /// Servers to ask for the keys of servers that don't answer themselves.
+        pub trusted_key_servers: Vec<OwnedServerName>,
+    }
 }
 
 impl Default for FederationSection {
@@ -189,44 +210,50 @@ impl Default for FederationSection {
     }
 }
 
-/// `[registration]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RegistrationSection {
-    /// Whether anybody may register without a token.
-    pub enabled: bool,
-    /// Lets tools register accounts.
-    #[serde(deserialize_with = "values::secret")]
-    pub shared_secret: Option<String>,
+section! {
+    /// `[registration]`
+    #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct RegistrationSection {
+        /// Whether anybody may register an account. Without it, one needs a registration token.
+        pub enabled: bool,
+        /// Whoever knows this secret can register accounts, also administrators', through
+        /// /_synapse/admin/v1/register. Without one, nobody can.
+        #[example = "\"a long random text\""]
+        #[serde(deserialize_with = "values::secret")]
+        pub shared_secret: Option<String>,
+    }
 }
 
-/// `[rate_limits]`
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RateLimitsSection {
-    /// Whether anybody is held back.
-    pub enabled: bool,
-    /// Events and the like, by user.
-    #[serde(deserialize_with = "values::quota")]
-    pub messages: Quota,
-    /// Joins and knocks, by user.
-    #[serde(deserialize_with = "values::quota")]
-    pub joins: Quota,
-    /// Invites, by who invites.
-    #[serde(deserialize_with = "values::quota")]
-    pub invites: Quota,
-    /// Requests to register, by address.
-    #[serde(deserialize_with = "values::quota")]
-    pub registrations: Quota,
-    /// Requests to log in, by address.
-    #[serde(deserialize_with = "values::quota")]
-    pub logins: Quota,
-    /// Wrong passwords, by account.
-    #[serde(deserialize_with = "values::quota")]
-    pub wrong_passwords: Quota,
-    /// Requests of other servers, by server.
-    #[serde(deserialize_with = "values::quota")]
-    pub federation: Quota,
+section! {
+    /// `[rate_limits]`
+    #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct RateLimitsSection {
+        /// Whether those who ask too often are held back.
+        pub enabled: bool,
+        /// Messages, changes of rooms and profiles, and new rooms, by user.
+        #[serde(deserialize_with = "values::quota")]
+        pub messages: Quota,
+        /// Joins and knocks, by user.
+        #[serde(deserialize_with = "values::quota")]
+        pub joins: Quota,
+        /// Invites, by the user who invites.
+        #[serde(deserialize_with = "values::quota")]
+        pub invites: Quota,
+        /// Requests to register, by address. One registration takes two or three.
+        #[serde(deserialize_with = "values::quota")]
+        pub registrations: Quota,
+        /// Requests to log in, by address.
+        #[serde(deserialize_with = "values::quota")]
+        pub logins: Quota,
+        /// Wrong passwords, by account. When they are used up, the right one is refused as well.
+        #[serde(deserialize_with = "values::quota")]
+        pub wrong_passwords: Quota,
+        /// Requests of another server.
+        #[serde(deserialize_with = "values::quota")]
+        pub federation: Quota,
+    }
 }
 
 impl Default for RateLimitsSection {
@@ -260,20 +287,25 @@ impl RateLimitsSection {
     }
 }
 
-/// `[public_rooms]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PublicRoomsSection {
-    /// Whether users may list rooms in the directory.
-    pub allow_publishing: bool,
+section! {
+    /// `[public_rooms]`
+    #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct PublicRoomsSection {
+        /// Whether users may list their rooms in this server's public directory, which anybody can read.
+        pub allow_publishing: bool,
+    }
 }
 
-/// `[presence]`
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PresenceSection {
-    /// Whether is noted, shown and told who is there.
-    pub enabled: bool,
+section! {
+    /// `[presence]`
+    #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct PresenceSection {
+        /// Whether users see of each other who is online, idle or offline, here and on other servers. Without
+        /// it everybody seems to be offline, and what clients and other servers say is ignored.
+        pub enabled: bool,
+    }
 }
 
 impl Default for PresenceSection {
@@ -282,15 +314,18 @@ impl Default for PresenceSection {
     }
 }
 
-/// `[log]`
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LogSection {
-    /// What is logged.
-    #[serde(deserialize_with = "values::log_filter")]
-    pub filter: String,
-    /// In which form.
-    pub format: LogFormat,
+section! {
+    /// `[log]`
+    #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct LogSection {
+        /// What is logged to standard error: error, warn, info, debug or trace, also by part, as in
+        /// "info,myelin_federation=debug".
+        #[serde(deserialize_with = "values::log_filter")]
+        pub filter: String,
+        /// "text" for people or "json" for machines.
+        pub format: LogFormat,
+    }
 }
 
 impl Default for LogSection {
@@ -303,12 +338,15 @@ impl Default for LogSection {
     }
 }
 
-/// `[metrics]`
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct MetricsSection {
-    /// Whether `/metrics` is served.
-    pub enabled: bool,
+section! {
+    /// `[metrics]`
+    #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct MetricsSection {
+        /// Whether /metrics shows figures in the format of Prometheus. It is on every listener: keep it from
+        /// the public in the reverse proxy.
+        pub enabled: bool,
+    }
 }
 
 impl Default for MetricsSection {

@@ -35,6 +35,14 @@ pub enum StartError {
     /// The signing key can't be read or made.
     #[error("signing key: {0}")]
     SigningKey(#[from] KeyFileError),
+    /// The database can't be opened.
+    #[error("database {place:?}: {why}")]
+    OpenDatabase {
+        /// Where it is.
+        place: DatabaseUrl,
+        /// What is wrong.
+        why: StorageError,
+    },
     /// The database can't be used.
     #[error("database: {0}")]
     Database(#[from] StorageError),
@@ -90,7 +98,10 @@ impl Parts {
         let key_file = config.signing_key_file();
         let keys = SigningKeys::load_or_create(&key_file, &config.server_name, &env.random)?;
         let url: DatabaseUrl = config.database_url().parse()?;
-        let database = Database::open(&url, env).await?;
+        let database = match Database::open(&url, env).await {
+            Ok(database) => database,
+            Err(why) => return Err(StartError::OpenDatabase { place: url, why }),
+        };
         check_name(&database, config).await?;
         let federation = Federation::new(
             FederationConfig {

@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Failure, Place, print};
 use crate::{
     Running, Server,
-    config::{self, Config, DEFAULT_FILE},
+    config::{self, Config, documented_file},
     telemetry, welcome,
 };
 
@@ -82,8 +82,11 @@ fn write_default(path: &Path) -> Result<bool, io::Error> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
     }
-    let text = DEFAULT_FILE.replace("data_dir = \"data\"", "data_dir = \".\"");
-    fs::write(path, text.replace("sqlite:data/", "sqlite:"))?;
+    let config = Config {
+        data_dir: PathBuf::from("."),
+        ..Config::default()
+    };
+    fs::write(path, documented_file(&config))?;
     Ok(true)
 }
 

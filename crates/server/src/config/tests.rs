@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Config, DEFAULT_FILE, LogFormat, parse};
+use super::{Config, LogFormat, documented_file, load, parse, reference};
 
 fn read(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
     let variables = variables.iter();
@@ -15,14 +15,41 @@ fn read(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
 
 #[test]
 fn the_documented_file_holds_the_defaults() {
-    assert_eq!(read(DEFAULT_FILE, &[]).unwrap(), Config::default());
+    let file = documented_file(&Config::default());
+    assert_eq!(read(&file, &[]).unwrap(), Config::default());
     assert_eq!(read("", &[]).unwrap(), Config::default());
+}
+
+#[test]
+fn the_page_about_the_configuration_is_what_the_program_says() {
+    let page = include_str!("../../../../docs/configuration.md");
+    assert!(
+        page == reference(),
+        "run: cargo run -- config reference > docs/configuration.md"
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = directory.path().join("m.toml");
+    let no_text = directory.path().join("n.toml");
+    std::fs::write(&no_text, [0xff, 0xfe]).unwrap();
+    for (path, expected) in [
+        (missing.as_path(), "No such file"),
+        (directory.path(), "Is a directory"),
+        (no_text.as_path(), "valid UTF-8"),
+    ] {
+        let refused = load(path).unwrap_err();
+        assert_eq!(refused.place, path.display().to_string());
+        assert!(refused.message.contains(expected), "{refused}");
+    }
 }
 
 #[test]
 fn the_documented_examples_are_valid() {
     // What stands behind "# " and looks like a key is a key that has no default.
-    let uncommented: String = DEFAULT_FILE
+    let uncommented: String = documented_file(&Config::default())
         .lines()
         .map(|line| match line.strip_prefix("# ") {
             Some(key) if key.split(' ').nth(1) == Some("=") => format!("{key}\n"),

@@ -14,7 +14,68 @@ use myelin_users::Quota;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use tracing_subscriber::EnvFilter;
 
-use super::{ListenerConfig, TlsFiles};
+use ruma::OwnedServerName;
+
+use super::{
+    ListenerConfig, TlsFiles,
+    reference::{Value, section},
+};
+
+/// A text of TOML.
+fn quoted(text: impl Into<String>) -> String {
+    toml::Value::String(text.into()).to_string()
+}
+
+impl Value for bool {
+    fn kind() -> String {
+        "true or false".to_owned()
+    }
+
+    fn written(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Value for String {
+    fn kind() -> String {
+        "text".to_owned()
+    }
+
+    fn written(&self) -> String {
+        quoted(self)
+    }
+}
+
+impl Value for PathBuf {
+    fn kind() -> String {
+        "path".to_owned()
+    }
+
+    fn written(&self) -> String {
+        quoted(self.to_string_lossy())
+    }
+}
+
+impl Value for OwnedServerName {
+    fn kind() -> String {
+        "server name".to_owned()
+    }
+
+    fn written(&self) -> String {
+        quoted(self.as_str())
+    }
+}
+
+impl<V: Value> Value for Vec<V> {
+    fn kind() -> String {
+        format!("list of {}s", V::kind())
+    }
+
+    fn written(&self) -> String {
+        let written: Vec<_> = self.iter().map(V::written).collect();
+        format!("[{}]", written.join(", "))
+    }
+}
 
 /// How a line of the log looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -24,6 +85,30 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
+}
+
+impl Value for LogFormat {
+    fn kind() -> String {
+        r#"`"text"` or `"json"`"#.to_owned()
+    }
+
+    fn written(&self) -> String {
+        let name = match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        };
+        quoted(name)
+    }
+}
+
+impl Value for RoomVersion {
+    fn kind() -> String {
+        "room version".to_owned()
+    }
+
+    fn written(&self) -> String {
+        quoted(self.as_str())
+    }
 }
 
 pub(super) fn room_version<'de, D: Deserializer<'de>>(from: D) -> Result<RoomVersion, D::Error> {
@@ -62,6 +147,21 @@ pub(super) fn secret<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String
     Ok(Some(secret))
 }
 
+impl Value for IpNet {
+    fn kind() -> String {
+        "network".to_owned()
+    }
+
+    fn written(&self) -> String {
+        let is_one_address = self.prefix_len() == self.max_prefix_len();
+        if is_one_address {
+            quoted(self.addr().to_string())
+        } else {
+            quoted(self.to_string())
+        }
+    }
+}
+
 /// Addresses, and networks as `ADDRESS/BITS`.
 pub(super) fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
     let texts = Vec::<String>::deserialize(from)?;
@@ -74,6 +174,17 @@ pub(super) fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>,
         })
     };
     texts.iter().map(network).collect()
+}
+
+impl Value for Quota {
+    fn kind() -> String {
+        "`burst`: requests; `per_minute`: requests per minute".to_owned()
+    }
+
+    fn written(&self) -> String {
+        let Self { burst, per_minute } = self;
+        format!("{{ burst = {burst}, per_minute = {per_minute} }}")
+    }
 }
 
 pub(super) fn quota<'de, D: Deserializer<'de>>(from: D) -> Result<Quota, D::Error> {
@@ -101,16 +212,25 @@ pub(super) fn log_filter<'de, D: Deserializer<'de>>(from: D) -> Result<String, D
     }
 }
 
-/// A listener as it stands in the file.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct WrittenListener {
-    #[serde(deserialize_with = "socket_address")]
-    address: SocketAddr,
-    tls_certificate: Option<PathBuf>,
-    tls_key: Option<PathBuf>,
-    #[serde(default = "all_resources")]
-    resources: Vec<Resource>,
+section! {
+    /// A listener as it stands in the file.
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub(super) struct WrittenListener {
+        /// IP:PORT, for IPv6 [IP]:PORT. Port 0 lets the system choose.
+        #[serde(deserialize_with = "socket_address")]
+        address: SocketAddr,
+        /// A file with the certificate and those that vouch for it, in PEM form. Without it the port speaks
+        /// plain HTTP, for instance to a reverse proxy.
+        #[example = "\"tls.crt\""]
+        tls_certificate: Option<PathBuf>,
+        /// A file with the certificate's private key, in PEM form.
+        #[example = "\"tls.key\""]
+        tls_key: Option<PathBuf>,
+        /// What is served here: "client", "federation" or both.
+        #[serde(default = "all_resources")]
+        resources: Vec<Resource>,
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -118,6 +238,30 @@ pub(super) struct WrittenListener {
 enum Resource {
     Client,
     Federation,
+}
+
+impl Value for Resource {
+    fn kind() -> String {
+        "resource".to_owned()
+    }
+
+    fn written(&self) -> String {
+        let name = match self {
+            Self::Client => "client",
+            Self::Federation => "federation",
+        };
+        quoted(name)
+    }
+}
+
+impl Value for SocketAddr {
+    fn kind() -> String {
+        "address and port".to_owned()
+    }
+
+    fn written(&self) -> String {
+        quoted(self.to_string())
+    }
 }
 
 fn all_resources() -> Vec<Resource> {
@@ -153,5 +297,25 @@ impl TryFrom<WrittenListener> for ListenerConfig {
             client: written.resources.contains(&Resource::Client),
             federation: written.resources.contains(&Resource::Federation),
         })
+    }
+}
+
+impl From<ListenerConfig> for WrittenListener {
+    fn from(listener: ListenerConfig) -> Self {
+        let (tls_certificate, tls_key) = match listener.tls {
+            Some(TlsFiles { certificate, key }) => (Some(certificate), Some(key)),
+            None => (None, None),
+        };
+        let resources = [
+            (listener.client, Resource::Client),
+            (listener.federation, Resource::Federation),
+        ];
+        let resources = resources.into_iter().filter(|(served, _)| *served);
+        Self {
+            address: listener.address,
+            tls_certificate,
+            tls_key,
+            resources: resources.map(|(_, resource)| resource).collect(),
+        }
     }
 }

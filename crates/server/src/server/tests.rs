@@ -7,6 +7,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, StatusCode, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use myelin_env::{Env, Stream};
+use myelin_storage::{Priority, StorageError, params};
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -254,10 +255,35 @@ async fn a_server_keeps_its_name_and_its_database_to_itself() {
     let directory = TempDir::new().unwrap();
     let (running, _) = start(directory.path()).await;
     let second = Server::start(config(directory.path()), Env::real()).await;
-    assert!(matches!(second, Err(StartError::Database(_))));
+    let refused = second.err().unwrap().to_string();
+    assert!(refused.contains("in use by another"), "{refused}");
     running.stop().await;
     let mut renamed = config(directory.path());
     renamed.server_name = "example.org".try_into().unwrap();
     let refused = Server::start(renamed, Env::real()).await;
     assert!(matches!(refused, Err(StartError::OtherName { .. })));
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_program_is_refused_by_name() {
+    let directory = TempDir::new().unwrap();
+    let (running, env) = start(directory.path()).await;
+    let write = running
+        .database
+        .write("a later step", Priority::Bulk, |tx| {
+            Box::pin(async move {
+                let insert =
+                    "INSERT INTO schema_migrations (number, name) VALUES (1000000, 'later')";
+                tx.execute(insert, params![]).await.map(drop)
+            })
+        });
+    let written: Result<(), StorageError> = write.await;
+    written.unwrap();
+    running.stop().await;
+    let refused = Server::start(config(directory.path()), env).await;
+    let refused = refused.err().unwrap().to_string();
+    let file = directory.path().join("myelin.db");
+    for expected in [&file.display().to_string(), "newer Myelin", "1000000"] {
+        assert!(refused.contains(expected), "{expected}: {refused}");
+    }
 }
