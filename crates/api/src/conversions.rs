@@ -16,6 +16,9 @@ impl From<StorageError> for ApiError {
             tracing::warn!(%error, "the database is not available");
             return Self::unavailable("The database is not available at the moment");
         }
+        if let StorageError::Unstorable(what) = error {
+            return Self::invalid_param(format!("The request has {what} where that cannot be"));
+        }
         tracing::error!(%error, "the database failed");
         Self::internal()
     }
@@ -72,6 +75,8 @@ impl From<AuthError> for ApiError {
         match error {
             // Nothing can have been signed, and the reason is more than that.
             AuthError::NotJson => Self::not_json(error.to_string()),
+            // A header that can't be read too, to which Synapse answers 400: the specification knows 401 only
+            // (server-server API, "Request Authentication"), and by either the other server is not let in.
             error => Self::unauthorized(error.to_string()),
         }
     }

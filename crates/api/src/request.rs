@@ -16,7 +16,6 @@ use serde::{
     Serialize,
     de::{DeserializeOwned, IgnoredAny},
 };
-use serde_json::error::Category;
 
 use crate::{Api, ApiError};
 
@@ -134,24 +133,26 @@ pub(crate) async fn read_body(body: Body, limit: usize, api: &Api) -> Result<Byt
 
 /// Reads a body.
 pub(crate) fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    expect_object(body)?;
-    serde_json::from_slice(body).map_err(|error| match error.classify() {
-        // It may be broken behind the place where it is of another form.
-        Category::Data => match serde_json::from_slice::<IgnoredAny>(body) {
-            Ok(_) => ApiError::bad_json(error.to_string()),
-            Err(error) => ApiError::not_json(error.to_string()),
-        },
-        Category::Io | Category::Syntax | Category::Eof => ApiError::not_json(error.to_string()),
-    })
+    let body = expect_object(body)?;
+    // Whether it is JSON is another question than whether this could be read from it: half a surrogate
+    // pair, for instance, is none only where a text is expected.
+    let other = |error: serde_json::Error| ApiError::bad_json(error.to_string());
+    serde_json::from_str(body).map_err(|error| not_json(body).unwrap_or_else(|| other(error)))
 }
 
-/// All bodies are objects. Without this, a list of values would pass for an object's fields.
-pub(crate) fn expect_object(body: &[u8]) -> Result<(), ApiError> {
-    if body.trim_ascii_start().starts_with(b"{") {
-        return Ok(());
+/// All bodies are objects. Without this, a list of values would pass for an object's fields. What is no
+/// UTF-8 is no JSON, wherever it stands.
+pub(crate) fn expect_object(body: &[u8]) -> Result<&str, ApiError> {
+    let body = str::from_utf8(body).map_err(|error| ApiError::not_json(error.to_string()))?;
+    if body.trim_ascii_start().starts_with('{') {
+        return Ok(body);
     }
-    match serde_json::from_slice::<IgnoredAny>(body) {
-        Ok(_) => Err(ApiError::bad_json("The body is not a JSON object")),
-        Err(error) => Err(ApiError::not_json(error.to_string())),
-    }
+    let other = || ApiError::bad_json("The body is not a JSON object");
+    Err(not_json(body).unwrap_or_else(other))
+}
+
+/// Why a text is no JSON, if it is none.
+fn not_json(body: &str) -> Option<ApiError> {
+    let read = serde_json::from_str::<IgnoredAny>(body);
+    Some(ApiError::not_json(read.err()?.to_string()))
 }

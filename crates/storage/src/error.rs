@@ -24,6 +24,10 @@ pub enum StorageError {
     /// The database cannot be used as it is; the text tells the operator why.
     #[error("{0}")]
     Refused(String),
+    /// A value that no column can hold: a text with U+0000, which PostgreSQL refuses, or a number beyond
+    /// 63 bits. Both engines refuse it alike. Who sent it has to send something else.
+    #[error("{0} cannot be stored")]
+    Unstorable(&'static str),
     /// A mistake in the program, for instance in a statement.
     #[error("bug in a use of the database: {0}")]
     Bug(String),
@@ -48,6 +52,9 @@ impl StorageError {
     /// Whether the same call will fail again: what it reads or writes is at fault, or the program.
     #[must_use]
     pub fn is_lasting(&self) -> bool {
-        matches!(self, Self::Corrupt(_) | Self::Constraint(_) | Self::Bug(_))
+        matches!(
+            self,
+            Self::Corrupt(_) | Self::Constraint(_) | Self::Unstorable(_) | Self::Bug(_)
+        )
     }
 }

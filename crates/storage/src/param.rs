@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use myelin_core::number::{EventNr, RoomNr, SnapshotNr, StreamPosition};
 
+use crate::StorageError;
+
 /// A value for a `$n` of a statement. Borrows what it can.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Param<'a> {
@@ -11,11 +13,12 @@ pub enum Param<'a> {
     Null,
     /// A BIGINT.
     Int(i64),
-    /// An unsigned number that a BIGINT cannot hold; the statement is refused.
+    /// An unsigned number that a BIGINT cannot hold: [`StorageError::Unstorable`].
     TooLarge(u64),
     /// A BOOLEAN.
     Bool(bool),
-    /// A TEXT. PostgreSQL refuses U+0000 in it; foreign text that may hold one is a blob.
+    /// A TEXT. With U+0000 in it, it is [`StorageError::Unstorable`]; foreign text that may hold one is a
+    /// blob, or is escaped.
     Text(&'a str),
     /// A BYTEA.
     Blob(&'a [u8]),
@@ -25,6 +28,27 @@ pub enum Param<'a> {
     TextList(Vec<&'a str>),
     /// For `blob_list($n)`.
     BlobList(Vec<&'a [u8]>),
+}
+
+impl Param<'_> {
+    /// Refuses what one of the engines cannot hold, so that neither does.
+    pub(crate) fn check(&self) -> Result<(), StorageError> {
+        let has_nul = match self {
+            Self::TooLarge(_) => return Err(StorageError::Unstorable("a number of 64 bits")),
+            Self::Text(text) => text.contains('\0'),
+            Self::TextList(texts) => texts.iter().any(|text| text.contains('\0')),
+            Self::Null
+            | Self::Int(_)
+            | Self::Bool(_)
+            | Self::Blob(_)
+            | Self::IntList(_)
+            | Self::BlobList(_) => false,
+        };
+        match has_nul {
+            true => Err(StorageError::Unstorable("a text with U+0000")),
+            false => Ok(()),
+        }
+    }
 }
 
 /// The parameters of a statement, in the order of their numbers.

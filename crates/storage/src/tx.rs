@@ -54,6 +54,7 @@ impl Tx {
     /// Any [`StorageError`].
     pub async fn execute(&mut self, sql: &str, params: &[Param<'_>]) -> Result<u64, StorageError> {
         self.unless_doomed()?;
+        self.check(params)?;
         let done = match &mut self.engine {
             Engine::Sqlite(session) => session.execute(sql, params),
             Engine::Postgres(session) => session.execute(sql, params).await,
@@ -71,6 +72,7 @@ impl Tx {
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, StorageError> {
         self.unless_doomed()?;
+        self.check(params)?;
         let rows = match &mut self.engine {
             Engine::Sqlite(session) => session.query(sql, params),
             Engine::Postgres(session) => session.query(sql, params).await,
@@ -127,6 +129,11 @@ impl Tx {
 
     fn unless_doomed(&self) -> Result<(), StorageError> {
         self.failed.clone().map_or(Ok(()), Err)
+    }
+
+    fn check(&mut self, params: &[Param<'_>]) -> Result<(), StorageError> {
+        let storable = params.iter().try_for_each(Param::check);
+        self.note(storable)
     }
 
     fn note<T>(&mut self, result: Result<T, StorageError>) -> Result<T, StorageError> {

@@ -1,13 +1,23 @@
+use std::time::Duration;
+
 use axum::{body::Body, extract::Request};
 use http::{Method, StatusCode, header};
 use myelin_api::{Access, routes};
 use myelin_storage::testing::{Fresh, on_each_engine};
+use myelin_users::{ACCESS_TOKEN_LIFETIME_MS, NewDevice};
+use ruma::user_id;
 use serde_json::{Value, json};
 
 use crate::{Site, read};
 
-/// Fills a path's parameters in with values of the right form.
+/// A path with its parameters filled in, and a query, with values of the right form.
 pub(crate) fn example(path: &str) -> String {
+    let query = "?event_id=$event&user_id=@alice:example.org&room_alias=%23a:example.org&v=$event&limit=1&dir=b&ts=1";
+    filled_in(path) + query
+}
+
+/// Fills a path's parameters in with values of the right form.
+pub(crate) fn filled_in(path: &str) -> String {
     let values = [
         ("{user_id}", "@alice:example.org"),
         ("{room_id}", "!room:example.org"),
@@ -30,18 +40,18 @@ pub(crate) fn example(path: &str) -> String {
         ("{kind}", "content"),
         ("{rule_id}", "kettle"),
     ];
-    let query = "?event_id=$event&user_id=@alice:example.org&room_alias=%23a:example.org&v=$event&limit=1&dir=b&ts=1";
     let path = values.iter().fold(path.to_owned(), |path, (name, value)| {
         path.replace(name, value)
     });
     assert!(!path.contains('{'), "no example for {path}");
-    path + query
+    path
 }
 
 #[tokio::test]
 async fn nobody_passes_without_credentials() {
     on_each_engine(async |fresh: Fresh| {
         let site = Site::start(&fresh).await;
+        let ended = ended_session(&site).await;
         for route in routes() {
             let paths = [
                 Some(example(route.path)),
@@ -51,11 +61,18 @@ async fn nobody_passes_without_credentials() {
                 let cases = match route.access {
                     Access::Public => vec![],
                     Access::User | Access::Admin => {
-                        vec![(None, "M_MISSING_TOKEN"), (Some("x"), "M_UNKNOWN_TOKEN")]
+                        vec![
+                            (None, "M_MISSING_TOKEN", None),
+                            (Some("x"), "M_UNKNOWN_TOKEN", Some(false)),
+                            (Some(&*ended), "M_UNKNOWN_TOKEN", Some(true)),
+                        ]
                     }
-                    Access::Server => vec![(None, "M_UNAUTHORIZED"), (Some("x"), "M_UNAUTHORIZED")],
+                    Access::Server => vec![
+                        (None, "M_UNAUTHORIZED", None),
+                        (Some("x"), "M_UNAUTHORIZED", None),
+                    ],
                 };
-                for (token, errcode) in cases {
+                for (token, errcode, soft) in cases {
                     let answer = site
                         .call(route.method.clone(), &path, token, Value::Null)
                         .await;
@@ -67,12 +84,49 @@ async fn nobody_passes_without_credentials() {
                         route.method
                     );
                     assert_eq!(body["errcode"], errcode, "{} {path}", route.method);
+                    assert_eq!(body["soft_logout"], json!(soft), "{} {path}", route.method);
                     assert!(body["error"].is_string(), "{} {path}", route.method);
                 }
             }
         }
     })
     .await;
+}
+
+/// The token of a session that can be renewed, and has to be.
+async fn ended_session(site: &Site) -> String {
+    site.token("alice").await;
+    let device = NewDevice {
+        renewable: true,
+        ..NewDevice::default()
+    };
+    let alice = user_id!("@alice:example.org").to_owned();
+    let session = site.users.start_session(alice, device).await.unwrap();
+    let lifetime = Duration::from_millis(ACCESS_TOKEN_LIFETIME_MS + 1);
+    site.fresh.env.clock.advance(lifetime);
+    session.access_token
+}
+
+#[tokio::test]
+async fn every_path_has_its_methods_only() {
+    let fresh = Fresh::sqlite().await;
+    let site = Site::start(&fresh).await;
+    let all = ["GET", "PUT", "POST", "DELETE", "PATCH"].map(|name| name.parse::<Method>().unwrap());
+    for route in routes() {
+        for method in &all {
+            let is_there = routes()
+                .iter()
+                .any(|other| other.path == route.path && other.method == method);
+            if is_there {
+                continue;
+            }
+            let path = filled_in(route.path);
+            let (status, body) = site.call(method.clone(), &path, None, Value::Null).await;
+            let found = (status, &body["errcode"]);
+            let expected = (StatusCode::METHOD_NOT_ALLOWED, &json!("M_UNRECOGNIZED"));
+            assert_eq!(found, expected, "{method} {path}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ mod account_data;
 mod account_management;
 mod accounts;
 mod administration;
+mod bad_input;
 mod directory;
 mod edus;
 mod errors;
