@@ -114,6 +114,7 @@ async fn start(
             extra_ca_certificates: vec![ca_file],
             allow_private_addresses: true,
             trusted_key_servers: vec![resident.name()],
+            ..FederationSection::default()
         },
         registration: RegistrationSection {
             enabled: true,

@@ -24,7 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsConnector;
 
 use crate::{
-    address::is_public, authority::Authority, discovery::Discovery, error::FederationError,
+    address::AddressPolicy, authority::Authority, discovery::Discovery, error::FederationError,
 };
 
 /// For resolving, connecting and the TLS handshake together.
@@ -41,7 +41,7 @@ pub(crate) struct Connector {
     pub(crate) env: Env,
     pub(crate) discovery: Discovery,
     pub(crate) tls: Arc<ClientConfig>,
-    pub(crate) allow_private_addresses: bool,
+    pub(crate) addresses: AddressPolicy,
 }
 
 impl tower::Service<Uri> for Connector {
@@ -73,12 +73,10 @@ impl Connector {
     async fn connect(&self, authority: &Authority) -> Result<Box<dyn Stream>, FederationError> {
         let mut addresses = self.discovery.addresses(authority).await?;
         // Here, on what DNS said this time: no redirect, delegation or second answer gets round it.
-        if !self.allow_private_addresses {
-            addresses.retain(|address| is_public(address.ip()));
-        }
+        addresses.retain(|address| self.addresses.permits(address.ip()));
         if addresses.is_empty() {
             return Err(FederationError::Refused(format!(
-                "{authority} has only private addresses"
+                "{authority} has no address that this server may connect to"
             )));
         }
         let stream = self.first_to_answer(addresses).await?;

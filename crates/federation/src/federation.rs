@@ -8,7 +8,8 @@ use myelin_storage::{Database, StorageError};
 use ruma::{OwnedServerName, ServerName};
 
 use crate::{
-    KeyNeed, KeyRing, Resolver, SetupError, SigningKeys, SystemResolver, Urgency, Waits,
+    AddressPolicy, KeyNeed, KeyRing, Resolver, SetupError, SigningKeys, SystemResolver, Urgency,
+    Waits,
     connector::Connector,
     destinations::Destinations,
     discovery::Discovery,
@@ -24,9 +25,8 @@ use crate::{
 pub struct FederationConfig {
     /// PEM files with certificates to be believed beside the platform's roots.
     pub extra_ca_certificates: Vec<PathBuf>,
-    /// Whether to connect to addresses that are not on the public internet. Otherwise strangers could
-    /// send this server to its neighbours.
-    pub allow_private_addresses: bool,
+    /// Which addresses to connect to.
+    pub addresses: AddressPolicy,
     /// Notaries: servers that are believed about the keys of others.
     pub trusted_key_servers: Vec<OwnedServerName>,
     /// How long failing servers are left alone.
@@ -111,7 +111,7 @@ impl Federation {
             env: env.clone(),
             discovery: Discovery::new(names.resolver, env.random.clone()),
             tls: Arc::new(tls::client_config(&config.extra_ca_certificates)?),
-            allow_private_addresses: config.allow_private_addresses,
+            addresses: config.addresses,
         });
         let transport = Transport {
             clock: env.clock.clone(),

@@ -47,6 +47,7 @@ mod transport;
 mod well_known;
 mod x_matrix;
 
+pub use address::AddressPolicy;
 pub use authentication::AuthError;
 pub use destinations::{Urgency, Waits};
 pub use error::{FederationError, RemoteError, SetupError};

@@ -104,7 +104,20 @@ impl World {
     where
         F: Fn(&Seen) -> BoxFuture<'static, Answer> + Send + Sync + 'static,
     {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        self.server_at(Ipv4Addr::LOCALHOST, names, handler).await
+    }
+
+    /// The same at another address of this machine.
+    pub(crate) async fn server_at<F>(
+        &self,
+        address: Ipv4Addr,
+        names: &[&str],
+        handler: F,
+    ) -> TestServer
+    where
+        F: Fn(&Seen) -> BoxFuture<'static, Answer> + Send + Sync + 'static,
+    {
+        let listener = TcpListener::bind((address, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let acceptor = TlsAcceptor::from(Arc::new(self.tls(names)));
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -169,7 +182,10 @@ impl World {
     pub(crate) fn config(&self) -> FederationConfig {
         FederationConfig {
             extra_ca_certificates: vec![self.directory.path().join("ca.pem")],
-            allow_private_addresses: true,
+            addresses: crate::AddressPolicy {
+                allow_private: true,
+                ..crate::AddressPolicy::default()
+            },
             ..FederationConfig::default()
         }
     }

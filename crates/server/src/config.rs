@@ -195,6 +195,14 @@ section! {
         /// Whether other servers may be reached at addresses that are not public, such as 10.0.0.1 or
         /// localhost. Leave it off on the open internet: others choose the names that this server looks up.
         pub allow_private_addresses: bool,
+        /// Networks to which this server never connects, beside those that are not public, whatever a name,
+        /// a delegation or a redirect leads to.
+        #[serde(deserialize_with = "values::networks")]
+        pub blocked_addresses: Vec<IpNet>,
+        /// Networks to which it connects though they are blocked or not public, such as those of your own
+        /// other servers. An IPv6 address that leads to an IPv4 one (mapped, NAT64, 6to4) counts as both.
+        #[serde(deserialize_with = "values::networks")]
+        pub allowed_addresses: Vec<IpNet>,
         /// Servers to ask for the keys of servers that don't answer themselves.
         pub trusted_key_servers: Vec<OwnedServerName>,
     }
@@ -205,6 +213,8 @@ impl Default for FederationSection {
         Self {
             extra_ca_certificates: Vec::new(),
             allow_private_addresses: false,
+            blocked_addresses: Vec::new(),
+            allowed_addresses: Vec::new(),
             trusted_key_servers: vec![server_name!("matrix.org").to_owned()],
         }
     }

@@ -8,7 +8,7 @@ use std::{fs, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use myelin_api::{Api, ApiConfig, ApiParts, router};
 use myelin_env::Env;
 use myelin_federation::{
-    Federation, FederationConfig, KeyFileError, SetupError, SigningKeys, Waits,
+    AddressPolicy, Federation, FederationConfig, KeyFileError, SetupError, SigningKeys, Waits,
 };
 use myelin_rooms::{Rooms, RoomsConfig};
 use myelin_storage::{Database, DatabaseUrl, StorageError};
@@ -106,7 +106,11 @@ impl Parts {
         let federation = Federation::new(
             FederationConfig {
                 extra_ca_certificates: config.federation.extra_ca_certificates.clone(),
-                allow_private_addresses: config.federation.allow_private_addresses,
+                addresses: AddressPolicy {
+                    allow_private: config.federation.allow_private_addresses,
+                    blocked: config.federation.blocked_addresses.clone(),
+                    allowed: config.federation.allowed_addresses.clone(),
+                },
                 trusted_key_servers: config.federation.trusted_key_servers.clone(),
                 waits: Waits::default(),
             },

@@ -1,6 +1,6 @@
 //! What `.well-known` answers lead to, and how long they are kept.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
@@ -141,10 +141,13 @@ async fn redirects_in_a_circle_end() {
 #[tokio::test]
 async fn a_redirect_to_a_private_address_is_not_followed() {
     let world = World::new().await;
+    let neighbour = Ipv4Addr::new(127, 0, 0, 2);
     let inner = world
-        .server(&["127.0.0.1"], |_| json(200, r#"{"m.server":"d.test"}"#))
+        .server_at(neighbour, &["127.0.0.2"], |_| {
+            json(200, r#"{"m.server":"d.test"}"#)
+        })
         .await;
-    let location = format!("https://127.0.0.1:{}/", inner.port);
+    let location = format!("https://{neighbour}:{}/", inner.port);
     let web = world
         .server(&["host.test"], move |_| {
             let location = location.clone();
@@ -156,13 +159,25 @@ async fn a_redirect_to_a_private_address_is_not_followed() {
     let open = world.federation_with(config.clone(), web.port);
     assert_eq!(delegate(&open, "host.test").await, "d.test");
     assert_eq!(inner.count(), 1);
-    let closed = crate::FederationConfig {
-        allow_private_addresses: false,
-        ..config
+    // Each lets it reach the server that redirects.
+    let private = crate::AddressPolicy {
+        allowed: vec!["127.0.0.1/32".parse().unwrap()],
+        ..crate::AddressPolicy::default()
     };
-    let closed = world.federation_with(closed, web.port);
-    assert_eq!(delegate(&closed, "host.test").await, "host.test");
-    assert_eq!((inner.count(), web.count()), (1, 1));
+    let blocked = crate::AddressPolicy {
+        allow_private: true,
+        blocked: vec!["127.0.0.2/32".parse().unwrap()],
+        ..crate::AddressPolicy::default()
+    };
+    for (seen, addresses) in [(2, private), (3, blocked)] {
+        let closed = crate::FederationConfig {
+            addresses,
+            ..config.clone()
+        };
+        let closed = world.federation_with(closed, web.port);
+        assert_eq!(delegate(&closed, "host.test").await, "host.test");
+        assert_eq!((inner.count(), web.count()), (1, seen));
+    }
 }
 
 /// Asks again and again; returns how long the first answer was kept, to the minute.

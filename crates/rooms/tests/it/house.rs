@@ -70,7 +70,10 @@ impl House {
         let (env, database) = (fresh.env.clone(), fresh.database.clone());
         let server_name = keys.server_name().to_owned();
         let config = FederationConfig {
-            allow_private_addresses: true,
+            addresses: myelin_federation::AddressPolicy {
+                allow_private: true,
+                ..myelin_federation::AddressPolicy::default()
+            },
             ..FederationConfig::default()
         };
         let federation =

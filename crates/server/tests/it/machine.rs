@@ -90,6 +90,7 @@ impl Machine {
                 extra_ca_certificates: vec![ca_file],
                 allow_private_addresses: true,
                 trusted_key_servers: notary.into_iter().collect(),
+                ..FederationSection::default()
             },
             registration: RegistrationSection {
                 enabled: true,

@@ -129,7 +129,7 @@ async fn without_records_the_host_itself_is_resolved() {
     let world = World::new().await;
     world.names.host("s.test", &["192.0.2.1"]);
     let config = FederationConfig {
-        allow_private_addresses: false,
+        addresses: crate::AddressPolicy::default(),
         ..world.config()
     };
     let refused = world
@@ -198,11 +198,11 @@ async fn private_addresses_are_refused_however_they_are_reached() {
     world.names.host("s.test", &["127.0.0.1"]);
     world.names.host("mapped.test", &["::ffff:127.0.0.1"]);
     world.names.service("d.test", port);
-    let config = FederationConfig {
-        allow_private_addresses: false,
-        ..world.config()
+    let by_the_operator = crate::AddressPolicy {
+        allow_private: true,
+        blocked: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
+        allowed: Vec::new(),
     };
-    let federation = world.federation_with(config, port);
     let names = [
         format!("127.0.0.1:{port}"),
         format!("[::1]:{port}"),
@@ -212,16 +212,36 @@ async fn private_addresses_are_refused_however_they_are_reached() {
         "s.test".to_owned(),
         "d.test".to_owned(),
     ];
-    for text in names {
-        let refused = federation.version(name(&text)).await;
-        assert!(
-            matches!(refused, Err(FederationError::Refused(_))),
-            "{text}: {refused:?}"
-        );
-        // That is our own decision; it doesn't tell against the server.
-        assert_eq!(federation.backoff(name(&text)).await.unwrap(), None);
+    for addresses in [crate::AddressPolicy::default(), by_the_operator] {
+        let config = FederationConfig {
+            addresses,
+            ..world.config()
+        };
+        let federation = world.federation_with(config, port);
+        for text in &names {
+            let refused = federation.version(name(text)).await;
+            assert!(
+                matches!(refused, Err(FederationError::Refused(_))),
+                "{text}: {refused:?}"
+            );
+            // That is our own decision; it doesn't tell against the server.
+            assert_eq!(federation.backoff(name(text)).await.unwrap(), None);
+        }
     }
     assert_eq!(server.count(), 0);
+    // What the operator allows goes before that.
+    let addresses = crate::AddressPolicy {
+        allowed: vec!["127.0.0.1/32".parse().unwrap()],
+        ..crate::AddressPolicy::default()
+    };
+    let config = FederationConfig {
+        addresses,
+        ..world.config()
+    };
+    let federation = world.federation_with(config, port);
+    let text = format!("s.test:{port}");
+    federation.version(name(&text)).await.unwrap();
+    assert_eq!(server.count(), 1);
 }
 
 #[tokio::test]

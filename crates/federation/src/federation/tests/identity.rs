@@ -213,7 +213,7 @@ async fn the_bounds_of_other_servers_are_those_of_identity_servers() {
         "{too_large:?}"
     );
     let config = FederationConfig {
-        allow_private_addresses: false,
+        addresses: crate::AddressPolicy::default(),
         ..world.config()
     };
     let private = look_up(world.federation_with(config, 1)).await;
