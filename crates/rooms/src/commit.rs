@@ -378,6 +378,16 @@ impl Batch {
             && !self.now_full
     }
 
+    /// Forgets what was counted as unread and is so no more. Before anybody can read past the batch.
+    fn forget_unread(&self, room: &Room) {
+        if !self.redactions.is_empty() {
+            room.unread_cache().forget_all();
+        }
+        for read in &self.read {
+            room.unread_cache().forget(&read.user);
+        }
+    }
+
     /// Writes the batch, if `before` is still the room's revision. On failure nothing is written.
     pub(crate) async fn write(
         mut self,
@@ -570,6 +580,7 @@ impl Written {
         if !batch.bulk {
             rooms.came_into(room, batch.events.iter().map(|new| &new.event));
         }
+        batch.forget_unread(room);
         let newest = allocation.positions().last();
         let to_send = !batch.outbox.is_empty();
         drop(allocation);

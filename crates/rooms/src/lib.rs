@@ -63,6 +63,7 @@ mod third_party_invites;
 mod timestamps;
 mod turn;
 mod typing;
+mod unread;
 mod upgrade;
 mod validation;
 

@@ -175,6 +175,10 @@ impl Rooms {
             },
         );
         let (changed, allocation) = write.await?;
+        // Before anybody can read past it.
+        for receipt in &changed {
+            room.unread_cache().forget(&receipt.user_id);
+        }
         drop(allocation);
         if !changed.is_empty() {
             let users = room.local_users();

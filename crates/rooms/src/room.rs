@@ -22,7 +22,7 @@ use myelin_storage::{
 use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, ServerName};
 use tokio::sync::watch;
 
-use crate::{Rooms, event_cache::EventCache, state_cache::StateCache};
+use crate::{Rooms, event_cache::EventCache, state_cache::StateCache, unread::UnreadCache};
 
 /// A room that this server knows. There is one for each while it is in use; whoever changes the room
 /// holds its turn.
@@ -40,6 +40,7 @@ pub struct Room {
     users: RwLock<BTreeSet<OwnedUserId>>,
     pub(crate) states: StateCache,
     events: EventCache,
+    unread: UnreadCache,
     /// Whether the room has a partial record: its resync isn't done.
     partial: watch::Sender<bool>,
     /// While the room is partial: the servers that were in it at the join.
@@ -225,6 +226,7 @@ impl Room {
             users: RwLock::default(),
             states: StateCache::default(),
             events: EventCache::default(),
+            unread: UnreadCache::default(),
             partial: watch::channel(false).0,
             servers_at_join: RwLock::default(),
             inbound: crate::inbound::Inbound::default(),
@@ -485,6 +487,11 @@ impl Room {
     /// Forgets an event in memory because its row has changed.
     pub(crate) fn forget_event(&self, nr: EventNr) {
         self.events.lock().forget(nr);
+    }
+
+    /// What users have not read, as it was counted last.
+    pub(crate) fn unread_cache(&self) -> &UnreadCache {
+        &self.unread
     }
 
     /// The current state as of a position, for readers of the past.

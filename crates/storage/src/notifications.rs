@@ -17,8 +17,8 @@ use crate::{Row, StorageError, Tx, events::RoomKey};
 /// The thread of what is in none.
 pub const MAIN: &str = "main";
 
-/// How many of the newest events are counted for each user, within threads and outside. Who has left more
-/// than that unread is not told how many.
+/// How many of the newest events are counted at once for each user, within threads and outside. Who had left
+/// more than that unread when they were first counted is not told how many.
 const MOST_COUNTED: usize = 5_000;
 
 /// Counts unread rows of `$3`, everybody (empty) or the user `$2`, in a room up to `$5`. What everybody is
@@ -192,7 +192,7 @@ impl Unread {
     }
 }
 
-/// What a joined user has not read of a room, by thread, up to a position.
+/// What a joined user has not read of a room, by thread: after one position, up to another one.
 ///
 /// # Errors
 /// Any [`StorageError`].
@@ -200,14 +200,15 @@ pub async fn unread(
     tx: &mut Tx,
     room: RoomNr,
     user: &UserId,
+    after: StreamPosition,
     upto: StreamPosition,
 ) -> Result<BTreeMap<String, Unread>, StorageError> {
-    let (mut whole, mut main) = (StreamPosition(0), StreamPosition(0));
+    let (mut whole, mut main) = (after, after);
     for row in tx.query(READ_MAIN, params![user.as_str(), room]).await? {
         let position = StreamPosition(row.int(1)?);
         match row.text(0)? {
-            "" => whole = position,
-            _ => main = position,
+            "" => whole = whole.max(position),
+            _ => main = main.max(position),
         }
     }
     let mut unread = BTreeMap::<String, Unread>::new();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use myelin_core::number::StreamPosition;
-use myelin_storage::notifications::{self, MAIN, Unread};
+use myelin_storage::notifications::{MAIN, Unread};
 use serde::Serialize;
 
 use crate::{SyncError, room_section::SectionReader};
@@ -39,11 +39,8 @@ pub(crate) struct RoomUnread {
 impl SectionReader<'_> {
     /// What the user has not read of what it was told of up to the end of the span.
     pub(crate) async fn unread(&self) -> Result<RoomUnread, SyncError> {
-        let (nr, user, upto) = (self.room.key.room, self.user().to_owned(), self.span.upto);
-        let read = self.rooms.database().read("unread", move |tx| {
-            Box::pin(async move { notifications::unread(tx, nr, &user, upto).await })
-        });
-        let mut threads = read.await?;
+        let (rooms, user, upto) = (self.rooms, self.user(), self.span.upto);
+        let mut threads = self.room.unread(rooms, user, upto).await?;
         let all = threads.values().copied().fold(Unread::NONE, Unread::and);
         let timeline = &self.request.filter.room.timeline;
         let counts = match timeline.unread_thread_notifications {

@@ -20,8 +20,8 @@ impl House {
     async fn unread(&self, room_id: &RoomId, user: &UserId) -> u64 {
         let (nr, user) = (self.room(room_id).await.key.room, user.to_owned());
         let unread = self.read(move |tx| {
-            let all = StreamPosition(i64::MAX);
-            Box::pin(async move { notifications::unread(tx, nr, &user, all).await })
+            let (none, all) = (StreamPosition(0), StreamPosition(i64::MAX));
+            Box::pin(async move { notifications::unread(tx, nr, &user, none, all).await })
         });
         let unread = unread.await.into_values();
         unread.fold(Unread::NONE, Unread::and).notifications

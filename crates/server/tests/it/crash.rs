@@ -8,5 +8,6 @@
 mod crowd;
 mod disk_full;
 mod join;
+mod own_postgres;
 mod postgres;
 mod sends;

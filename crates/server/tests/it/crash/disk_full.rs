@@ -1,9 +1,10 @@
-//! A disk that has no room left.
+//! A disk that has no room left: below SQLite, and below PostgreSQL.
 
 use myelin_storage::testing::Loss;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::crowd::timeline;
+use super::own_postgres::SmallDisk;
 use crate::ca::Ca;
 use crate::client::{Client, encode};
 use crate::machine::Machine;
@@ -12,20 +13,45 @@ use crate::machine::Machine;
 async fn a_full_disk_refuses_what_it_cannot_keep_until_there_is_room_again() {
     let ca = Ca::generate();
     let machine = Machine::new("full.test", &ca, None, Loss::Everything).await;
+    let power = machine.power.clone();
+    talk_until_full_and_on(
+        &machine,
+        || power.leave_room_for(300_000),
+        || power.make_room(),
+    )
+    .await;
+    machine.assert_at_rest(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_of_postgresql_refuses_likewise() {
+    let Some(disk) = SmallDisk::start() else {
+        return;
+    };
+    let ca = Ca::generate();
+    let machine = Machine::new("full.test", &ca, None, Loss::Everything).await;
+    talk_until_full_and_on(
+        &machine.with_database(&disk.url()),
+        || disk.leave_room_for(300_000),
+        || disk.make_room(),
+    )
+    .await;
+}
+
+/// Sends to a server whose disk gets full, and sees that it refuses and goes on when there is room.
+async fn talk_until_full_and_on(
+    machine: &Machine,
+    leave_little_room: impl FnOnce(),
+    make_room: impl FnOnce(),
+) {
     let life = machine.start().await;
     let client = Client::register(life.address(), "alice").await;
     let room = client.create_room(json!({})).await;
-    let room_path = format!("/_matrix/client/v3/rooms/{}", encode(&room));
-    let send = async |number: usize| {
-        let path = format!("{room_path}/send/m.room.message/{number}");
-        let body = json!({ "msgtype": "m.text", "body": number.to_string() });
-        client.call("PUT", &path, Some(body)).await
-    };
 
-    machine.power.leave_room_for(300_000);
+    leave_little_room();
     let mut kept = Vec::new();
     let refusal = loop {
-        let (status, answer) = send(kept.len()).await;
+        let (status, answer) = send(&client, &room, kept.len()).await;
         match answer["event_id"].as_str() {
             Some(event) => kept.push((event.to_owned(), kept.len().to_string())),
             None => break (status, answer["errcode"].clone()),
@@ -35,14 +61,23 @@ async fn a_full_disk_refuses_what_it_cannot_keep_until_there_is_room_again() {
     assert_eq!(refusal, (503, json!("M_UNKNOWN")));
     // What is there can be read, and what cannot be kept is refused as often as it is tried.
     assert_eq!(timeline(&client, &room).await, kept);
-    assert_eq!(send(kept.len()).await.0, 503);
+    assert_eq!(send(&client, &room, kept.len()).await.0, 503);
 
-    machine.power.make_room();
-    let (status, answer) = send(kept.len()).await;
+    make_room();
+    let (status, answer) = send(&client, &room, kept.len()).await;
     assert_eq!(status, 200, "{answer}");
     let event = answer["event_id"].as_str().unwrap();
     kept.push((event.to_owned(), kept.len().to_string()));
     assert_eq!(timeline(&client, &room).await, kept);
     life.stop().await;
-    machine.assert_at_rest(&[]).await;
+}
+
+/// Sends a number as a message, and as its transaction's ID.
+async fn send(client: &Client, room: &str, number: usize) -> (u16, Value) {
+    let path = format!(
+        "/_matrix/client/v3/rooms/{}/send/m.room.message/{number}",
+        encode(room)
+    );
+    let body = json!({ "msgtype": "m.text", "body": number.to_string() });
+    client.call("PUT", &path, Some(body)).await
 }
