@@ -7,7 +7,7 @@ use axum::{
     extract::{FromRequestParts, Request},
 };
 use bytes::Bytes;
-use http::{HeaderMap, Method, header, request::Parts};
+use http::{Extensions, HeaderMap, Method, header, request::Parts};
 use ipnet::IpNet;
 use myelin_users::{Limit, Requester, Who};
 use ruma::{OwnedServerName, UserId};
@@ -55,11 +55,7 @@ pub(crate) async fn admit(
 }
 
 fn admit_anybody(api: &Api, limit: Option<Limit>, request: Request) -> Result<Request, ApiError> {
-    let address = client_address(
-        request.extensions().get(),
-        request.headers(),
-        &api.config().trusted_proxies,
-    );
+    let address = address_of(api, request.extensions(), request.headers());
     if let (Some(limit), Some(address)) = (limit, address) {
         let limits = api.users().rate_limits();
         limits.take(limit, Who::at(address), 1)?;
@@ -82,9 +78,15 @@ async fn admit_user(
     }
     let user_agent = parts.headers.get(header::USER_AGENT);
     let user_agent = user_agent.and_then(|value| value.to_str().ok());
-    api.users().note_use(&requester, user_agent);
+    let address = address_of(api, &parts.extensions, &parts.headers);
+    api.users().note_use(&requester, user_agent, address);
     parts.extensions.insert(User(requester.clone()));
     Ok((Request::from_parts(parts, body), requester))
+}
+
+fn address_of(api: &Api, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {
+    let trusted = &api.config().trusted_proxies;
+    client_address(extensions.get(), headers, trusted)
 }
 
 /// Where a request comes from. Reverse proxies that the operator trusts say it in `X-Forwarded-For`, to

@@ -119,12 +119,12 @@ table! {
         Public Read GET "/_matrix/client/v3/login" => client::login::flows;
         Public Change POST "/_matrix/client/v3/login" => client::login::log_in, limited Logins;
         User Change POST "/_matrix/client/v1/login/get_token" => client::login::login_token;
-        Public Change POST "/_matrix/client/v3/refresh" => client::login::refresh;
+        Public Change POST "/_matrix/client/v3/refresh" => client::login::refresh, limited Lookups;
         User Change POST "/_matrix/client/v3/logout" => client::login::log_out;
         User Change POST "/_matrix/client/v3/logout/all" => client::login::log_out_everywhere;
         Public Change POST "/_matrix/client/v3/register" => client::registration::register, limited Registrations;
-        Public Read GET "/_matrix/client/v3/register/available" => client::registration::available;
-        Public Read GET "/_matrix/client/v1/register/m.login.registration_token/validity" => client::registration::token_validity;
+        Public Read GET "/_matrix/client/v3/register/available" => client::registration::available, limited Lookups;
+        Public Read GET "/_matrix/client/v1/register/m.login.registration_token/validity" => client::registration::token_validity, limited Lookups;
         User Read GET "/_matrix/client/v3/account/whoami" => client::login::who_am_i;
     }
     "Client-server API: Account management" Client {

@@ -12,6 +12,13 @@ use ruma::events::TimelineEventType;
 
 use crate::{RoomError, new_event::NewEvent, turn::Turn};
 
+/// Redacted, the first could leave a room without its creator in old versions, and the second lets every
+/// server that is kept out back in. Like the reference, this server makes no such redactions.
+const RUINOUS: [TimelineEventType; 2] = [
+    TimelineEventType::RoomCreate,
+    TimelineEventType::RoomServerAcl,
+];
+
 impl Turn<'_> {
     /// Lets a redaction that was accepted take effect, and those that waited for this event. An
     /// outlier is redacted too: it stays so when it gets its place.
@@ -119,10 +126,19 @@ impl Turn<'_> {
         };
         let state = current.state.clone();
         let levels = self.power_levels(&state).await?;
+        let target = self.look_up(redacts).await?;
+        if let Some(target) = &target
+            && RUINOUS
+                .iter()
+                .any(|ruinous| target.pdu.event_type == *ruinous)
+        {
+            let why = format!("Events of type {} can't be redacted", target.pdu.event_type);
+            return Err(RoomError::Forbidden(why));
+        }
         if levels.is_some_and(|levels| levels.may_redact_others(&event.sender)) {
             return Ok(());
         }
-        match self.look_up(redacts).await? {
+        match target {
             Some(target) if target.pdu.sender == event.sender => Ok(()),
             Some(_) => Err(RoomError::Forbidden(
                 "You may redact your own events only".to_owned(),

@@ -1,7 +1,7 @@
 //! What other servers may ask about rooms (server-server API, "Retrieving events", "Backfilling and
 //! retrieving missing events"; while a room is partial, R106–R108).
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, iter, sync::Arc};
 
 use myelin_core::{
     completeness::Question,
@@ -12,10 +12,10 @@ use myelin_core::{
     visibility::{HistoryVisibility, ServerFacts, server_may_see, server_may_see_while_partial},
 };
 use myelin_storage::{
-    StorageError,
+    StorageError, accounts,
     events::{self, Known},
 };
-use ruma::{EventId, OwnedEventId, RoomId, ServerName};
+use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, ServerName, UserId};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -61,7 +61,11 @@ impl Rooms {
             .event_by_id(self, event_id)
             .await?
             .ok_or_else(|| unknown_event(event_id))?;
-        let json = self.for_server(&room, origin, &event).await?;
+        let erased = self.erased(iter::once(&*event.pdu.sender)).await?;
+        let json = match erased.is_empty() {
+            true => self.for_server(&room, origin, &event).await?,
+            false => redacted(&room, &event)?,
+        };
         Ok(self.transaction(&[json]))
     }
 
@@ -342,7 +346,13 @@ impl Rooms {
         found: &[Arc<Event>],
     ) -> Result<Vec<String>, StorageError> {
         let mut jsons = Vec::with_capacity(found.len());
+        let erased = self.erased(found.iter().map(|event| &*event.pdu.sender));
+        let erased = erased.await?;
         for event in found {
+            if erased.contains(&event.pdu.sender) {
+                jsons.push(redacted(room, event)?);
+                continue;
+            }
             let before = event
                 .before()
                 .and_then(|before| before.answering(Question::ForeignServer));
@@ -368,9 +378,28 @@ impl Rooms {
         if event.redacted_by.is_none() && self.may_see(room, origin, event).await? {
             return Ok(event.pdu.json.to_string());
         }
-        let redacted = pdu::redact(room.key.version, &event.pdu)
-            .map_err(|error| StorageError::Corrupt(error.to_string()))?;
-        Ok(redacted.json.to_string())
+        redacted(room, event)
+    }
+
+    /// Of some users, those of this server who wanted to be forgotten when they closed their accounts. What
+    /// they wrote is shown in redacted form to whoever was not there.
+    ///
+    /// # Errors
+    /// Any [`StorageError`].
+    pub async fn erased(
+        &self,
+        users: impl Iterator<Item = &UserId>,
+    ) -> Result<BTreeSet<OwnedUserId>, StorageError> {
+        let local = users.filter(|user| self.is_local(user));
+        let local: BTreeSet<OwnedUserId> = local.map(UserId::to_owned).collect();
+        if local.is_empty() {
+            return Ok(local);
+        }
+        let local: Vec<OwnedUserId> = local.into_iter().collect();
+        let found = self.database().read("erased users", move |tx| {
+            Box::pin(async move { accounts::erased_among(tx, &local).await })
+        });
+        Ok(found.await?.into_iter().collect())
     }
 
     /// Whether another server may see all of an event, by the history visibility at it. At an outlier
@@ -401,6 +430,12 @@ impl Rooms {
         };
         Ok(server_may_see(origin, event, &facts))
     }
+}
+
+fn redacted(room: &Room, event: &Event) -> Result<String, StorageError> {
+    let redacted = pdu::redact(room.key.version, &event.pdu)
+        .map_err(|error| StorageError::Corrupt(error.to_string()))?;
+    Ok(redacted.json.to_string())
 }
 
 fn invited(room: &Room, state: &State, server: &ServerName) -> bool {

@@ -248,6 +248,9 @@ section! {
         /// Joins and knocks, by user.
         #[serde(deserialize_with = "values::quota")]
         pub joins: Quota,
+        /// Those of them for which other servers are asked, by user.
+        #[serde(deserialize_with = "values::quota")]
+        pub remote_joins: Quota,
         /// Invites, by the user who invites.
         #[serde(deserialize_with = "values::quota")]
         pub invites: Quota,
@@ -257,6 +260,9 @@ section! {
         /// Requests to log in, by address.
         #[serde(deserialize_with = "values::quota")]
         pub logins: Quota,
+        /// Whether names and registration tokens are free, and sessions that are renewed, by address.
+        #[serde(deserialize_with = "values::quota")]
+        pub lookups: Quota,
         /// Wrong passwords, by account. When they are used up, the right one is refused as well.
         #[serde(deserialize_with = "values::quota")]
         pub wrong_passwords: Quota,
@@ -273,9 +279,11 @@ impl Default for RateLimitsSection {
             enabled: true,
             messages: quota(50, 60),
             joins: quota(20, 6),
+            remote_joins: quota(10, 2),
             invites: quota(50, 20),
             registrations: quota(10, 10),
             logins: quota(10, 10),
+            lookups: quota(100, 60),
             wrong_passwords: quota(10, 5),
             federation: quota(1_000, 3_000),
         }
@@ -288,9 +296,11 @@ impl RateLimitsSection {
         self.enabled.then_some(Quotas {
             messages: self.messages,
             joins: self.joins,
+            remote_joins: self.remote_joins,
             invites: self.invites,
             registrations: self.registrations,
             logins: self.logins,
+            lookups: self.lookups,
             wrong_passwords: self.wrong_passwords,
             federation: self.federation,
         })

@@ -33,6 +33,8 @@ statements! {
     ANY_ACCOUNT = "SELECT 1 FROM accounts LIMIT 1";
     /// Whether an account administers the server.
     SET_ADMIN = "UPDATE accounts SET admin = $2 WHERE user_id = $1";
+    /// Who of some users asked for everything to be erased.
+    ERASED = "SELECT user_id FROM accounts WHERE erased AND user_id IN text_list($1)";
     /// A closed account opens again.
     REOPEN = "UPDATE accounts SET deactivated = FALSE, erased = FALSE WHERE user_id = $1";
 }
@@ -157,6 +159,19 @@ pub async fn departing(
 pub async fn forget_departure(tx: &mut Tx, user: &UserId) -> Result<(), StorageError> {
     tx.execute(FORGET_DEPARTURE, params![user.as_str()]).await?;
     Ok(())
+}
+
+/// Of some users, those who wanted to be forgotten when their accounts were closed.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn erased_among(
+    tx: &mut Tx,
+    users: &[OwnedUserId],
+) -> Result<Vec<OwnedUserId>, StorageError> {
+    let users: Vec<&str> = users.iter().map(|user| user.as_str()).collect();
+    let rows = tx.query(ERASED, params![users]).await?;
+    rows.iter().map(|row| row.parsed(0)).collect()
 }
 
 /// Whether there is any account.

@@ -1,5 +1,7 @@
 //! Devices of this server's users, and the access tokens that speak for them.
 
+use std::net::IpAddr;
+
 use myelin_core::number::StreamPosition;
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 
@@ -11,15 +13,16 @@ statements! {
         ON CONFLICT (user_id, device_id)
         DO UPDATE SET display_name = COALESCE(excluded.display_name, devices.display_name)";
     /// A user's devices.
-    DEVICES = "SELECT device_id, display_name, keys, last_seen_ms, user_agent FROM devices
+    DEVICES = "SELECT device_id, display_name, keys, last_seen_ms, user_agent, last_seen_ip FROM devices
         WHERE user_id = $1 ORDER BY device_id";
     /// One of them.
-    DEVICE = "SELECT device_id, display_name, keys, last_seen_ms, user_agent FROM devices
+    DEVICE = "SELECT device_id, display_name, keys, last_seen_ms, user_agent, last_seen_ip FROM devices
         WHERE user_id = $1 AND device_id = $2";
     /// A device's new name; none is changed if there is no such device.
     RENAME_DEVICE = "UPDATE devices SET display_name = $3 WHERE user_id = $1 AND device_id = $2";
     /// A device was used.
-    SEE_DEVICE = "UPDATE devices SET last_seen_ms = $3, user_agent = $4 WHERE user_id = $1 AND device_id = $2";
+    SEE_DEVICE = "UPDATE devices SET last_seen_ms = $3, user_agent = $4, last_seen_ip = $5
+        WHERE user_id = $1 AND device_id = $2";
     /// Something about the devices has changed.
     COUNT_CHANGE = "UPDATE accounts SET device_list = device_list + 1 WHERE user_id = $1";
     /// How often something has.
@@ -61,6 +64,19 @@ pub struct Device {
     pub last_seen_ms: Option<u64>,
     /// What it called its program then.
     pub user_agent: Option<String>,
+    /// From which address.
+    pub last_seen_ip: Option<String>,
+}
+
+/// One use of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Use {
+    /// When, in Unix milliseconds.
+    pub at_ms: u64,
+    /// What it calls its program.
+    pub user_agent: Option<String>,
+    /// From where, if that is known.
+    pub address: Option<IpAddr>,
 }
 
 /// Whom an access token speaks for.
@@ -146,10 +162,16 @@ pub async fn see(
     tx: &mut Tx,
     user: &UserId,
     device_id: &str,
-    now_ms: u64,
-    user_agent: Option<&str>,
+    used: &Use,
 ) -> Result<(), StorageError> {
-    let values = params![user.as_str(), device_id, now_ms, user_agent];
+    let address = used.address.map(|address| address.to_string());
+    let values = params![
+        user.as_str(),
+        device_id,
+        used.at_ms,
+        used.user_agent.as_deref(),
+        address.as_deref(),
+    ];
     tx.execute(SEE_DEVICE, values).await?;
     Ok(())
 }
@@ -255,5 +277,6 @@ fn read_device(row: &Row) -> Result<Device, StorageError> {
         keys: row.opt_blob(2)?.map(<[u8]>::to_vec),
         last_seen_ms: row.opt_int(3)?.map(i64::unsigned_abs),
         user_agent: row.opt_text(4)?.map(str::to_owned),
+        last_seen_ip: row.opt_text(5)?.map(str::to_owned),
     })
 }

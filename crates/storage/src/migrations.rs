@@ -126,6 +126,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "rate limit overrides",
         sql: include_str!("../migrations/0022_rate_limit_overrides.sql"),
     },
+    Migration {
+        number: 23,
+        name: "last seen addresses",
+        sql: include_str!("../migrations/0023_last_seen_addresses.sql"),
+    },
 ];
 
 statements! {

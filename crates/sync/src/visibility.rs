@@ -75,7 +75,22 @@ pub(crate) async fn visible(
             }
         })
     });
-    Ok(seen.collect())
+    let mut seen: Vec<Seen> = seen.collect();
+    prune_erased(rooms, &mut seen).await?;
+    Ok(seen)
+}
+
+/// Who wanted to be forgotten is shown without words to those who were not there, however open the history
+/// is (client-server API, "Deactivating accounts").
+async fn prune_erased(rooms: &Rooms, seen: &mut [Seen]) -> Result<(), SyncError> {
+    let was_there = |seen: &Seen| seen.membership == Some(Membership::Join);
+    let strange = seen.iter().filter(|seen| !was_there(seen));
+    let senders = strange.map(|seen| &*seen.event.pdu.sender);
+    let erased = rooms.erased(senders).await?;
+    for seen in seen {
+        seen.pruned |= !was_there(seen) && erased.contains(&seen.event.pdu.sender);
+    }
+    Ok(())
 }
 
 /// The user is this server's own, so its membership is known even from a partial state.

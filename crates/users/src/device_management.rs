@@ -1,10 +1,10 @@
 //! A user's devices. Client-server API, "Device management".
 
-use std::sync::PoisonError;
+use std::{net::IpAddr, sync::PoisonError};
 
 use myelin_storage::{
     Priority, StorageError,
-    devices::{self, Device},
+    devices::{self, Device, Use},
 };
 use ruma::UserId;
 
@@ -114,7 +114,12 @@ impl Users {
     }
 
     /// Notes that a device was used. That is written down now and then, and not waited for.
-    pub fn note_use(&self, requester: &Requester, user_agent: Option<&str>) {
+    pub fn note_use(
+        &self,
+        requester: &Requester,
+        user_agent: Option<&str>,
+        address: Option<IpAddr>,
+    ) {
         let now_ms = self.env().clock.now_ms();
         let (user, device_id) = (requester.user_id.clone(), requester.device_id.clone());
         let key = format!("{user} {device_id}");
@@ -131,13 +136,18 @@ impl Users {
             let kept = agent.chars().filter(printable).take(USER_AGENT_CHARS);
             kept.collect::<String>()
         });
+        let used = Use {
+            at_ms: now_ms,
+            user_agent,
+            address,
+        };
         let database = self.database().clone();
         drop(self.env().tasks.spawn("note a device's use", async move {
             let device = device_id.clone();
             let written = database.write("see_device", Priority::Bulk, move |tx| {
                 Box::pin(async move {
                     let device_id = device_id.as_str();
-                    devices::see(tx, &user, device_id, now_ms, user_agent.as_deref()).await
+                    devices::see(tx, &user, device_id, &used).await
                 })
             });
             if let Err(error) = written.await {

@@ -33,12 +33,16 @@ pub enum Limit {
     Messages,
     /// Joins and knocks, by user.
     Joins,
+    /// Joins and knocks for which other servers are asked, by user.
+    RemoteJoins,
     /// Invites, by who invites.
     Invites,
     /// New accounts, by address.
     Registrations,
     /// Logins, by address.
     Logins,
+    /// Names and tokens that are looked up before anybody is known, by address.
+    Lookups,
     /// Passwords that were wrong, by account.
     WrongPasswords,
     /// Requests of another server.
@@ -52,12 +56,16 @@ pub struct Quotas {
     pub messages: Quota,
     /// Of [`Limit::Joins`].
     pub joins: Quota,
+    /// Of [`Limit::RemoteJoins`].
+    pub remote_joins: Quota,
     /// Of [`Limit::Invites`].
     pub invites: Quota,
     /// Of [`Limit::Registrations`].
     pub registrations: Quota,
     /// Of [`Limit::Logins`].
     pub logins: Quota,
+    /// Of [`Limit::Lookups`].
+    pub lookups: Quota,
     /// Of [`Limit::WrongPasswords`].
     pub wrong_passwords: Quota,
     /// Of [`Limit::Federation`].
@@ -69,9 +77,11 @@ impl Quotas {
         match limit {
             Limit::Messages => self.messages,
             Limit::Joins => self.joins,
+            Limit::RemoteJoins => self.remote_joins,
             Limit::Invites => self.invites,
             Limit::Registrations => self.registrations,
             Limit::Logins => self.logins,
+            Limit::Lookups => self.lookups,
             Limit::WrongPasswords => self.wrong_passwords,
             Limit::Federation => self.federation,
         }
@@ -278,9 +288,11 @@ mod tests {
         let quotas = Quotas {
             messages: of(3, 60),
             joins: of(1, 1),
+            remote_joins: of(1, 1),
             invites: of(10, 6),
             registrations: of(2, 1),
             logins: of(1, 60),
+            lookups: of(1, 60),
             wrong_passwords: of(1, 60),
             federation: of(1, 60),
         };

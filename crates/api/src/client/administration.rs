@@ -28,6 +28,9 @@ pub(crate) async fn who_is(
             if let Some(last_seen_ms) = device.last_seen_ms {
                 connection.insert("last_seen".to_owned(), last_seen_ms.into());
             }
+            if let Some(address) = &device.last_seen_ip {
+                connection.insert("ip".to_owned(), json!(address));
+            }
             if let Some(user_agent) = &device.user_agent {
                 connection.insert("user_agent".to_owned(), json!(user_agent));
             }

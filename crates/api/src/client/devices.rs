@@ -90,6 +90,9 @@ pub(crate) fn shown(device: &Device) -> Value {
     if let Some(name) = &device.display_name {
         shown["display_name"] = json!(name);
     }
+    if let Some(address) = &device.last_seen_ip {
+        shown["last_seen_ip"] = json!(address);
+    }
     if let Some(last_seen_ms) = device.last_seen_ms {
         shown["last_seen_ts"] = json!(last_seen_ms);
     }

@@ -4,8 +4,11 @@ use axum::extract::State;
 use myelin_core::state::Membership;
 use myelin_federation::ThirdPartyId;
 use myelin_rooms::{Ownership, ThirdParty};
-use myelin_users::shown_in_rooms;
-use ruma::{OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, OwnedUserId, RoomId, UserId};
+use myelin_users::{Limit, Requester, shown_in_rooms};
+use ruma::{
+    OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId,
+    RoomOrAliasId, UserId,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -45,6 +48,7 @@ pub(crate) async fn join(
 ) -> Result<Json<Value>, ApiError> {
     let via = via(&parameters)?;
     tracing::Span::current().record("room", target.as_str());
+    take_if_remote(&api, &requester, &target).await?;
     let user = &requester.user_id;
     let mut content = own_profile(&api, user).await?;
     if let Some(reason) = body.reason {
@@ -60,6 +64,30 @@ pub(crate) async fn join(
         }
     };
     Ok(Json(json!({ "room_id": room_id })))
+}
+
+/// Where other servers have to be asked, to find the room or to get into it, less is allowed.
+async fn take_if_remote(
+    api: &Api,
+    requester: &Requester,
+    target: &RoomOrAliasId,
+) -> Result<(), ApiError> {
+    let rooms = api.rooms();
+    let asks_others = match (
+        <&RoomId>::try_from(target),
+        <&RoomAliasId>::try_from(target),
+    ) {
+        (Ok(room_id), _) => match rooms.room(room_id).await? {
+            Some(room) => room.local_users().is_empty(),
+            None => true,
+        },
+        (_, Ok(alias)) => alias.server_name() != rooms.server_name(),
+        _ => false,
+    };
+    match asks_others {
+        true => api.take(Limit::RemoteJoins, requester, 1),
+        false => Ok(()),
+    }
 }
 
 fn ownership(user: &UserId, signed: ThirdPartySigned) -> Result<Ownership, ApiError> {
@@ -96,6 +124,7 @@ pub(crate) async fn knock(
 ) -> Result<Json<Value>, ApiError> {
     let via = via(&parameters)?;
     tracing::Span::current().record("room", target.as_str());
+    take_if_remote(&api, &requester, &target).await?;
     let mut content = own_profile(&api, &requester.user_id).await?;
     if let Some(reason) = body.reason {
         content.insert("reason".to_owned(), reason.into());

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use axum::{body::Body, extract::Request};
+use http::{Method, StatusCode, header};
+use myelin_api::Peer;
 use myelin_storage::{
     Priority, StorageError, account_data, accounts,
     testing::{Fresh, on_each_engine},
@@ -10,7 +12,7 @@ use myelin_storage::{
 use ruma::{OwnedUserId, user_id};
 use serde_json::{Value, json};
 
-use crate::Site;
+use crate::{Site, read};
 
 const DEVICES: &str = "/_matrix/client/v3/devices";
 const DELETE_DEVICES: &str = "/_matrix/client/v3/delete_devices";
@@ -167,6 +169,39 @@ async fn the_use_of_a_device_is_noted_now_and_then() {
             tokio::task::yield_now().await;
         }
         assert_eq!(seen().await, Some(start_ms + 300_000));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_device_is_shown_with_the_address_and_the_program_that_used_it() {
+    on_each_engine(async |fresh: Fresh| {
+        let site = Site::start(&fresh).await;
+        let token = site.token("alice").await;
+        let ask = async |target: &str| {
+            let request = Request::get(target)
+                .header(header::AUTHORIZATION, format!("Bearer {token}"))
+                .header(header::USER_AGENT, "Kettle/1.0")
+                .extension(Peer([192, 0, 2, 7].into()));
+            read(site.send(request.body(Body::empty()).unwrap()).await)
+                .await
+                .1
+        };
+        // It is written beside the request; every request looks again.
+        let device = loop {
+            let device = ask(DEVICES).await["devices"][0].clone();
+            if device["last_seen_ts"].is_u64() {
+                break device;
+            }
+            tokio::task::yield_now().await;
+        };
+        assert_eq!(device["last_seen_ip"], "192.0.2.7");
+        let who = ask("/_matrix/client/v3/admin/whois/@alice:example.org").await;
+        let connection = &who["devices"]["PHONE"]["sessions"][0]["connections"][0];
+        let expected = json!({
+            "ip": "192.0.2.7", "last_seen": device["last_seen_ts"], "user_agent": "Kettle/1.0",
+        });
+        assert_eq!(*connection, expected);
     })
     .await;
 }
@@ -399,6 +434,46 @@ async fn what_clients_kept_for_a_user_is_erased_if_the_user_wants_that() {
             let left: Result<_, StorageError> = left.await;
             let left = String::from_utf8(left.unwrap().unwrap()).unwrap();
             assert_eq!(left == "{}", erase, "{left}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_wants_to_be_forgotten_is_read_by_those_only_who_were_there() {
+    on_each_engine(async |fresh: Fresh| {
+        let site = Site::start(&fresh).await;
+        for erase in [false, true] {
+            let name = |user: &str| format!("{user}{erase}");
+            let alice = site.token(&name("alice")).await;
+            let bob = site.token(&name("bob")).await;
+            let carol = site.token(&name("carol")).await;
+            let room = room_of(&site, &alice, &bob).await;
+            let send = format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/1");
+            let message = json!({ "msgtype": "m.text", "body": "Mine alone" });
+            let sent = site.call(Method::PUT, &send, Some(&alice), message.clone());
+            let sent = sent.await.1["event_id"].as_str().unwrap().to_owned();
+            let join = format!("/_matrix/client/v3/join/{room}");
+            let joined = site.call(Method::POST, &join, Some(&carol), json!({}));
+            assert_eq!(joined.await.0, StatusCode::OK);
+            let close = (Method::POST, DEACTIVATE);
+            let wish = json!({ "erase": erase });
+            let owner = name("alice");
+            let closed = site.confirmed(close, &alice, wish, (&owner, "secret"));
+            assert_eq!(closed.await.0, StatusCode::OK);
+            let page = format!("/_matrix/client/v3/rooms/{room}/messages?dir=b&limit=100");
+            for (viewer, was_there) in [(&bob, true), (&carol, false)] {
+                let page = site.call(Method::GET, &page, Some(viewer), Value::Null);
+                let (_, page) = page.await;
+                let chunk = page["chunk"].as_array().unwrap();
+                let seen = chunk.iter().find(|event| event["event_id"] == *sent);
+                let content = &seen.unwrap()["content"];
+                let expected = match was_there || !erase {
+                    true => &message,
+                    false => &json!({}),
+                };
+                assert_eq!(content, expected, "erased: {erase}, there: {was_there}");
+            }
         }
     })
     .await;

@@ -185,8 +185,10 @@ impl Site {
                         let rows = match is_sqlite {
                             true => sqlite_rows(tx, &table).await?,
                             false => {
-                                let [seen, agent] = USE;
-                                let row = format!("(to_jsonb(t) - '{seen}' - '{agent}')::text");
+                                let [seen, agent, address] = USE;
+                                let row = format!(
+                                    "(to_jsonb(t) - '{seen}' - '{agent}' - '{address}')::text"
+                                );
                                 texts(tx, &format!("SELECT {row} FROM {table} t ORDER BY 1"))
                                     .await?
                             }
@@ -217,7 +219,7 @@ impl Site {
 const PROGRESS: [&str; 4] = ["destinations", "settings", "outbox", "delivery_cursors"];
 
 /// What is written down of a device's use, whenever that is convenient.
-const USE: [&str; 2] = ["last_seen_ms", "user_agent"];
+const USE: [&str; 3] = ["last_seen_ms", "user_agent", "last_seen_ip"];
 
 const SQLITE_TABLES: &str = "SELECT name FROM sqlite_master WHERE type = 'table'";
 const POSTGRES_TABLES: &str = "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'";

@@ -26,18 +26,21 @@ const QUOTA: Quota = Quota {
 };
 
 async fn limited(fresh: &Fresh) -> Site {
-    Site::start_with(fresh, |_, users| {
-        users.quotas = Some(Quotas {
-            messages: QUOTA,
-            joins: QUOTA,
-            invites: QUOTA,
-            registrations: QUOTA,
-            logins: QUOTA,
-            wrong_passwords: QUOTA,
-            federation: QUOTA,
-        });
-    })
-    .await
+    Site::start_with(fresh, |_, users| users.quotas = Some(quotas())).await
+}
+
+fn quotas() -> Quotas {
+    Quotas {
+        messages: QUOTA,
+        joins: QUOTA,
+        remote_joins: QUOTA,
+        invites: QUOTA,
+        registrations: QUOTA,
+        logins: QUOTA,
+        lookups: QUOTA,
+        wrong_passwords: QUOTA,
+        federation: QUOTA,
+    }
 }
 
 /// A request from an address: status, `Retry-After`, and body.
@@ -96,6 +99,48 @@ async fn whoever_asks_a_limited_endpoint_too_often_is_told_when_to_ask_again() {
             fresh.env.clock.advance(MINUTE);
             assert_ne!(call().await.0, StatusCode::TOO_MANY_REQUESTS, "{target}");
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn joins_for_which_other_servers_are_asked_have_a_limit_of_their_own() {
+    on_each_engine(async |fresh: Fresh| {
+        let site = Site::start_with(&fresh, |_, users| {
+            users.quotas = Some(Quotas {
+                joins: Quota {
+                    burst: 100,
+                    per_minute: 1,
+                },
+                ..quotas()
+            });
+        })
+        .await;
+        let (alice, bob) = (site.token("alice").await, site.token("bob").await);
+        let wish = json!({ "preset": "public_chat" });
+        let create = "/_matrix/client/v3/createRoom";
+        let (_, room) = site.call(Method::POST, create, Some(&alice), wish).await;
+        let here = room["room_id"].as_str().unwrap();
+        let elsewhere = ["!nobody:there.invalid", "%23nobody:there.invalid"];
+        let join = async |target: &str| {
+            let path = format!("/_matrix/client/v3/join/{target}");
+            let (status, _) = site.call(Method::POST, &path, Some(&bob), json!({})).await;
+            status
+        };
+        for target in elsewhere {
+            let status = join(target).await;
+            assert!(
+                status.is_server_error() || status == StatusCode::NOT_FOUND,
+                "{status}"
+            );
+        }
+        for target in elsewhere {
+            assert_eq!(join(target).await, StatusCode::TOO_MANY_REQUESTS);
+        }
+        assert_eq!(join(here).await, StatusCode::OK);
+        let knock = format!("/_matrix/client/v3/knock/{}", elsewhere[0]);
+        let (status, _) = site.call(Method::POST, &knock, Some(&bob), json!({})).await;
+        assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
     })
     .await;
 }

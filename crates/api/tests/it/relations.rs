@@ -161,6 +161,38 @@ async fn what_may_not_relate_is_refused_with_the_code_for_it() {
 }
 
 #[tokio::test]
+async fn what_would_ruin_a_room_is_not_redacted_even_by_its_creator() {
+    for version in ["10", "12"] {
+        on_each_engine(async |fresh: Fresh| {
+            let scene = Scene::open(&fresh, version).await;
+            let room = format!("/_matrix/client/v3/rooms/{}", scene.room_id);
+            let alice = Some(&*scene.alice);
+            let acl = format!("{room}/state/m.room.server_acl");
+            let (_, acl) = scene
+                .site
+                .call(Method::PUT, &acl, alice, json!({ "allow": ["*"] }))
+                .await;
+            let create = format!("{room}/state/m.room.create/?format=event");
+            let (_, create) = scene
+                .site
+                .call(Method::GET, &create, alice, Value::Null)
+                .await;
+            for (number, event) in [acl, create].iter().enumerate() {
+                let event = event["event_id"].as_str().unwrap();
+                let redact = format!("{room}/redact/{event}/{number}");
+                let (status, refused) = scene
+                    .site
+                    .call(Method::PUT, &redact, alice, json!({}))
+                    .await;
+                let found = (status, &refused["errcode"]);
+                assert_eq!(found, (StatusCode::FORBIDDEN, &json!("M_FORBIDDEN")));
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn events_are_redacted_through_either_endpoint_by_who_may() {
     for version in ["10", "12"] {
         on_each_engine(async |fresh: Fresh| {

@@ -4,7 +4,9 @@ use std::{collections::BTreeSet, time::Duration};
 
 use myelin_core::{event::Verdict, state::Membership};
 use myelin_rooms::{Moment, ServeError};
-use myelin_storage::{events::Direction, testing::on_each_engine};
+use myelin_storage::{
+    Priority, StorageError, accounts, events::Direction, testing::on_each_engine,
+};
 use ruma::{OwnedEventId, ServerName, event_id, room_id, server_name};
 use serde_json::{Value, json};
 
@@ -323,6 +325,44 @@ async fn what_a_server_may_not_see_it_gets_in_redacted_form() {
             assert_eq!(answer["pdus"][0], story.json(&after));
             let event = parsed(house.rooms.serve_event(bob().server_name(), &before).await);
             assert_eq!(event["pdus"][0]["content"].get("body").is_some(), seen);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_somebody_wrote_who_wants_to_be_forgotten_is_served_in_redacted_form() {
+    on_each_engine(|fresh| async move {
+        let database = fresh.database.clone();
+        let house = House::open(fresh).await;
+        let room_id = house.rooms.create(alice(), wish("11")).await.unwrap();
+        let said = house.say(&room_id, alice(), "secret").await;
+        let mut story = house.story(&room_id).await;
+        let join = house
+            .says(&mut story, &[&said], membership(bob(), bob(), "join"))
+            .await;
+        let server = bob().server_name();
+        let is_whole = async || {
+            let page = house
+                .rooms
+                .serve_backfill(server, &room_id, vec![join.clone()], 2);
+            let event = house.rooms.serve_event(server, &said).await;
+            [
+                parsed(page.await)["pdus"][1].clone(),
+                parsed(event)["pdus"][0].clone(),
+            ]
+            .map(|event| event["content"].get("body").is_some())
+        };
+        for (erase, whole) in [(false, true), (true, false)] {
+            let close = database.write("close", Priority::Interactive, move |tx| {
+                Box::pin(async move {
+                    accounts::put(tx, alice(), None, false, 0).await?;
+                    accounts::close(tx, alice(), erase).await
+                })
+            });
+            let closed: Result<(), StorageError> = close.await;
+            closed.unwrap();
+            assert_eq!(is_whole().await, [whole; 2], "{erase}");
         }
     })
     .await;
