@@ -1,6 +1,6 @@
 //! The database as everybody else sees it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use myelin_env::{Clock, Env};
 
@@ -13,6 +13,13 @@ use crate::{
 
 /// A future in a box, as closures over a transaction return it.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A closure over a transaction with its types hidden, so that what surrounds it is compiled once and not for
+/// every closure. It keeps its result to itself, and says whether that is a success.
+pub(crate) type Work = Box<dyn for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, bool> + Send>;
+
+/// Where a hidden closure leaves its result.
+type Left<R> = Arc<Mutex<Option<R>>>;
 
 /// Who waits for a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,10 +94,12 @@ impl Database {
         F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, StorageError>> + Send + 'static,
         T: Send + 'static,
     {
-        match &*self.engine {
-            Engine::Sqlite(sqlite) => sqlite.read(name, closure).await,
-            Engine::Postgres(postgres) => postgres.read(name, closure).await,
-        }
+        let (work, left) = hide(closure);
+        let done = match &*self.engine {
+            Engine::Sqlite(sqlite) => sqlite.read(name, work).await,
+            Engine::Postgres(postgres) => postgres.read(name, work).await,
+        };
+        result_of(done, &left)
     }
 
     /// Runs a closure that changes the database. What it changed is durable when this returns `Ok`,
@@ -114,10 +123,12 @@ impl Database {
         T: Send + 'static,
         E: From<StorageError> + Send + 'static,
     {
-        match &*self.engine {
-            Engine::Sqlite(sqlite) => sqlite.write(name, priority, closure).await,
-            Engine::Postgres(postgres) => postgres.write(name, priority, closure).await,
-        }
+        let (work, left) = hide(closure);
+        let done = match &*self.engine {
+            Engine::Sqlite(sqlite) => sqlite.write(name, priority, work).await,
+            Engine::Postgres(postgres) => postgres.write(name, priority, work).await,
+        };
+        result_of(done, &left)
     }
 
     /// Finishes the writes that wait and closes all connections. Later calls answer
@@ -127,5 +138,40 @@ impl Database {
             Engine::Sqlite(sqlite) => sqlite.close(&self.clock).await,
             Engine::Postgres(postgres) => postgres.close().await,
         }
+    }
+}
+
+/// Hides the types of a closure.
+fn hide<T, E, F>(closure: F) -> (Work, Left<Result<T, E>>)
+where
+    F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
+    T: Send + 'static,
+    E: Send + 'static,
+{
+    let left = Left::default();
+    let place = Arc::clone(&left);
+    let work: Work = Box::new(move |tx| {
+        let running = closure(tx);
+        Box::pin(async move {
+            let result = running.await;
+            let succeeded = result.is_ok();
+            *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+            succeeded
+        })
+    });
+    (work, left)
+}
+
+/// What a hidden closure came to: its own error, that of what surrounds it, or what it answered.
+fn result_of<T, E: From<StorageError>>(
+    done: Result<(), StorageError>,
+    left: &Mutex<Option<Result<T, E>>>,
+) -> Result<T, E> {
+    let left = left.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match (done, left) {
+        (Ok(()), Some(result)) => result,
+        (Err(_), Some(Err(refused))) => Err(refused),
+        (Err(error), _) => Err(error.into()),
+        (Ok(()), None) => Err(StorageError::Bug("a closure left no result".to_owned()).into()),
     }
 }

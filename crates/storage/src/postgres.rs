@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::{NoTls, error::SqlState};
 
 pub(crate) use self::session::Session;
-use crate::{BoxFuture, Priority, StorageError, Tx, tx::Engine};
+use crate::{Priority, StorageError, Tx, database::Work, tx::Engine};
 
 /// How many transactions may go on at a time.
 const CONNECTIONS: usize = 16;
@@ -57,36 +57,25 @@ impl Postgres {
         })
     }
 
-    pub(crate) async fn read<T, F>(&self, name: &'static str, closure: F) -> Result<T, StorageError>
-    where
-        F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, StorageError>> + Send,
-    {
+    pub(crate) async fn read(&self, name: &'static str, work: Work) -> Result<(), StorageError> {
         let mut session = self.session(name).await?;
         // This level sees one state throughout.
         session.begin_soon("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
         let mut tx = Tx::new(Engine::Postgres(session));
-        let result = closure(&mut tx).await;
-        let failure = tx.take_failure();
+        let succeeded = work(&mut tx).await;
+        let failure = tx.take_failure().filter(|_| succeeded);
         into_session(tx)?.end_soon("ROLLBACK")?;
-        match failure {
-            Some(failure) => result.and(Err(failure)),
-            None => result,
-        }
+        failure.map_or(Ok(()), Err)
     }
 
     /// As a task, so that a dropped caller leaves the same behind as on SQLite: all or nothing,
     /// depending on whether the closure had begun.
-    pub(crate) async fn write<T, E, F>(
+    pub(crate) async fn write(
         &self,
         name: &'static str,
         priority: Priority,
-        closure: F,
-    ) -> Result<T, E>
-    where
-        F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
-        T: Send + 'static,
-        E: From<StorageError> + Send + 'static,
-    {
+        work: Work,
+    ) -> Result<(), StorageError> {
         let bulk_turn = match priority {
             Priority::Interactive => None,
             Priority::Bulk => Some(
@@ -101,12 +90,12 @@ impl Postgres {
             let _bulk_turn = bulk_turn;
             session.begin("BEGIN").await?;
             let mut tx = Tx::new(Engine::Postgres(session));
-            let result = closure(&mut tx).await;
-            commit(tx, result).await
+            let succeeded = work(&mut tx).await;
+            commit(tx, succeeded).await
         });
         write
             .await
-            .unwrap_or_else(|failed| Err(StorageError::from(failed).into()))
+            .unwrap_or_else(|failed| Err(StorageError::from(failed)))
     }
 
     /// Waits for the transactions under way, and closes the connections.
@@ -143,23 +132,15 @@ impl Postgres {
 }
 
 /// Ends a transaction, with success if everything in it succeeded.
-async fn commit<T, E: From<StorageError>>(mut tx: Tx, result: Result<T, E>) -> Result<T, E> {
+async fn commit(mut tx: Tx, succeeded: bool) -> Result<(), StorageError> {
     let failure = tx.take_failure();
     let mut session = into_session(tx)?;
-    match (result, failure) {
-        (Ok(value), None) => {
-            session.end("COMMIT").await?;
-            Ok(value)
-        }
-        (result, failure) => {
-            // If this fails the connection is closed, which has the same effect.
-            session.end("ROLLBACK").await.ok();
-            match failure {
-                Some(failure) => result.and(Err(E::from(failure))),
-                None => result,
-            }
-        }
+    if succeeded && failure.is_none() {
+        return session.end("COMMIT").await;
     }
+    // If this fails the connection is closed, which has the same effect.
+    session.end("ROLLBACK").await.ok();
+    failure.filter(|_| succeeded).map_or(Ok(()), Err)
 }
 
 fn into_session(tx: Tx) -> Result<Session, StorageError> {

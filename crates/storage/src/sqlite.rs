@@ -19,7 +19,7 @@ use rusqlite::{Connection, OpenFlags};
 
 pub(crate) use self::session::Session;
 use self::{checkpoints::Checkpoints, committer::Committer, readers::Readers};
-use crate::{BoxFuture, Priority, StorageError, Tx};
+use crate::{Priority, StorageError, database::Work};
 
 /// How long a connection waits for another's lock. Only checkpoints and the first moments of a
 /// connection can meet one.
@@ -66,27 +66,19 @@ impl Sqlite {
 
     /// Runs a read. The one place that decides where: on the calling task, since a point query costs
     /// a few microseconds and a thread change as many.
-    pub(crate) async fn read<T, F>(&self, name: &'static str, closure: F) -> Result<T, StorageError>
-    where
-        F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, StorageError>> + Send,
-    {
+    pub(crate) async fn read(&self, name: &'static str, work: Work) -> Result<(), StorageError> {
         let mut lease = self.readers.lease(name).await?;
-        let result = closure(lease.tx()).await;
-        lease.finish(result)
+        let succeeded = work(lease.tx()).await;
+        lease.finish(succeeded)
     }
 
-    pub(crate) async fn write<T, E, F>(
+    pub(crate) async fn write(
         &self,
         name: &'static str,
         priority: Priority,
-        closure: F,
-    ) -> Result<T, E>
-    where
-        F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
-        T: Send + 'static,
-        E: From<StorageError> + Send + 'static,
-    {
-        self.committer.submit(name, priority, closure).await
+        work: Work,
+    ) -> Result<(), StorageError> {
+        self.committer.submit(name, priority, work).await
     }
 
     /// Ends all connections, and leaves one file without a log beside it.

@@ -24,7 +24,7 @@ use super::{
     checkpoints::{Checkpoints, LogLength},
     queue::Queue,
 };
-use crate::{BoxFuture, Priority, StorageError, Tx, tx::Engine};
+use crate::{Priority, StorageError, Tx, database::Work, tx::Engine};
 
 /// A transaction takes no further closure after this time: those in it wait for the others.
 const GROUP_TIME: Duration = Duration::from_millis(20);
@@ -41,32 +41,24 @@ pub(super) struct Committer {
     ended: CancellationToken,
 }
 
-/// A write that waits, with its types hidden.
-pub(super) trait Job: Send {
-    /// Whether nobody waits for the result any more.
-    fn is_abandoned(&self) -> bool;
-    /// Runs the closure.
-    fn run(self: Box<Self>, tx: &mut Tx) -> Outcome;
-    /// Answers that it was not run.
-    fn refuse(self: Box<Self>, error: StorageError);
+/// A write that waits.
+pub(super) struct Job {
+    name: &'static str,
+    work: Work,
+    reply: Reply,
+    _place: OwnedSemaphorePermit,
 }
 
 /// What a closure came to.
-pub(super) struct Outcome {
+struct Outcome {
     /// Whether its changes are to be kept.
     keep: bool,
-    answer: Answer,
+    result: Result<(), StorageError>,
+    reply: Reply,
 }
 
-/// Tells the caller, once it is known whether the changes are durable.
-type Answer = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
-
-struct Submission<F, T, E> {
-    name: &'static str,
-    closure: F,
-    reply: oneshot::Sender<Result<T, E>>,
-    _place: OwnedSemaphorePermit,
-}
+/// Where to tell the caller, once it is known whether the changes are durable.
+type Reply = oneshot::Sender<Result<(), StorageError>>;
 
 impl Committer {
     pub(super) fn start(
@@ -112,29 +104,17 @@ impl Committer {
         })
     }
 
-    pub(super) async fn submit<T, E, F>(
+    /// Runs a closure, and answers when what it did is durable or undone.
+    pub(super) async fn submit(
         &self,
         name: &'static str,
         priority: Priority,
-        closure: F,
-    ) -> Result<T, E>
-    where
-        F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
-        T: Send + 'static,
-        E: From<StorageError> + Send + 'static,
-    {
+        work: Work,
+    ) -> Result<(), StorageError> {
         let place = self.queue.place(priority).await?;
-        let (reply, answer) = oneshot::channel();
-        self.queue.push(
-            priority,
-            Box::new(Submission {
-                name,
-                closure,
-                reply,
-                _place: place,
-            }),
-        )?;
-        answer.await.unwrap_or(Err(E::from(StorageError::Closed)))
+        let (job, answer) = Job::new(name, work, place);
+        self.queue.push(priority, job)?;
+        answer.await.unwrap_or(Err(StorageError::Closed))
     }
 
     /// Refuses new writes, finishes those that wait, and closes the connection.
@@ -162,47 +142,61 @@ impl Drop for Committer {
     }
 }
 
-impl<F, T, E> Job for Submission<F, T, E>
-where
-    F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
-    T: Send + 'static,
-    E: From<StorageError> + Send + 'static,
-{
+impl Job {
+    pub(super) fn new(
+        name: &'static str,
+        work: Work,
+        place: OwnedSemaphorePermit,
+    ) -> (Self, oneshot::Receiver<Result<(), StorageError>>) {
+        let (reply, answer) = oneshot::channel();
+        let job = Self {
+            name,
+            work,
+            reply,
+            _place: place,
+        };
+        (job, answer)
+    }
+
+    /// Whether nobody waits for the result any more.
     fn is_abandoned(&self) -> bool {
         self.reply.is_closed()
     }
 
-    fn run(self: Box<Self>, tx: &mut Tx) -> Outcome {
+    /// Runs the closure.
+    fn run(self, tx: &mut Tx) -> Outcome {
         let Self {
-            name,
-            closure,
-            reply,
-            ..
-        } = *self;
-        let bug = |what: &str| Err(E::from(StorageError::Bug(format!("{name}: {what}"))));
+            name, work, reply, ..
+        } = self;
+        let bug = |what: &str| Err(StorageError::Bug(format!("{name}: {what}")));
         // Everything a closure may await is done by the time it is polled.
-        let run = catch_unwind(AssertUnwindSafe(|| closure(tx).now_or_never()));
-        let result = match (run, tx.take_failure()) {
-            (Ok(Some(Ok(_))), Some(overlooked)) => Err(E::from(overlooked)),
-            (Ok(Some(result)), _) => result,
-            (Ok(None), _) => bug("a write waited for something else than its transaction"),
-            (Err(_), _) => bug("a write panicked"),
+        let run = catch_unwind(AssertUnwindSafe(|| work(tx).now_or_never()));
+        let (keep, result) = match (run, tx.take_failure()) {
+            (Ok(Some(true)), Some(overlooked)) => (false, Err(overlooked)),
+            (Ok(Some(succeeded)), _) => (succeeded, Ok(())),
+            (Ok(None), _) => (
+                false,
+                bug("a write waited for something else than its transaction"),
+            ),
+            (Err(_), _) => (false, bug("a write panicked")),
         };
         Outcome {
-            keep: result.is_ok(),
-            answer: Box::new(move |committed| {
-                let result = match committed {
-                    Ok(()) => result,
-                    Err(error) => result.and(Err(E::from(error))),
-                };
-                // The caller may have gone.
-                reply.send(result).ok();
-            }),
+            keep,
+            result,
+            reply,
         }
     }
 
-    fn refuse(self: Box<Self>, error: StorageError) {
-        self.reply.send(Err(E::from(error))).ok();
+    /// Answers that it was not run.
+    fn refuse(self, error: StorageError) {
+        self.reply.send(Err(error)).ok();
+    }
+}
+
+impl Outcome {
+    /// Tells the caller, who may have gone.
+    fn answer(self, ended: Result<(), StorageError>) {
+        self.reply.send(self.result.and(ended)).ok();
     }
 }
 
@@ -210,7 +204,7 @@ where
 struct Writer {
     tx: Tx,
     /// Who is to be told once the transaction has been committed.
-    kept: Vec<Answer>,
+    kept: Vec<Outcome>,
     clock: Clock,
     checkpoints: Arc<Checkpoints>,
     /// Pages in the log after the last commit.
@@ -239,7 +233,7 @@ impl Writer {
     }
 
     /// Runs one closure so that it can be undone alone.
-    fn run(&mut self, job: Box<dyn Job>) {
+    fn run(&mut self, job: Job) {
         // The first one can be undone with the whole transaction: savepoints copy pages.
         let nested = self.session().in_transaction();
         let begin = if nested {
@@ -255,7 +249,7 @@ impl Writer {
         if !self.session().in_transaction() {
             // SQLite gives up the whole transaction after some errors, such as a full disk.
             let error = StorageError::Unavailable("the transaction was given up".to_owned());
-            (outcome.answer)(Err(error.clone()));
+            outcome.answer(Err(error.clone()));
             self.answer_all(&Err(error));
             return;
         }
@@ -269,11 +263,11 @@ impl Writer {
                 .and_then(|()| self.session().control("RELEASE closure")),
         };
         match ended {
-            Ok(()) if outcome.keep => self.kept.push(outcome.answer),
-            Ok(()) => (outcome.answer)(Ok(())),
+            Ok(()) if outcome.keep => self.kept.push(outcome),
+            Ok(()) => outcome.answer(Ok(())),
             Err(error) => {
                 self.roll_back();
-                (outcome.answer)(Err(error.clone()));
+                outcome.answer(Err(error.clone()));
                 self.answer_all(&Err(error));
             }
         }
@@ -304,8 +298,8 @@ impl Writer {
     }
 
     fn answer_all(&mut self, result: &Result<(), StorageError>) {
-        for answer in self.kept.drain(..) {
-            answer(result.clone());
+        for outcome in self.kept.drain(..) {
+            outcome.answer(result.clone());
         }
     }
 

@@ -30,8 +30,8 @@ pub(super) struct Queue {
 
 #[derive(Default)]
 struct Waiting {
-    interactive: VecDeque<Box<dyn Job>>,
-    bulk: VecDeque<Box<dyn Job>>,
+    interactive: VecDeque<Job>,
+    bulk: VecDeque<Job>,
     closed: bool,
     /// Interactive transactions since the last bulk write.
     overtaken: u32,
@@ -62,7 +62,7 @@ impl Queue {
             .map_err(|_| StorageError::Closed)
     }
 
-    pub(super) fn push(&self, priority: Priority, job: Box<dyn Job>) -> Result<(), StorageError> {
+    pub(super) fn push(&self, priority: Priority, job: Job) -> Result<(), StorageError> {
         let mut waiting = self.lock();
         if waiting.closed {
             return Err(StorageError::Closed);
@@ -106,7 +106,7 @@ impl Queue {
 
     /// The next write for a transaction of `group`. Bulk ones stop as soon as anybody interactive
     /// waits; `begun` says that the transaction has one already.
-    pub(super) fn take(&self, group: Priority, begun: bool) -> Option<Box<dyn Job>> {
+    pub(super) fn take(&self, group: Priority, begun: bool) -> Option<Job> {
         let mut waiting = self.lock();
         if group == Priority::Bulk && begun && !waiting.interactive.is_empty() {
             return None;
@@ -133,7 +133,7 @@ impl Queue {
 }
 
 impl Waiting {
-    fn of(&mut self, priority: Priority) -> &mut VecDeque<Box<dyn Job>> {
+    fn of(&mut self, priority: Priority) -> &mut VecDeque<Job> {
         match priority {
             Priority::Interactive => &mut self.interactive,
             Priority::Bulk => &mut self.bulk,
@@ -172,28 +172,19 @@ impl Drop for CloseOnDrop {
 #[cfg(test)]
 mod tests {
     use super::{PATIENCE, Queue};
-    use crate::{
-        Priority, StorageError, Tx,
-        sqlite::committer::{Job, Outcome},
-    };
+    use crate::{Priority, StorageError, database::Work, sqlite::committer::Job};
+    use futures_util::FutureExt as _;
 
     /// A write that never runs.
-    struct Waits;
-
-    impl Job for Waits {
-        fn is_abandoned(&self) -> bool {
-            false
-        }
-
-        fn run(self: Box<Self>, _: &mut Tx) -> Outcome {
-            unreachable!("these tests run nothing")
-        }
-
-        fn refuse(self: Box<Self>, _: StorageError) {}
+    fn job(queue: &Queue, priority: Priority) -> Job {
+        let place = queue.place(priority).now_or_never();
+        let place = place.expect("there is a place").unwrap();
+        let work: Work = Box::new(|_| unreachable!("these tests run nothing"));
+        Job::new("never", work, place).0
     }
 
     fn push(queue: &Queue, priority: Priority) {
-        queue.push(priority, Box::new(Waits)).unwrap();
+        queue.push(priority, job(queue, priority)).unwrap();
     }
 
     #[test]
@@ -227,8 +218,9 @@ mod tests {
     fn a_closed_queue_takes_nothing_more_and_gives_out_what_it_has() {
         let queue = Queue::new();
         push(&queue, Priority::Interactive);
+        let late = job(&queue, Priority::Interactive);
         queue.close();
-        let refused = queue.push(Priority::Interactive, Box::new(Waits));
+        let refused = queue.push(Priority::Interactive, late);
         assert_eq!(refused, Err(StorageError::Closed));
         assert!(queue.wait());
         assert!(queue.take(Priority::Interactive, false).is_some());

@@ -95,13 +95,10 @@ impl Lease {
         self.tx().sqlite()
     }
 
-    /// The closure's result, unless a statement failed and the closure overlooked it.
-    pub(super) fn finish<T>(mut self, result: Result<T, StorageError>) -> Result<T, StorageError> {
-        let failure = self.tx().take_failure();
-        match (result, failure) {
-            (Ok(_), Some(failure)) => Err(failure),
-            (result, _) => result,
-        }
+    /// Fails if a statement failed and the closure overlooked it.
+    pub(super) fn finish(mut self, succeeded: bool) -> Result<(), StorageError> {
+        let failure = self.tx().take_failure().filter(|_| succeeded);
+        failure.map_or(Ok(()), Err)
     }
 }
 

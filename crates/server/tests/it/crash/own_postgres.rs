@@ -86,6 +86,8 @@ impl Drop for OwnPostgres {
 /// The disk is mounted for the server's processes only, and is gone with them.
 pub(super) struct SmallDisk {
     postgres: OwnPostgres,
+    /// Where it is mounted, for the server's processes.
+    mounted: PathBuf,
     /// The disk, as seen from outside.
     disk: PathBuf,
 }
@@ -133,7 +135,11 @@ impl SmallDisk {
                 .output();
             printed(&psql.unwrap());
         }
-        Some(Self { postgres, disk })
+        Some(Self {
+            postgres,
+            mounted,
+            disk,
+        })
     }
 
     /// Where the database is that the disk holds.
@@ -159,6 +165,13 @@ impl SmallDisk {
 
     fn filler(&self) -> PathBuf {
         self.disk.join("filler")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // For everybody else it is an empty directory.
+        fs::remove_dir(&self.mounted).unwrap();
     }
 }
 
