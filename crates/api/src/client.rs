@@ -22,6 +22,7 @@ pub(crate) mod relations;
 pub(crate) mod reports;
 pub(crate) mod room_creation;
 pub(crate) mod room_upgrades;
+pub(crate) mod search;
 pub(crate) mod sending;
 pub(crate) mod spaces;
 pub(crate) mod sync;

@@ -319,6 +319,9 @@ table! {
         User Read GET "/_matrix/client/v1/rooms/{room_id}/relations/{event_id}/{rel_type}" => client::relations::of_kind;
         User Read GET "/_matrix/client/v1/rooms/{room_id}/relations/{event_id}/{rel_type}/{event_type}" => client::relations::of_kind_and_type;
     }
+    "Client-server API: Server Side Search" Client {
+        User Wait POST "/_matrix/client/v3/search" => client::search::search, limited Searches;
+    }
     "Client-server API: Threads" Client {
         User Read GET "/_matrix/client/v1/rooms/{room_id}/threads" => client::relations::threads;
     }

@@ -24,6 +24,7 @@ pub mod receive;
 pub mod relation;
 pub mod resolution;
 pub mod room_version;
+pub mod search;
 pub mod server_acl;
 pub mod state;
 pub mod state_codec;

@@ -49,6 +49,7 @@ mod restricted;
 mod resync;
 mod room;
 mod room_admin;
+mod search_index;
 mod send;
 mod serve;
 mod server_acl;
@@ -142,6 +143,7 @@ struct Inner {
     workers: receive::Workers,
     transactions: taking::Transactions,
     resyncs: resync::Resyncs,
+    search_index: search_index::SearchIndex,
     /// A change of a profile was noted.
     profile_news: tokio::sync::Notify,
     /// An account was closed.
@@ -219,6 +221,7 @@ impl Rooms {
             workers: receive::Workers::default(),
             transactions: taking::Transactions::default(),
             resyncs: resync::Resyncs::default(),
+            search_index: search_index::SearchIndex::default(),
             profile_news: tokio::sync::Notify::new(),
             departure_news: tokio::sync::Notify::new(),
         }));
@@ -229,6 +232,7 @@ impl Rooms {
         rooms.start_presence();
         rooms.start_telling_profiles();
         rooms.start_departures();
+        rooms.start_search_index();
         Ok(rooms)
     }
 

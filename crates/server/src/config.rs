@@ -254,6 +254,9 @@ section! {
         /// Invites, by the user who invites.
         #[serde(deserialize_with = "values::quota")]
         pub invites: Quota,
+        /// Searches for messages and users, by user. Clients may search with every letter that is typed.
+        #[serde(deserialize_with = "values::quota")]
+        pub searches: Quota,
         /// Requests to register, by address. One registration takes two or three.
         #[serde(deserialize_with = "values::quota")]
         pub registrations: Quota,
@@ -281,6 +284,7 @@ impl Default for RateLimitsSection {
             joins: quota(20, 6),
             remote_joins: quota(10, 2),
             invites: quota(50, 20),
+            searches: quota(60, 60),
             registrations: quota(10, 10),
             logins: quota(10, 10),
             lookups: quota(100, 60),
@@ -298,6 +302,7 @@ impl RateLimitsSection {
             joins: self.joins,
             remote_joins: self.remote_joins,
             invites: self.invites,
+            searches: self.searches,
             registrations: self.registrations,
             logins: self.logins,
             lookups: self.lookups,

@@ -10,7 +10,7 @@ use myelin_core::{
 use ruma::{EventId, OwnedEventId, OwnedRoomId};
 use std::sync::Arc;
 
-use crate::{Param, Row, StorageError, Tx, event_id, param::message, relations};
+use crate::{Param, Row, StorageError, Tx, event_id, param::message, relations, search_index};
 
 /// The first byte of stored event JSON: canonical JSON as it is.
 const FORMAT_PLAIN: u8 = 1;
@@ -278,6 +278,10 @@ pub async fn put(tx: &mut Tx, room: RoomNr, new: &NewEvent) -> Result<(), Storag
         }
         let position = StreamPosition(position);
         relations::put(tx, room, (event.nr, &event.pdu), position).await?;
+        // Its place is not one that whoever follows the stream comes by.
+        if position.0 < 0 {
+            search_index::put_past(tx, position).await?;
+        }
     }
     Ok(())
 }

@@ -44,6 +44,7 @@ pub mod relations;
 pub mod reports;
 pub mod rooms;
 mod row;
+pub mod search_index;
 pub mod server_keys;
 pub mod shared_rooms;
 pub mod snapshots;
@@ -97,6 +98,7 @@ const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
     ("relations", relations::STATEMENTS),
     ("reports", reports::STATEMENTS),
     ("rooms", rooms::STATEMENTS),
+    ("search_index", search_index::STATEMENTS),
     ("server_keys", server_keys::STATEMENTS),
     ("shared_rooms", shared_rooms::STATEMENTS),
     ("snapshots", snapshots::STATEMENTS),

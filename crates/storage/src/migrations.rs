@@ -131,6 +131,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "last seen addresses",
         sql: include_str!("../migrations/0023_last_seen_addresses.sql"),
     },
+    Migration {
+        number: 24,
+        name: "search",
+        sql: include_str!("../migrations/0024_search.sql"),
+    },
 ];
 
 statements! {

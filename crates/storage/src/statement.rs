@@ -4,6 +4,10 @@
 //! (`CAST(SUM(x) AS BIGINT)`), because PostgreSQL's are of another type. A set of values is
 //! `int_list($n)`, `text_list($n)` or `blob_list($n)`: a table with the one column `value`, for
 //! `WHERE x IN int_list($1)` and for `FROM blob_list($1) AS wanted JOIN … ON … = wanted.value`.
+//! An index of words (`CREATE TEXT INDEX name` in a migration) is a table of `rowid` and `words`: what is put
+//! there is `word_list($n)` of a list of words, and `words_match(name, $n)` holds a query against it, in
+//! PostgreSQL's form: `'word' & 'begin':* & ( 'a' | 'b' )`. Words and queries consist of letters, digits and `!`.
+//! Such statements have a list among their parameters.
 //! Beside those, only `WITHOUT ROWID` and the key types of migrations differ ([`schema`]).
 
 use std::borrow::Cow;
@@ -41,8 +45,57 @@ const LISTS: [(&str, &str); 3] = [
     ("blob_list(", "bytea"),
 ];
 
+/// `sql` with its functions in the engine's own words.
+pub(crate) fn translated(sql: &str, dialect: Dialect) -> Cow<'_, str> {
+    let mut sql = with_lists(sql, dialect);
+    for (name, write) in [
+        ("word_list(", word_list as fn(&str, Dialect) -> String),
+        ("words_match(", words_match),
+    ] {
+        if let Some(start) = sql.find(name)
+            && let Some(length) = sql[start..].find(')')
+        {
+            let arguments = &sql[start + name.len()..start + length];
+            let written = write(arguments, dialect);
+            sql = Cow::Owned(format!(
+                "{}{written}{}",
+                &sql[..start],
+                &sql[start + length + 1..]
+            ));
+        }
+    }
+    sql
+}
+
+fn word_list(parameter: &str, dialect: Dialect) -> String {
+    match dialect {
+        Dialect::Sqlite => format!("(SELECT group_concat(value, ' ') FROM rarray({parameter}))"),
+        Dialect::Postgres => format!("array_to_tsvector({parameter}::text[])"),
+    }
+}
+
+fn words_match(arguments: &str, dialect: Dialect) -> String {
+    let (table, parameter) = arguments.split_once(", ").unwrap_or((arguments, ""));
+    match dialect {
+        Dialect::Sqlite => {
+            let replaced = [
+                ("''''", "'\"'"),
+                ("':*'", "'*'"),
+                ("' & '", "' AND '"),
+                ("' | '", "' OR '"),
+            ]
+            .iter()
+            .fold(parameter.to_owned(), |query, (from, to)| {
+                format!("replace({query}, {from}, {to})")
+            });
+            format!("{table} MATCH {replaced}")
+        }
+        Dialect::Postgres => format!("{table}.words @@ CAST(CAST({parameter} AS TEXT) AS tsquery)"),
+    }
+}
+
 /// `sql` with its lists in the engine's own words.
-pub(crate) fn with_lists(sql: &str, dialect: Dialect) -> Cow<'_, str> {
+fn with_lists(sql: &str, dialect: Dialect) -> Cow<'_, str> {
     let mut sql = Cow::Borrowed(sql);
     for (name, array_type) in LISTS {
         while let Some(start) = sql.find(name) {
@@ -81,6 +134,7 @@ fn missing_alias(before: &str, after: &str) -> &'static str {
 /// key is called `INTEGER` (64 bits there, 32 on PostgreSQL) or if it is `WITHOUT ROWID` (unknown to
 /// PostgreSQL, and needless there).
 pub(crate) fn schema(sql: &str, dialect: Dialect) -> String {
+    let sql = with_text_index(sql, dialect);
     match dialect {
         Dialect::Sqlite => sql
             .replace(
@@ -92,9 +146,30 @@ pub(crate) fn schema(sql: &str, dialect: Dialect) -> String {
     }
 }
 
+/// An index of words is a virtual table of SQLite's that holds nothing but the index, and a table with an
+/// index for PostgreSQL.
+fn with_text_index(sql: &str, dialect: Dialect) -> Cow<'_, str> {
+    const CREATE: &str = "CREATE TEXT INDEX ";
+    let Some((before, rest)) = sql.split_once(CREATE) else {
+        return Cow::Borrowed(sql);
+    };
+    let (name, after) = rest.split_once(';').unwrap_or((rest, ""));
+    let created = match dialect {
+        Dialect::Sqlite => format!(
+            "CREATE VIRTUAL TABLE {name} USING fts5(words, content='', contentless_delete=1, \
+             detail=none, tokenize=\"ascii tokenchars '!'\");"
+        ),
+        Dialect::Postgres => format!(
+            "CREATE TABLE {name} (rowid BIGINT NOT NULL PRIMARY KEY, words TSVECTOR NOT NULL); \
+             CREATE INDEX {name}_by_word ON {name} USING GIN (words);"
+        ),
+    };
+    Cow::Owned(format!("{before}{created}{after}"))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Dialect, schema, with_lists};
+    use super::{Dialect, schema, translated};
     use crate::testing::on_each_engine;
 
     #[tokio::test]
@@ -120,18 +195,39 @@ mod tests {
         let sql =
             "SELECT a FROM text_list($2) AS b WHERE c IN int_list($1) AND d NOT IN int_list($1)";
         assert_eq!(
-            with_lists(sql, Dialect::Sqlite),
+            translated(sql, Dialect::Sqlite),
             "SELECT a FROM (SELECT value FROM rarray($2)) AS b \
              WHERE c IN (SELECT value FROM rarray($1)) AND d NOT IN (SELECT value FROM rarray($1))"
         );
         assert_eq!(
-            with_lists("x IN blob_list($12)", Dialect::Postgres),
+            translated("x IN blob_list($12)", Dialect::Postgres),
             "x IN (SELECT value FROM unnest($12::bytea[]) AS list (value))"
         );
         assert_eq!(
-            with_lists("IN (SELECT value FROM int_list($1))", Dialect::Postgres),
+            translated("IN (SELECT value FROM int_list($1))", Dialect::Postgres),
             "IN (SELECT value FROM (SELECT value FROM unnest($1::bigint[]) AS list (value)) AS list)"
         );
+    }
+
+    #[test]
+    fn words_are_put_and_matched_in_the_words_of_the_engine() {
+        let put = "VALUES ($1, word_list($2))";
+        let matches = "WHERE words_match(x, $1) AND a = 1";
+        assert_eq!(
+            translated(put, Dialect::Sqlite),
+            "VALUES ($1, (SELECT group_concat(value, ' ') FROM rarray($2)))"
+        );
+        assert_eq!(
+            translated(put, Dialect::Postgres),
+            "VALUES ($1, array_to_tsvector($2::text[]))"
+        );
+        assert_eq!(
+            translated(matches, Dialect::Postgres),
+            "WHERE x.words @@ CAST(CAST($1 AS TEXT) AS tsquery) AND a = 1"
+        );
+        let sqlite = translated(matches, Dialect::Sqlite);
+        assert!(sqlite.starts_with("WHERE x MATCH replace("), "{sqlite}");
+        assert!(sqlite.ends_with(", ' | ', ' OR ') AND a = 1"), "{sqlite}");
     }
 
     #[test]

@@ -14,12 +14,12 @@ use myelin_storage::{
     timelines::{HistoryPlace, HistoryRange},
 };
 use myelin_users::Requester;
-use ruma::{OwnedEventId, OwnedRoomId};
+use ruma::{OwnedEventId, OwnedRoomId, UserId};
 use serde::Serialize;
 
 use crate::{
     EventJson, Sync, SyncError,
-    access::{FULL_STATE_WAIT, placed, with_event},
+    access::{Access, FULL_STATE_WAIT, placed, with_event},
     client_event::{Form, Seen, client_events},
     event::no_such_event,
     filter::{MAX_LIMIT, RoomEventFilter},
@@ -82,42 +82,16 @@ impl Sync {
         let ContextRequest { viewer, filter, .. } = request;
         let found = self.seen_event(viewer, &request.room_id, &request.event_id);
         let (room, access, seen) = found.await?;
-        let (position, _) = placed(&seen.event).ok_or_else(no_such_event)?;
-        let place = HistoryPlace {
-            depth: seen.event.pdu.depth,
-            position,
-        };
         let newest = access.upto(self.rooms().events_stream().readable());
         let limit = request.wanted_limit();
         let ignored = ignored_by(self.rooms(), &viewer.user_id).await?;
-        let read = async |direction, from, to, limit| -> Result<Page, SyncError> {
-            let reading = Reading {
-                viewer: &viewer.user_id,
-                direction,
-                wanted: Wanted {
-                    filter,
-                    ignored: &ignored,
-                },
-                related: None,
-                limit,
-            };
-            let range = HistoryRange {
-                from,
-                to,
-                after: StreamPosition(i64::MIN),
-                upto: newest,
-            };
-            self.page(reading, (&room, access), range).await
+        let wanted = Wanted {
+            filter,
+            ignored: &ignored,
         };
-        let before = read(Direction::Backward, HistoryPlace::START, place, limit / 2).await?;
-        let later = after(place);
-        let after = read(
-            Direction::Forward,
-            later,
-            HistoryPlace::END,
-            limit - limit / 2,
-        )
-        .await?;
+        let reader = (&*viewer.user_id, &room, access);
+        let limits = (limit / 2, limit - limit / 2);
+        let (before, after) = self.around(reader, &seen, wanted, limits).await?;
         let state = self.state_around(request, &room, (&before, &seen, &after));
         let state = Box::pin(state).await?;
         let form = Form::alone(viewer).bundled(access);
@@ -143,6 +117,48 @@ impl Sync {
             event,
             state,
         })
+    }
+
+    /// The events right before an event, and those right after it.
+    pub(crate) async fn around(
+        &self,
+        (user, room, access): (&UserId, &Arc<Room>, Access),
+        seen: &Seen,
+        wanted: Wanted<'_>,
+        (limit_before, limit_after): (usize, usize),
+    ) -> Result<(Page, Page), SyncError> {
+        let (position, _) = placed(&seen.event).ok_or_else(no_such_event)?;
+        let place = HistoryPlace {
+            depth: seen.event.pdu.depth,
+            position,
+        };
+        let upto = access.upto(self.rooms().events_stream().readable());
+        let read = async |direction, from, to, limit| -> Result<Page, SyncError> {
+            let reading = Reading {
+                viewer: user,
+                direction,
+                wanted,
+                related: None,
+                limit,
+            };
+            let range = HistoryRange {
+                from,
+                to,
+                after: StreamPosition(i64::MIN),
+                upto,
+            };
+            self.page(reading, (room, access), range).await
+        };
+        let before = read(
+            Direction::Backward,
+            HistoryPlace::START,
+            place,
+            limit_before,
+        )
+        .await?;
+        let later = after(place);
+        let after = read(Direction::Forward, later, HistoryPlace::END, limit_after).await?;
+        Ok((before, after))
     }
 
     /// The state after the last of some events.

@@ -29,6 +29,9 @@ mod public_rooms;
 mod relations;
 mod room_details;
 mod room_section;
+mod search;
+mod search_context;
+mod search_hits;
 mod section_state;
 mod space;
 mod state;
@@ -65,10 +68,14 @@ pub use notifications::{Notifications, NotificationsRequest, NotifiedEvent};
 pub use public_rooms::{PublicRooms, PublicRoomsFilter, PublicRoomsRequest, RoomProfile};
 pub use relations::{Relations, RelationsRequest};
 pub use room_details::{ForwardExtremity, RoomDetails};
+pub use search::{
+    Group, GroupKey, OrderBy, SearchCriteria, SearchRequest, SearchResult, SearchResults,
+};
+pub use search_context::{HistoricProfile, ResultContext};
 pub use summary::Summary;
 pub use sync::SyncRequest;
 pub use threads::{Include, Threads, ThreadsRequest};
-pub use token::{NotificationToken, PageToken, SyncToken};
+pub use token::{NotificationToken, PageToken, SearchToken, SyncToken};
 pub use unread::UnreadCounts;
 
 use hierarchy::RemoteSpaces;

@@ -156,6 +156,45 @@ impl FromStr for NotificationToken {
     }
 }
 
+/// Where a page of a search ended. `q1_<before>_<shown>`, and within a group `_<group>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SearchToken {
+    /// By time: the next page is before this position in the stream of events. By rank: all results are.
+    pub before: StreamPosition,
+    /// How many results were shown on the pages before.
+    pub shown: usize,
+    /// The room or user whose results alone follow.
+    pub group: Option<String>,
+}
+
+impl fmt::Display for SearchToken {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "q1_{}_{}", self.before, self.shown)?;
+        match &self.group {
+            Some(group) => write!(formatter, "_{group}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl FromStr for SearchToken {
+    type Err = SyncError;
+
+    fn from_str(text: &str) -> Result<Self, SyncError> {
+        let mut parts = text.splitn(4, '_');
+        let start: Vec<&str> = parts.by_ref().take(3).collect();
+        let group = parts.next().map(str::to_owned);
+        match read(&start.join("_")) {
+            Some(("q1", numbers)) if numbers.len() == 2 => Ok(Self {
+                before: StreamPosition(numbers[0]),
+                shown: usize::try_from(numbers[1]).map_err(|_| unknown(text))?,
+                group,
+            }),
+            _ => Err(unknown(text)),
+        }
+    }
+}
+
 /// A token's kind and numbers. Only what was written here is read: "+1" and "01" were not.
 fn read(text: &str) -> Option<(&str, Vec<i64>)> {
     let mut parts = text.split('_');
@@ -174,7 +213,7 @@ fn unknown(text: &str) -> SyncError {
 
 #[cfg(test)]
 mod tests {
-    use super::{HistoryPlace, PageToken, StreamPosition, SyncToken};
+    use super::{HistoryPlace, PageToken, SearchToken, StreamPosition, SyncToken};
     use proptest::{prop_assert_eq, proptest};
 
     proptest! {
@@ -188,6 +227,24 @@ mod tests {
             for token in tokens {
                 prop_assert_eq!(token.to_string().parse::<PageToken>().expect("a token"), token);
             }
+        }
+    }
+
+    #[test]
+    fn a_page_of_a_search_goes_on_where_it_ended() {
+        for text in [
+            "q1_17_0",
+            "q1_-3_20",
+            "q1_17_5_!a_b:x.example",
+            "q1_17_0_@a:x.example",
+        ] {
+            let token: SearchToken = text.parse().expect("a token");
+            assert_eq!(token.to_string(), text);
+        }
+        for text in [
+            "", "q1", "q1_1", "q1_1_-1", "q1_01_1", "q1_1_x", "q2_1_1", "n1_1", "t1_1_2_3",
+        ] {
+            assert!(text.parse::<SearchToken>().is_err(), "{text:?}");
         }
     }
 

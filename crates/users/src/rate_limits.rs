@@ -37,6 +37,8 @@ pub enum Limit {
     RemoteJoins,
     /// Invites, by who invites.
     Invites,
+    /// Searches for messages and users, by user.
+    Searches,
     /// New accounts, by address.
     Registrations,
     /// Logins, by address.
@@ -60,6 +62,8 @@ pub struct Quotas {
     pub remote_joins: Quota,
     /// Of [`Limit::Invites`].
     pub invites: Quota,
+    /// Of [`Limit::Searches`].
+    pub searches: Quota,
     /// Of [`Limit::Registrations`].
     pub registrations: Quota,
     /// Of [`Limit::Logins`].
@@ -79,6 +83,7 @@ impl Quotas {
             Limit::Joins => self.joins,
             Limit::RemoteJoins => self.remote_joins,
             Limit::Invites => self.invites,
+            Limit::Searches => self.searches,
             Limit::Registrations => self.registrations,
             Limit::Logins => self.logins,
             Limit::Lookups => self.lookups,
@@ -290,6 +295,7 @@ mod tests {
             joins: of(1, 1),
             remote_joins: of(1, 1),
             invites: of(10, 6),
+            searches: of(1, 60),
             registrations: of(2, 1),
             logins: of(1, 60),
             lookups: of(1, 60),

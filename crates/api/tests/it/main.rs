@@ -21,6 +21,7 @@ mod rate_limits;
 mod relations;
 mod reports;
 mod rooms;
+mod search;
 mod sessions;
 mod spaces;
 mod specification;
@@ -181,7 +182,7 @@ impl Site {
                 )
                 .await?
                 {
-                    if !PROGRESS.contains(&&*table) {
+                    if !PROGRESS.contains(&&*table) && !table.starts_with(SEARCH_INDEX) {
                         let rows = match is_sqlite {
                             true => sqlite_rows(tx, &table).await?,
                             false => {
@@ -217,6 +218,9 @@ impl Site {
 
 /// What the tables say of the way to other servers, and of how far they have got.
 const PROGRESS: [&str; 4] = ["destinations", "settings", "outbox", "delivery_cursors"];
+
+/// How the tables begin that follow what is stored, in the background.
+const SEARCH_INDEX: &str = "search_";
 
 /// What is written down of a device's use, whenever that is convenient.
 const USE: [&str; 3] = ["last_seen_ms", "user_agent", "last_seen_ip"];

@@ -35,6 +35,7 @@ fn quotas() -> Quotas {
         joins: QUOTA,
         remote_joins: QUOTA,
         invites: QUOTA,
+        searches: QUOTA,
         registrations: QUOTA,
         logins: QUOTA,
         lookups: QUOTA,

@@ -1,5 +1,5 @@
 // A day of two users of matrix-js-sdk, unmodified, on one homeserver: profiles, a room, messages, a
-// reaction, a thread, an edit, a redaction, receipts, an upgrade, and the way out.
+// reaction, a thread, an edit, a redaction, receipts, a search, an upgrade, and the way out.
 // Arguments: the directory where the library is installed, the homeserver's URL, two user IDs, their password.
 //
 // Ends with status 0 and a last line "done" when everything went as the library says it should.
@@ -121,6 +121,17 @@ async function read(alice, bob, roomId) {
     await until(alice, "the receipt", () => alice.getRoom(roomId).hasUserReadEvent(bobId, last));
 }
 
+async function search(bob) {
+    const found = await bob.searchRoomEvents({ term: "Lighthouse" });
+    const bodies = found.results.map((result) => result.context.getEvent().getOriginalContent().body);
+    assert.deepEqual(bodies, ["* a lighthouse astern", "a lighthouse abeam", "a lighthouse ahead"]);
+    assert.equal(found.count, 3);
+    assert.deepEqual(found.highlights, ["lighthouse"]);
+    const answer = await bob.searchMessageText({ query: "sight bob" });
+    const { results } = answer.search_categories.room_events;
+    assert.deepEqual(results.map((result) => result.result.content.body), ["land in sight, bob"]);
+}
+
 async function leave(alice, bob, roomId) {
     const { replacement_room: successor } = await alice.upgradeRoom(roomId, "11");
     await until(bob, "the tombstone", () => {
@@ -147,5 +158,6 @@ const bob = await logIn(bobId);
 const roomId = await meet(alice, bob);
 await talk(alice, bob, roomId);
 await read(alice, bob, roomId);
+await search(bob);
 await leave(alice, bob, roomId);
 process.stdout.write("done\n", () => process.exit(0));

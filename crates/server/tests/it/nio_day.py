@@ -1,11 +1,12 @@
 """A day of two users of matrix-nio, unmodified, on one homeserver: profiles, a room, messages, a reaction, a
-thread, an edit, a redaction, receipts, an upgrade, and the way out. Arguments: the
+thread, an edit, a redaction, receipts, a search, an upgrade, and the way out. Arguments: the
 homeserver's URL, two user IDs, their password.
 
 Ends with status 0 and a last line "done" when everything went as the library says it should.
 """
 
 import asyncio
+import json
 import sys
 
 import nio
@@ -33,6 +34,21 @@ async def send(client, room_id, content, kind="m.room.message"):
 
 async def relations(client, room_id, event_id, *what):
     return [event.event_id async for event in client.room_get_event_relations(room_id, event_id, *what)]
+
+
+async def post(client, path, body):
+    """The answer to a request that the library does not know, with its own connection and token."""
+    headers = {"Authorization": f"Bearer {client.access_token}", "Content-Type": "application/json"}
+    answer = await client.send("POST", f"/_matrix/client/v3/{path}", json.dumps(body), headers)
+    assert answer.status == 200, answer
+    return await answer.json()
+
+
+async def search(client, term):
+    criteria = {"search_term": term, "order_by": "recent"}
+    answer = await post(client, "search", {"search_categories": {"room_events": criteria}})
+    found = answer["search_categories"]["room_events"]["results"]
+    return [result["result"]["content"]["body"] for result in found]
 
 
 async def meet(alice, bob):
@@ -96,6 +112,8 @@ async def read(alice, bob, room_id, heard):
     back = expect(await bob.room_messages(room_id, bob.next_batch, limit=50), nio.RoomMessagesResponse)
     bodies = [event.body for event in back.chunk if isinstance(event, nio.RoomMessageText)]
     assert bodies == ["land!", "* ahoy!", "aye", "ahoy"], bodies
+    found = await search(bob, "Ahoy")
+    assert found == ["* ahoy!", "ahoy"], found
 
 
 async def leave(alice, bob, room_id):

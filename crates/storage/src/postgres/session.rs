@@ -14,7 +14,7 @@ use tokio_postgres::{
 
 use crate::{
     Param, Row, StorageError,
-    statement::{Dialect, schema, with_lists},
+    statement::{Dialect, schema, translated},
 };
 
 /// A connection in use by one transaction. Dropping it undoes the transaction.
@@ -96,7 +96,7 @@ impl Session {
 
     /// Prepares a statement, or finds it among those of this connection.
     pub(crate) async fn prepare(&self, sql: &str) -> Result<Statement, StorageError> {
-        let sql = with_lists(sql, Dialect::Postgres);
+        let sql = translated(sql, Dialect::Postgres);
         let prepared = self.client().prepare_cached(&sql).await;
         prepared.map_err(|error| told(error, &sql))
     }

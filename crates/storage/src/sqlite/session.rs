@@ -9,7 +9,7 @@ use rusqlite::{
 
 use crate::{
     Param, Row, StorageError,
-    statement::{Dialect, schema, with_lists},
+    statement::{Dialect, schema, translated},
 };
 
 /// A connection in use.
@@ -48,7 +48,7 @@ impl Session {
 
     #[cfg(test)]
     pub(crate) fn prepare(&mut self, sql: &str) -> Result<(), StorageError> {
-        self.0.prepare(&with_lists(sql, Dialect::Sqlite))?;
+        self.0.prepare(&translated(sql, Dialect::Sqlite))?;
         Ok(())
     }
 
@@ -65,7 +65,7 @@ impl Session {
 
     fn bound(&self, sql: &str, params: &[Param<'_>]) -> Result<CachedStatement<'_>, StorageError> {
         let mut statement = if params.iter().any(is_list) {
-            self.0.prepare_cached(&with_lists(sql, Dialect::Sqlite))
+            self.0.prepare_cached(&translated(sql, Dialect::Sqlite))
         } else {
             self.0.prepare_cached(sql)
         }

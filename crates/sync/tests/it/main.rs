@@ -14,6 +14,7 @@ mod partial;
 mod presence;
 mod reads;
 mod relations;
+mod search;
 mod spaces;
 mod unread;
 mod waiting;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use myelin_core::room_version::RoomVersion;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::newcomer::Newcomer;
 use crate::ca::Ca;
@@ -98,6 +98,33 @@ async fn five_refusals_end_the_search_for_history_and_readers_get_what_there_is(
     assert_eq!(resident.asked("reader.test", "backfill").len(), 5);
     resident.behave();
     assert_eq!(newcomer.read_history().await, newcomer.written_history());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn history_is_found_by_its_words_when_it_was_fetched() {
+    let ca = Ca::generate();
+    let resident = Resident::start(&ca, RoomVersion::V12, MEMBERS).await;
+    resident.room_of("reader.test", |room| {
+        room.say(resident.key(0), "a town by the sea");
+    });
+    let newcomer = newcomer("reader.test", &resident, &ca).await;
+    let found = async || {
+        let criteria = json!({ "search_term": "Town", "order_by": "recent" });
+        let body = json!({ "search_categories": { "room_events": criteria } });
+        let answer = newcomer
+            .client
+            .post("/_matrix/client/v3/search", body)
+            .await;
+        let results = &answer["search_categories"]["room_events"]["results"];
+        let results = results.as_array().unwrap().iter();
+        let kind = |result: &Value| result["result"]["type"].as_str().unwrap().to_owned();
+        results.map(kind).collect::<Vec<_>>()
+    };
+    // The room's name came with its state, but when it was given is not known.
+    assert_eq!(found().await, [""; 0]);
+    assert_eq!(newcomer.read_history().await, newcomer.written_history());
+    assert_eq!(found().await, ["m.room.message", "m.room.name"]);
+    newcomer.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
