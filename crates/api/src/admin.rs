@@ -1,6 +1,7 @@
 //! Synapse's admin API, as far as the tools of administrators use it, a file per section of its
 //! documentation. Paths, fields and texts of errors are those that the tools know.
 
+pub(crate) mod destinations;
 pub(crate) mod devices;
 pub(crate) mod event_reports;
 pub(crate) mod rate_limits;

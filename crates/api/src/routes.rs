@@ -200,6 +200,11 @@ table! {
         Admin Change POST "/_synapse/admin/v1/rooms/{room_id}/make_room_admin" => admin::rooms::make_admin;
         Admin Change POST "/_synapse/admin/v1/join/{room_id_or_alias}" => admin::rooms::join;
     }
+    "Synapse admin API: Federation" Client {
+        Admin Read GET "/_synapse/admin/v1/federation/destinations" => admin::destinations::list;
+        Admin Read GET "/_synapse/admin/v1/federation/destinations/{server}" => admin::destinations::one;
+        Admin Change POST "/_synapse/admin/v1/federation/destinations/{server}/reset_connection" => admin::destinations::reset;
+    }
     "Synapse admin API: Registration tokens" Client {
         Admin Read GET "/_synapse/admin/v1/registration_tokens" => admin::registration_tokens::list;
         Admin Change POST "/_synapse/admin/v1/registration_tokens/new" => admin::registration_tokens::create;

@@ -9,7 +9,7 @@ use std::{
 use myelin_env::Env;
 use myelin_storage::{
     Database, Priority, StorageError,
-    destinations::{self, Failing},
+    destinations::{self, Destination, DestinationsWanted, Failing},
 };
 use ruma::{OwnedServerName, ServerName};
 use tokio::sync::Notify;
@@ -156,6 +156,29 @@ impl Destinations {
                 Box::pin(async move { destinations::clear_failing(tx, &name).await })
             })
             .await
+    }
+
+    /// Part of the list of servers to which requests have failed, and how many it has in all.
+    pub(crate) async fn list(
+        &self,
+        wanted: DestinationsWanted,
+    ) -> Result<(Vec<Destination>, u64), StorageError> {
+        let list = self.database.read("destinations", move |tx| {
+            Box::pin(async move { destinations::list(tx, &wanted).await })
+        });
+        list.await
+    }
+
+    /// One of them.
+    pub(crate) async fn by_name(
+        &self,
+        server: &ServerName,
+    ) -> Result<Option<Destination>, StorageError> {
+        let name = server.to_string();
+        let found = self.database.read("destination of a name", move |tx| {
+            Box::pin(async move { destinations::by_name(tx, &name).await })
+        });
+        found.await
     }
 
     /// Waits until a server may be asked in the background: until its pause is over, or until it shows

@@ -4,7 +4,10 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use myelin_core::keys::KeySet;
 use myelin_env::Env;
-use myelin_storage::{Database, StorageError};
+use myelin_storage::{
+    Database, StorageError,
+    destinations::{Destination, DestinationsWanted},
+};
 use ruma::{OwnedServerName, ServerName};
 
 use crate::{
@@ -189,6 +192,29 @@ impl Federation {
     /// Any [`StorageError`].
     pub async fn mark_alive(&self, server: &ServerName) -> Result<(), StorageError> {
         self.inner.destinations.succeeded(server).await
+    }
+
+    /// Part of the list of servers to which requests have failed, lately or long ago, and how many it has in
+    /// all.
+    ///
+    /// # Errors
+    /// Any [`StorageError`].
+    pub async fn destination_list(
+        &self,
+        wanted: DestinationsWanted,
+    ) -> Result<(Vec<Destination>, u64), StorageError> {
+        self.inner.destinations.list(wanted).await
+    }
+
+    /// One of these servers.
+    ///
+    /// # Errors
+    /// Any [`StorageError`].
+    pub async fn destination(
+        &self,
+        server: &ServerName,
+    ) -> Result<Option<Destination>, StorageError> {
+        self.inner.destinations.by_name(server).await
     }
 
     /// Waits until a server may be asked in the background: until [`Federation::backoff`] is over, or

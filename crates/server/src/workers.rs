@@ -6,10 +6,13 @@
 
 use std::time::Duration;
 
+use myelin_core::number::EventNr;
 use myelin_env::Env;
 use myelin_rooms::thin_outbox;
 use myelin_storage::{
-    BoxFuture, Database, Priority, StorageError, client_transactions, staged, to_device,
+    BoxFuture, Database, Priority, StorageError, client_transactions,
+    old_notifications::{self, Bounds, Progress},
+    staged, to_device,
 };
 
 use crate::telemetry;
@@ -21,6 +24,10 @@ const TRANSACTION_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// For how long a message to a device is known to be a repeated one. A server that could not be
 /// answered repeats it after a week at the latest, and more than once.
 const MESSAGE_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// For how long users are told again of what they have read, and unread events are kept beyond those that are
+/// counted.
+const NOTIFICATION_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Work that goes on by itself. A round may be interrupted and repeated anywhere, and takes no input
 /// but the clock.
@@ -44,6 +51,11 @@ pub const WORKERS: &[Worker] = &[
         name: "thin the outbox",
         every: Duration::from_secs(600),
         run: |env, database| Box::pin(thin_outbox(env, database)),
+    },
+    Worker {
+        name: "forget old notifications",
+        every: Duration::from_secs(6 * 3600),
+        run: |env, database| Box::pin(forget_old_notifications(env, database)),
     },
     Worker {
         name: "metrics upkeep",
@@ -86,6 +98,32 @@ pub(crate) fn start(env: &Env, database: &Database) {
             }
         }));
     }
+}
+
+/// In many small transactions, so that nothing else waits long.
+async fn forget_old_notifications(env: Env, database: Database) -> Result<(), StorageError> {
+    let now_ms = env.clock.now_ms();
+    let then_ms = now_ms.saturating_sub(NOTIFICATION_LIFETIME.as_millis() as u64);
+    let newest = database.write("notification marks", Priority::Bulk, move |tx| {
+        Box::pin(async move { old_notifications::newest_at(tx, now_ms, then_ms).await })
+    });
+    let newest: Option<EventNr> = newest.await?;
+    let Some(newest) = newest else {
+        return Ok(());
+    };
+    let bounds = Bounds::up_to(newest);
+    let mut after = None;
+    while !env.tasks.stopping().is_cancelled() {
+        let some = database.write("old notifications", Priority::Bulk, move |tx| {
+            Box::pin(async move { old_notifications::prune_some(tx, after, bounds).await })
+        });
+        let progress: Result<Progress, StorageError> = some.await;
+        match progress? {
+            Progress::Done => break,
+            Progress::GoOn(done) => after = done,
+        }
+    }
+    Ok(())
 }
 
 async fn forget_old_transactions(env: Env, database: Database) -> Result<(), StorageError> {

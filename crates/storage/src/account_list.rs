@@ -2,7 +2,10 @@
 
 use ruma::{OwnedUserId, UserId};
 
-use crate::{Row, StorageError, Tx};
+use crate::{
+    Row, StorageError, Tx,
+    statement::{contains, escaped},
+};
 
 /// Which accounts: `$1` is an ID in part, `$2` a display name, `$3` and `$4` bounds of "closed", `$5` and `$6`
 /// of "administers".
@@ -150,7 +153,7 @@ pub async fn list(
             let part = escaped(part);
             (Some(format!("@%{part}%:%")), Some(format!("%{part}%")))
         }
-        Named::WithId(part) => (Some(format!("%{}%", escaped(part))), None),
+        Named::WithId(part) => (Some(contains(part)), None),
     };
     let (id, name) = (id.as_deref(), name.as_deref());
     let (open, closed) = bounds(wanted.deactivated);
@@ -170,18 +173,6 @@ pub async fn list(
 /// Whether those are wanted for whom something is false, and those for whom it is true.
 fn bounds(wanted: Option<bool>) -> (bool, bool) {
     (wanted != Some(true), wanted != Some(false))
-}
-
-/// Text that stands for itself in a pattern.
-fn escaped(part: &str) -> String {
-    let mut pattern = String::new();
-    for character in part.to_lowercase().chars() {
-        if matches!(character, '\\' | '%' | '_') {
-            pattern.push('\\');
-        }
-        pattern.push(character);
-    }
-    pattern
 }
 
 fn read(row: &Row) -> Result<AccountDetails, StorageError> {

@@ -1,7 +1,25 @@
 //! What is known about the way to other servers: whether requests to them fail, and until when to
 //! leave them alone.
 
-use crate::{Row, StorageError, Tx};
+use myelin_core::number::StreamPosition;
+
+use crate::{Row, StorageError, Tx, statement::contains};
+
+/// Which servers are listed: those whose names are like `$1`.
+macro_rules! wanted {
+    () => {
+        "WHERE (CAST($1 AS TEXT) IS NULL OR d.server LIKE $1 ESCAPE '\\')"
+    };
+}
+
+/// What a list is ordered by, if not by name.
+macro_rules! key {
+    () => {
+        "CASE $2 WHEN 'failure_ts' THEN COALESCE(d.failing_since, 0)
+            WHEN 'retry_last_ts' THEN d.retry_at - d.wait_ms WHEN 'retry_interval' THEN d.wait_ms
+            WHEN 'last_successful_stream_ordering' THEN COALESCE(c.position, 0) ELSE 0 END"
+    };
+}
 
 statements! {
     /// Whether requests to a server fail.
@@ -15,6 +33,18 @@ statements! {
     /// Requests to a server work again.
     CLEAR_FAILING = "UPDATE destinations SET failing_since = NULL, retry_at = 0, wait_ms = 0
         WHERE server = $1";
+    /// Servers to which requests have failed.
+    LIST = concat!("SELECT d.server, d.failing_since, d.retry_at, d.wait_ms, c.position
+        FROM destinations d LEFT JOIN delivery_cursors c ON c.server = d.server ", wanted!(), "
+        ORDER BY CASE WHEN $2 = 'destination' AND NOT $3 THEN d.server ELSE '' END,
+            CASE WHEN $2 = 'destination' AND $3 THEN d.server ELSE '' END DESC,
+            CASE WHEN $3 THEN 0 ELSE ", key!(), " END, CASE WHEN $3 THEN ", key!(), " ELSE 0 END DESC, d.server
+        LIMIT $4 OFFSET $5");
+    /// How many servers there are of a name.
+    COUNT = concat!("SELECT COUNT(*) FROM destinations d ", wanted!());
+    /// One of them.
+    ONE = "SELECT d.server, d.failing_since, d.retry_at, d.wait_ms, c.position
+        FROM destinations d LEFT JOIN delivery_cursors c ON c.server = d.server WHERE d.server = $1";
     /// Failing servers that may be tried again.
     DUE = "SELECT server FROM destinations WHERE failing_since IS NOT NULL AND retry_at <= $1
         ORDER BY retry_at LIMIT $2";
@@ -69,6 +99,107 @@ pub async fn clear_failing(tx: &mut Tx, server: &str) -> Result<(), StorageError
 pub async fn due(tx: &mut Tx, now_ms: u64, limit: u32) -> Result<Vec<String>, StorageError> {
     let rows = tx.query(DUE, params![now_ms, limit]).await?;
     rows.iter().map(|row| Ok(row.text(0)?.to_owned())).collect()
+}
+
+/// A server to which requests have failed, lately or long ago.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// Its name.
+    pub server: String,
+    /// How requests fail, if they do.
+    pub failing: Option<Failing>,
+    /// Up to which position it has what it must get, if it is behind.
+    pub position: Option<StreamPosition>,
+}
+
+/// What servers are ordered by in a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SortBy {
+    /// Their names.
+    Name,
+    /// Since when requests fail.
+    FailingSince,
+    /// When the last request failed, about.
+    LastFailure,
+    /// How long they are left alone.
+    Wait,
+    /// How far they have got.
+    Position,
+}
+
+impl SortBy {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Name => "destination",
+            Self::FailingSince => "failure_ts",
+            Self::LastFailure => "retry_last_ts",
+            Self::Wait => "retry_interval",
+            Self::Position => "last_successful_stream_ordering",
+        }
+    }
+}
+
+/// Which servers a list has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DestinationsWanted {
+    /// Part of their names.
+    pub name: Option<String>,
+    /// What they are ordered by.
+    pub sort_by: SortBy,
+    /// Whether the last comes first.
+    pub descending: bool,
+    /// So many are left out at the beginning.
+    pub skip: u64,
+    /// So many at most.
+    pub limit: u64,
+}
+
+/// Part of the list of servers to which requests have failed, and how many it has in all.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn list(
+    tx: &mut Tx,
+    wanted: &DestinationsWanted,
+) -> Result<(Vec<Destination>, u64), StorageError> {
+    let name = wanted.name.as_deref().map(contains);
+    let values = params![
+        name.as_deref(),
+        wanted.sort_by.name(),
+        wanted.descending,
+        wanted.limit,
+        wanted.skip
+    ];
+    let rows = tx.query(LIST, values).await?;
+    let total = tx.query_opt(COUNT, params![name.as_deref()]).await?;
+    let total = total.map_or(Ok(0), |row| row.int(0))?.unsigned_abs();
+    Ok((rows.iter().map(read).collect::<Result<_, _>>()?, total))
+}
+
+/// A server to which requests have failed.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn by_name(tx: &mut Tx, server: &str) -> Result<Option<Destination>, StorageError> {
+    let row = tx.query_opt(ONE, params![server]).await?;
+    row.as_ref().map(read).transpose()
+}
+
+fn read(row: &Row) -> Result<Destination, StorageError> {
+    let ms = |column| Ok::<_, StorageError>(row.int(column)?.max(0).unsigned_abs());
+    let failing = match row.opt_int(1)? {
+        None => None,
+        Some(_) => Some(Failing {
+            since_ms: ms(1)?,
+            retry_at_ms: ms(2)?,
+            wait_ms: ms(3)?,
+        }),
+    };
+    Ok(Destination {
+        server: row.text(0)?.to_owned(),
+        failing,
+        position: row.opt_int(4)?.map(StreamPosition),
+    })
 }
 
 fn read_failing(row: &Row) -> Result<Failing, StorageError> {

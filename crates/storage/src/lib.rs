@@ -29,6 +29,7 @@ pub mod filters;
 pub mod joins;
 mod migrations;
 pub mod notifications;
+pub mod old_notifications;
 pub mod openid_tokens;
 pub mod out_of_band;
 pub mod outbox;
@@ -86,6 +87,7 @@ const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
     ("migrations", migrations::STATEMENTS),
     ("openid_tokens", openid_tokens::STATEMENTS),
     ("notifications", notifications::STATEMENTS),
+    ("old_notifications", old_notifications::STATEMENTS),
     ("out_of_band", out_of_band::STATEMENTS),
     ("outbox", outbox::STATEMENTS),
     ("presence", presence::STATEMENTS),

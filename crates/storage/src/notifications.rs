@@ -19,7 +19,7 @@ pub const MAIN: &str = "main";
 
 /// How many of the newest events are counted at once for each user, within threads and outside. Who had left
 /// more than that unread when they were first counted is not told how many.
-const MOST_COUNTED: usize = 5_000;
+pub(crate) const MOST_COUNTED: usize = 5_000;
 
 /// Counts unread rows of `$3`, everybody (empty) or the user `$2`, in a room up to `$5`. What everybody is
 /// told counts only where the user has no row of its own.

@@ -31,6 +31,23 @@ macro_rules! statements {
     };
 }
 
+/// Text that stands for itself in a pattern.
+pub(crate) fn escaped(part: &str) -> String {
+    let mut pattern = String::new();
+    for character in part.to_lowercase().chars() {
+        if matches!(character, '\\' | '%' | '_') {
+            pattern.push('\\');
+        }
+        pattern.push(character);
+    }
+    pattern
+}
+
+/// A pattern for all that has a text in it, for `LIKE … ESCAPE '\'` over lower case.
+pub(crate) fn contains(part: &str) -> String {
+    format!("%{}%", escaped(part))
+}
+
 /// Which SQL an engine speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {

@@ -329,7 +329,7 @@ async fn an_invitation_by_address_is_complete_and_permitted_before_anybody_is_as
         // A server on this machine is nobody's to choose.
         let refused = invite(&house.alice, whole).await;
         let said = refused.1["error"].to_string();
-        assert!(said.contains("private addresses"), "{said}");
+        assert!(said.contains("no address that this server may"), "{said}");
         assert_refused(refused, (403, "M_FORBIDDEN"));
     })
     .await;
