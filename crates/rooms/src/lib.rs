@@ -65,6 +65,7 @@ mod timestamps;
 mod turn;
 mod typing;
 mod unread;
+mod unread_cache;
 mod upgrade;
 mod validation;
 

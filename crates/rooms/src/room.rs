@@ -22,7 +22,7 @@ use myelin_storage::{
 use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, ServerName};
 use tokio::sync::watch;
 
-use crate::{Rooms, event_cache::EventCache, state_cache::StateCache, unread::UnreadCache};
+use crate::{Rooms, event_cache::EventCache, state_cache::StateCache, unread_cache::UnreadCache};
 
 /// A room that this server knows. There is one for each while it is in use; whoever changes the room
 /// holds its turn.
