@@ -103,6 +103,9 @@ impl SectionReader<'_> {
         span: (StreamPosition, StreamPosition),
         events: &mut BesideEvents,
     ) -> Result<(), SyncError> {
+        if span.0 >= span.1 {
+            return Ok(());
+        }
         let (nr, viewer) = (self.room.key.room, self.user().to_owned());
         let found = self.rooms.database().read("receipts", move |tx| {
             Box::pin(async move { receipts::of_room(tx, nr, &viewer, span, MOST_RECEIPTS).await })

@@ -197,6 +197,15 @@ impl Sync {
             Some(_) => self.rooms().rooms_with_typing_after(typing.0),
             None => Vec::new(),
         };
+        let nothing = |(after, upto)| after >= upto;
+        // As nearly always before a wait.
+        if since.is_some_and(|since| nothing((since, span.upto)))
+            && typing.is_empty()
+            && nothing(receipts)
+            && nothing(account_data)
+        {
+            return Ok(Vec::new());
+        }
         let (changed, news) = self
             .rooms()
             .database()

@@ -188,6 +188,14 @@ impl Users {
         after: StreamPosition,
     ) -> Result<Inbox, StorageError> {
         let readable = self.to_device_stream().readable();
+        // As nearly always: nobody has got anything.
+        if after >= readable {
+            let events = Vec::new();
+            return Ok(Inbox {
+                events,
+                upto: after,
+            });
+        }
         let (user, device) = (requester.user_id.clone(), requester.device_id.clone());
         let waiting = self
             .database()
