@@ -215,6 +215,11 @@ impl Running {
         &self.users
     }
 
+    /// Waits until this process may not go on, because another one has taken its database; then says so.
+    pub async fn lost(&self) -> StartError {
+        StartError::Database(self.database.lost().await)
+    }
+
     /// Takes no more requests, finishes what has begun within four seconds, and closes the database.
     pub async fn stop(self) {
         if let Err(still_running) = self.env.tasks.shutdown(STOP_GRACE).await {

@@ -41,7 +41,7 @@ pub struct Database {
 #[derive(Debug)]
 enum Engine {
     Sqlite(Sqlite),
-    Postgres(Postgres),
+    Postgres(Box<Postgres>),
 }
 
 impl Database {
@@ -64,7 +64,9 @@ impl Database {
             DatabaseUrl::Sqlite { path, vfs } => {
                 Engine::Sqlite(Sqlite::open(path, vfs.as_deref(), env)?)
             }
-            DatabaseUrl::Postgres(url) => Engine::Postgres(Postgres::open(url, env)?),
+            DatabaseUrl::Postgres(url) => {
+                Engine::Postgres(Box::new(Postgres::open(url, env).await?))
+            }
         };
         let database = Self {
             engine: Arc::new(engine),
@@ -129,6 +131,16 @@ impl Database {
             Engine::Postgres(postgres) => postgres.write(name, priority, work).await,
         };
         result_of(done, &left)
+    }
+
+    /// Waits until this process may not use the database any more, because another one has taken it while
+    /// PostgreSQL was started again; then says so. All reads and writes fail from then on. A file of
+    /// SQLite can't be taken.
+    pub async fn lost(&self) -> StorageError {
+        match &*self.engine {
+            Engine::Sqlite(_) => std::future::pending().await,
+            Engine::Postgres(postgres) => postgres.lost().await,
+        }
     }
 
     /// Finishes the writes that wait and closes all connections. Later calls answer

@@ -1,15 +1,21 @@
 //! The PostgreSQL engine: each transaction has a connection of its own out of a pool.
 
+mod guard;
 mod session;
+pub(crate) mod tls;
 
 use std::{str::FromStr, sync::Arc, time::Duration};
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod};
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod};
 use myelin_env::Env;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_postgres::{NoTls, error::SqlState};
+use tokio_postgres::{Config, error::SqlState};
 
 pub(crate) use self::session::Session;
+use self::{
+    guard::Guard,
+    tls::{Connector, Security},
+};
 use crate::{Priority, StorageError, Tx, database::Work, tx::Engine};
 
 /// How many transactions may go on at a time.
@@ -28,29 +34,27 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Postgres {
     pool: Pool,
+    guard: Guard,
     turns: Arc<Semaphore>,
     bulk_turns: Arc<Semaphore>,
     env: Env,
 }
 
 impl Postgres {
-    pub(crate) fn open(url: &str, env: &Env) -> Result<Self, StorageError> {
-        let config = tokio_postgres::Config::from_str(url).map_err(|error| {
+    pub(crate) async fn open(url: &str, env: &Env) -> Result<Self, StorageError> {
+        let (url, security) = Security::take(url)?;
+        let mut config = Config::from_str(&url).map_err(|error| {
             StorageError::Refused(format!("the database URL is wrong: {error}"))
         })?;
-        let manager = Manager::from_config(
-            config,
-            NoTls,
-            ManagerConfig {
-                recycling_method: RecyclingMethod::Fast,
-            },
-        );
-        let pool = Pool::builder(manager)
-            .max_size(CONNECTIONS)
-            .build()
-            .map_err(|error| StorageError::Bug(error.to_string()))?;
+        config.ssl_mode(security.mode());
+        let connector = security.connector()?;
+        let pool = pool(config.clone(), connector.clone(), CONNECTIONS)?;
+        let guarding = Guard::take(self::pool(guard::config(config), connector, 1)?);
+        let guard = env.clock.timeout(TURN_TIMEOUT, guarding).await;
+        let late = |_| StorageError::Unavailable("PostgreSQL did not answer in time".to_owned());
         Ok(Self {
             pool,
+            guard: guard.map_err(late)??,
             turns: Arc::new(Semaphore::new(CONNECTIONS)),
             bulk_turns: Arc::new(Semaphore::new(BULK_CONNECTIONS)),
             env: env.clone(),
@@ -108,6 +112,20 @@ impl Postgres {
         }
         self.turns.close();
         self.pool.close();
+        if self
+            .env
+            .clock
+            .timeout(CLOSE_TIMEOUT, self.guard.give_up())
+            .await
+            .is_err()
+        {
+            tracing::warn!("PostgreSQL did not answer when the database was closed");
+        }
+    }
+
+    /// Until another process has taken the database; then why.
+    pub(crate) async fn lost(&self) -> StorageError {
+        self.guard.lost().await
     }
 
     async fn session(&self, name: &'static str) -> Result<Session, StorageError> {
@@ -119,15 +137,34 @@ impl Postgres {
             .map_err(late)?
             .map_err(|_| StorageError::Closed)?;
         let client = clock
-            .timeout(TURN_TIMEOUT, self.pool.get())
+            .timeout(TURN_TIMEOUT, self.connection())
             .await
-            .map_err(late)?
-            .map_err(|error| match error {
-                PoolError::Backend(error) => unreachable_server(error),
-                PoolError::Closed => StorageError::Closed,
-                other => StorageError::Unavailable(other.to_string()),
-            })?;
+            .map_err(late)??;
         Ok(Session::new(client, turn, self.env.tasks.clone()))
+    }
+
+    /// A connection for a transaction, while no other process has the database.
+    async fn connection(&self) -> Result<Object, StorageError> {
+        self.guard.hold().await?;
+        self.pool.get().await.map_err(connection_error)
+    }
+}
+
+fn pool(config: Config, connector: Connector, connections: usize) -> Result<Pool, StorageError> {
+    let recycling = ManagerConfig {
+        recycling_method: RecyclingMethod::Fast,
+    };
+    let manager = Manager::from_config(config, connector, recycling);
+    let pool = Pool::builder(manager).max_size(connections).build();
+    pool.map_err(|error| StorageError::Bug(error.to_string()))
+}
+
+/// Why a pool has no connection.
+fn connection_error(error: PoolError) -> StorageError {
+    match error {
+        PoolError::Backend(error) => unreachable_server(error),
+        PoolError::Closed => StorageError::Closed,
+        other => StorageError::Unavailable(other.to_string()),
     }
 }
 

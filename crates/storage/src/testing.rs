@@ -1,6 +1,7 @@
 //! Databases for tests: fresh ones, on each engine, from one test body; and power that can be cut.
 
 mod disk;
+mod own_postgres;
 #[allow(
     unsafe_code,
     reason = "SQLite's file systems are tables of C functions, and losing what was not synced takes one"
@@ -20,7 +21,7 @@ use myelin_env::Env;
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
 
-pub use self::{disk::Loss, power_cut::PowerCut};
+pub use self::{disk::Loss, own_postgres::OwnPostgres, power_cut::PowerCut};
 use crate::{Database, DatabaseUrl};
 
 /// The Unix time, in milliseconds, at which the clocks of tests start.

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
-use crate::StorageError;
+use crate::{StorageError, postgres::tls::Security};
 
 /// The address of a database: `sqlite:PATH` or `postgres://USER:PASSWORD@HOST:PORT/NAME`.
 #[derive(Clone, PartialEq, Eq)]
@@ -14,7 +14,8 @@ pub enum DatabaseUrl {
         /// The registered SQLite VFS to open it with (`?vfs=NAME`); none for the platform's own.
         vfs: Option<String>,
     },
-    /// A database of a PostgreSQL server, in the form that libpq takes.
+    /// A database of a PostgreSQL server, in the form that libpq takes. `sslmode` is `disable`, `prefer`,
+    /// `require` or `verify-full`; with the last, `sslrootcert` may name a file of root certificates.
     Postgres(String),
 }
 
@@ -22,7 +23,7 @@ impl FromStr for DatabaseUrl {
     type Err = StorageError;
 
     /// # Errors
-    /// [`StorageError::Refused`] if it has neither form.
+    /// [`StorageError::Refused`] if it has neither form, or asks for a TLS that there is not.
     fn from_str(url: &str) -> Result<Self, StorageError> {
         if let Some(rest) = url.strip_prefix("sqlite:") {
             let (path, vfs) = match rest.split_once("?vfs=") {
@@ -40,6 +41,7 @@ impl FromStr for DatabaseUrl {
             });
         }
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            Security::take(url)?;
             return Ok(Self::Postgres(url.to_owned()));
         }
         Err(StorageError::Refused(

@@ -32,10 +32,13 @@ pub(super) fn serve(place: &Place) -> Result<(), Failure> {
         let env = Env::real();
         let running = Server::start(config.clone(), env.clone()).await?;
         greet(&config, &running, &env).await?;
-        wait_for_the_end().await?;
+        let ended = tokio::select! {
+            asked = wait_for_the_end() => asked.map_err(Failure::from),
+            lost = running.lost() => Err(lost.into()),
+        };
         tracing::info!("stopping");
         running.stop().await;
-        Ok(())
+        ended
     })
 }
 

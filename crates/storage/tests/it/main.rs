@@ -3,10 +3,23 @@
 mod cancellation;
 mod committer;
 mod durability;
+mod holding;
 mod opening;
+mod tls;
 mod transactions;
 
 use myelin_storage::{Database, Priority, StorageError, params, testing::Fresh};
+
+fn assert_refused<T: std::fmt::Debug>(outcome: Result<T, StorageError>, expected: &[&str]) {
+    match outcome {
+        Err(StorageError::Refused(reason)) => {
+            for part in expected {
+                assert!(reason.contains(part), "{part}: {reason}");
+            }
+        }
+        other => panic!("{other:?}"),
+    }
+}
 
 /// Makes a table of numbered blobs.
 async fn with_numbers(fresh: Fresh) -> Fresh {
