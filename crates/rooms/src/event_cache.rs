@@ -8,6 +8,8 @@ use std::{
 use myelin_core::{event::Event, number::EventNr};
 use ruma::{EventId, OwnedEventId};
 
+use crate::held::Held;
+
 /// How many events of a room are kept in memory.
 const CACHED_EVENTS: usize = 2_000;
 
@@ -15,13 +17,26 @@ const CACHED_EVENTS: usize = 2_000;
 #[derive(Debug, Default)]
 pub(crate) struct EventCache(Mutex<Cached>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Cached {
     by_number: HashMap<EventNr, Arc<Event>>,
     by_id: HashMap<OwnedEventId, EventNr>,
     oldest_first: VecDeque<EventNr>,
     /// Counts the times that rows changed: what was read before such a time may be stale.
     changes: u64,
+    held: Held,
+}
+
+impl Default for Cached {
+    fn default() -> Self {
+        Self {
+            by_number: HashMap::new(),
+            by_id: HashMap::new(),
+            oldest_first: VecDeque::new(),
+            changes: 0,
+            held: Held::new("events"),
+        }
+    }
 }
 
 impl EventCache {
@@ -47,16 +62,16 @@ impl Cached {
     /// Keeps an event as it was committed.
     pub(crate) fn put(&mut self, event: &Arc<Event>) {
         self.by_id.insert(event.pdu.event_id.clone(), event.nr);
-        if self.by_number.insert(event.nr, event.clone()).is_none() {
-            self.oldest_first.push_back(event.nr);
+        self.held.add(event.pdu.json.len());
+        match self.by_number.insert(event.nr, event.clone()) {
+            Some(replaced) => self.held.remove(replaced.pdu.json.len()),
+            None => self.oldest_first.push_back(event.nr),
         }
         while self.oldest_first.len() > CACHED_EVENTS {
             let Some(oldest) = self.oldest_first.pop_front() else {
                 break;
             };
-            if let Some(event) = self.by_number.remove(&oldest) {
-                self.by_id.remove(&event.pdu.event_id);
-            }
+            self.remove(oldest);
         }
     }
 
@@ -70,10 +85,19 @@ impl Cached {
     /// Forgets an event because its row has changed.
     pub(crate) fn forget(&mut self, nr: EventNr) {
         self.changes += 1;
-        if let Some(event) = self.by_number.remove(&nr) {
-            self.by_id.remove(&event.pdu.event_id);
+        if self.remove(nr) {
             self.oldest_first.retain(|cached| *cached != nr);
         }
+    }
+
+    /// Whether it was there.
+    fn remove(&mut self, nr: EventNr) -> bool {
+        let removed = self.by_number.remove(&nr);
+        if let Some(event) = &removed {
+            self.by_id.remove(&event.pdu.event_id);
+            self.held.remove(event.pdu.json.len());
+        }
+        removed.is_some()
     }
 
     /// Forgets everything: any row may have changed.

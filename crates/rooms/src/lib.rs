@@ -20,6 +20,7 @@ mod event_cache;
 mod fetch;
 mod fetched_state;
 mod handshake;
+mod held;
 mod inbound;
 mod invite;
 mod join;

@@ -10,6 +10,8 @@ use myelin_core::{
     state::{State, StateHash},
 };
 
+use crate::held::Held;
+
 /// How many states of a room are kept in memory. They share what they have in common, so each
 /// further one costs little; states from different chains are rare.
 const CACHED_STATES: usize = 256;
@@ -18,11 +20,24 @@ const CACHED_STATES: usize = 256;
 #[derive(Debug, Default)]
 pub(crate) struct StateCache(Mutex<Cached>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Cached {
     states: HashMap<SnapshotNr, (State, LinkPlace)>,
     pub(crate) by_hash: HashMap<(StateHash, bool), SnapshotNr>,
     oldest_first: VecDeque<SnapshotNr>,
+    /// By number only: what they share makes it impossible to say how large each is.
+    held: Held,
+}
+
+impl Default for Cached {
+    fn default() -> Self {
+        Self {
+            states: HashMap::new(),
+            by_hash: HashMap::new(),
+            oldest_first: VecDeque::new(),
+            held: Held::new("states"),
+        }
+    }
 }
 
 /// Where a stored state is in its chain.
@@ -47,6 +62,7 @@ impl StateCache {
         cached.by_hash.insert((state.hash(), place.partial), nr);
         if cached.states.insert(nr, (state, place)).is_none() {
             cached.oldest_first.push_back(nr);
+            cached.held.add(0);
         }
         while cached.oldest_first.len() > CACHED_STATES {
             let Some(oldest) = cached.oldest_first.pop_front() else {
@@ -69,6 +85,7 @@ impl Cached {
     fn forget(&mut self, nr: SnapshotNr) {
         if let Some((state, place)) = self.states.remove(&nr) {
             self.by_hash.remove(&(state.hash(), place.partial));
+            self.held.remove(0);
         }
     }
 }

@@ -101,13 +101,43 @@ const FIGURES: &[(Kind, &str, Unit, &str)] = &[
         Kind::Histogram,
         "myelin_storage_commit_seconds",
         Unit::Seconds,
-        "How long commits of SQLite took",
+        "How long commits took",
     ),
     (
         Kind::Histogram,
         "myelin_storage_commit_writes",
         Unit::Count,
         "How many writes shared a commit of SQLite",
+    ),
+    (
+        Kind::Histogram,
+        "myelin_storage_connection_wait_seconds",
+        Unit::Seconds,
+        "How long transactions waited for a connection to PostgreSQL",
+    ),
+    (
+        Kind::Gauge,
+        "myelin_queued",
+        Unit::Count,
+        "What waits in the database, by queue, up to 100,000 of each",
+    ),
+    (
+        Kind::Gauge,
+        "myelin_destinations",
+        Unit::Count,
+        "Other servers that are behind with what is sent to them, and to which requests fail",
+    ),
+    (
+        Kind::Gauge,
+        "myelin_cached_entries",
+        Unit::Count,
+        "What the caches of all rooms hold, by cache",
+    ),
+    (
+        Kind::Gauge,
+        "myelin_cached_bytes",
+        Unit::Bytes,
+        "How much JSON the cached events have",
     ),
     (
         Kind::Gauge,
@@ -148,7 +178,47 @@ pub(crate) fn recorder() -> Option<&'static PrometheusHandle> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        collections::BTreeSet,
+        fs,
+        path::{Path, PathBuf},
+    };
+
     use super::FIGURES;
+
+    /// The Rust files below a directory, but for this one.
+    fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs")
+                && !path.ends_with(file!().rsplit('/').next().unwrap())
+            {
+                found.push(path);
+            }
+        }
+    }
+
+    #[test]
+    fn every_figure_is_counted_somewhere_and_whatever_is_counted_is_described() {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap() {
+            sources(&entry.unwrap().path().join("src"), &mut files);
+        }
+        let mut counted = BTreeSet::new();
+        for file in files {
+            let text = fs::read_to_string(file).unwrap();
+            // Names of figures are the only texts of this form: in quotation marks, with a blank nowhere.
+            let names = text.split('"').filter(|part| {
+                let letters = |c: char| c.is_ascii_lowercase() || c == '_';
+                part.starts_with("myelin_") && part.chars().all(letters)
+            });
+            counted.extend(names.map(str::to_owned));
+        }
+        let described = FIGURES.iter().map(|(_, name, _, _)| (*name).to_owned());
+        assert_eq!(counted, described.collect());
+    }
 
     #[test]
     fn operators_find_every_figure_in_the_documents_and_on_the_dashboard() {

@@ -12,7 +12,7 @@ use myelin_rooms::thin_outbox;
 use myelin_storage::{
     BoxFuture, Database, Priority, StorageError, client_transactions,
     old_notifications::{self, Bounds, Progress},
-    staged, to_device,
+    queues, staged, to_device,
 };
 
 use crate::telemetry;
@@ -56,6 +56,11 @@ pub const WORKERS: &[Worker] = &[
         name: "forget old notifications",
         every: Duration::from_secs(6 * 3600),
         run: |env, database| Box::pin(forget_old_notifications(env, database)),
+    },
+    Worker {
+        name: "count what waits",
+        every: Duration::from_secs(15),
+        run: |_, database| Box::pin(count_what_waits(database)),
     },
     Worker {
         name: "metrics upkeep",
@@ -140,4 +145,21 @@ async fn forget_old_transactions(env: Env, database: Database) -> Result<(), Sto
             })
         })
         .await
+}
+
+async fn count_what_waits(database: Database) -> Result<(), StorageError> {
+    let waiting = database
+        .read("count what waits", |tx| Box::pin(queues::count(tx)))
+        .await?;
+    for (queue, rows) in [
+        ("staged events", waiting.staged),
+        ("outbox", waiting.outbox),
+        ("EDUs", waiting.edus),
+    ] {
+        metrics::gauge!("myelin_queued", "queue" => queue).set(rows as f64);
+    }
+    for (state, servers) in [("behind", waiting.behind), ("failing", waiting.failing)] {
+        metrics::gauge!("myelin_destinations", "state" => state).set(servers as f64);
+    }
+    Ok(())
 }

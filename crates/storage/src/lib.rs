@@ -37,6 +37,7 @@ mod postgres;
 pub mod presence;
 pub mod profiles;
 pub mod published_rooms;
+pub mod queues;
 pub mod rate_limit_overrides;
 pub mod receipts;
 pub mod refresh_tokens;
@@ -94,6 +95,7 @@ const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
     ("profiles", profiles::STATEMENTS),
     ("published_rooms", published_rooms::STATEMENTS),
     ("rate_limit_overrides", rate_limit_overrides::STATEMENTS),
+    ("queues", queues::STATEMENTS),
     ("receipts", receipts::STATEMENTS),
     ("refresh_tokens", refresh_tokens::STATEMENTS),
     ("registration_tokens", registration_tokens::STATEMENTS),

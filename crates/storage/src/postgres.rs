@@ -7,7 +7,7 @@ pub(crate) mod tls;
 use std::{str::FromStr, sync::Arc, time::Duration};
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod};
-use myelin_env::Env;
+use myelin_env::{Clock, Env};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::{Config, error::SqlState};
 
@@ -90,12 +90,13 @@ impl Postgres {
             ),
         };
         let mut session = self.session(name).await?;
+        let clock = self.env.clock.clone();
         let write = self.env.tasks.spawn(name, async move {
             let _bulk_turn = bulk_turn;
             session.begin("BEGIN").await?;
             let mut tx = Tx::new(Engine::Postgres(session));
             let succeeded = work(&mut tx).await;
-            commit(tx, succeeded).await
+            commit(tx, succeeded, &clock).await
         });
         write
             .await
@@ -130,6 +131,7 @@ impl Postgres {
 
     async fn session(&self, name: &'static str) -> Result<Session, StorageError> {
         let clock = &self.env.clock;
+        let started = clock.instant();
         let late = |_| StorageError::Unavailable(format!("no connection in time for {name}"));
         let turn: OwnedSemaphorePermit = clock
             .timeout(TURN_TIMEOUT, Arc::clone(&self.turns).acquire_owned())
@@ -140,6 +142,8 @@ impl Postgres {
             .timeout(TURN_TIMEOUT, self.connection())
             .await
             .map_err(late)??;
+        metrics::histogram!("myelin_storage_connection_wait_seconds")
+            .record(started.elapsed(clock).as_secs_f64());
         Ok(Session::new(client, turn, self.env.tasks.clone()))
     }
 
@@ -169,11 +173,15 @@ fn connection_error(error: PoolError) -> StorageError {
 }
 
 /// Ends a transaction, with success if everything in it succeeded.
-async fn commit(mut tx: Tx, succeeded: bool) -> Result<(), StorageError> {
+async fn commit(mut tx: Tx, succeeded: bool, clock: &Clock) -> Result<(), StorageError> {
     let failure = tx.take_failure();
     let mut session = into_session(tx)?;
     if succeeded && failure.is_none() {
-        return session.end("COMMIT").await;
+        let started = clock.instant();
+        session.end("COMMIT").await?;
+        metrics::histogram!("myelin_storage_commit_seconds")
+            .record(started.elapsed(clock).as_secs_f64());
+        return Ok(());
     }
     // If this fails the connection is closed, which has the same effect.
     session.end("ROLLBACK").await.ok();

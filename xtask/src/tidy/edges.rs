@@ -108,13 +108,13 @@ const OUTSIDE: &[(&str, &[&str], &str)] = &[
     ),
     (
         "tokio-rustls",
-        &["federation", "server"],
-        "only federation connects out, only server listens",
+        &["federation", "server", "storage"],
+        "only federation connects out, only server listens, storage goes to its database",
     ),
     (
         "rustls",
-        &["federation", "server"],
-        "only federation connects out, only server listens",
+        &["federation", "server", "storage"],
+        "only federation connects out, only server listens, storage goes to its database",
     ),
     ("clap", &["server"], "the command line is the program's"),
     (

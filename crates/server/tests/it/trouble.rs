@@ -7,6 +7,7 @@ mod absence;
 mod backfill;
 mod clock;
 mod edus;
+mod figures;
 mod gaps;
 mod inviting;
 mod joining;

@@ -62,8 +62,8 @@ async fn encrypt(server: &OwnPostgres, issuer: &Issuer<'static, KeyPair>) {
     };
     let ((), ended) = tokio::join!(setting, connection);
     ended.unwrap();
-    server.run("kill");
-    server.run("again");
+    server.kill();
+    server.start_again();
 }
 
 #[tokio::test]

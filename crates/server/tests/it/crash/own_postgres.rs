@@ -1,85 +1,16 @@
-//! A PostgreSQL server of a test's own, which can be killed, and whose disk can be small.
+//! A PostgreSQL server of a test's own, whose disk is small.
 
 use std::env;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::iter;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use myelin_storage::testing::POSTGRES_VARIABLE;
-
-/// The script that starts the PostgreSQL server of all other tests.
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../.ci/postgres.sh");
+use myelin_storage::testing::{OwnPostgres, POSTGRES_VARIABLE};
 
 /// The size of a small disk: room for a database and some rooms.
 const SMALL_MB: u32 = 48;
-
-/// A PostgreSQL server of the test's own. It is stopped and removed when this is dropped.
-pub(super) struct OwnPostgres {
-    directory: PathBuf,
-    port: u16,
-    url: String,
-}
-
-impl OwnPostgres {
-    /// Starts it, where tests may use PostgreSQL at all.
-    pub(super) fn start() -> Option<Self> {
-        env::var_os(POSTGRES_VARIABLE)?;
-        let mut server = Self::new();
-        server.url = printed(&server.script("start"));
-        Some(server)
-    }
-
-    fn new() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let name = format!("myelin-postgres-{}-{number}", std::process::id());
-        Self {
-            // PostgreSQL does not run as root, and so must be let into the directory.
-            directory: env::temp_dir().join(name),
-            port: free.local_addr().unwrap().port(),
-            url: String::new(),
-        }
-    }
-
-    /// Where it is, as a configuration says it.
-    pub(super) fn url(&self) -> &str {
-        &self.url
-    }
-
-    /// Ends it as a crash would.
-    pub(super) fn kill(&self) {
-        printed(&self.script("kill"));
-    }
-
-    /// Starts it on what a crash has left.
-    pub(super) fn start_again(&self) {
-        printed(&self.script("again"));
-    }
-
-    /// Has the script do something.
-    fn script(&self, action: &str) -> Output {
-        self.surrounded(Command::new(SCRIPT).arg(action))
-    }
-
-    fn surrounded(&self, command: &mut Command) -> Output {
-        command
-            .env("MYELIN_POSTGRES_DIR", &self.directory)
-            .env("MYELIN_POSTGRES_PORT", self.port.to_string())
-            .output()
-            .unwrap()
-    }
-}
-
-impl Drop for OwnPostgres {
-    fn drop(&mut self) {
-        printed(&self.script("stop"));
-    }
-}
 
 /// A PostgreSQL server one of whose databases is on a small disk of its own, in memory.
 ///
@@ -101,8 +32,9 @@ impl SmallDisk {
         fs::create_dir(&mounted).unwrap();
         let start = format!(
             "mount -t tmpfs -o size={SMALL_MB}m,mode=0777 tmpfs {0} && mkdir -m 0777 {0}/tables \
-             && exec {SCRIPT} start",
-            mounted.display()
+             && exec {1} start",
+            mounted.display(),
+            OwnPostgres::SCRIPT
         );
         let may_mount = ran(Command::new("unshare").args(["--mount", "true"]));
         if !may_mount {

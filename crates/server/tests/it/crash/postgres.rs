@@ -3,11 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use myelin_storage::testing::Loss;
+use myelin_storage::testing::{Loss, OwnPostgres};
 use serde_json::json;
 
 use super::crowd::{Crowd, acknowledged, assert_kept, send_the_rest, timeline};
-use super::own_postgres::OwnPostgres;
 use crate::ca::Ca;
 use crate::client::Client;
 use crate::machine::Machine;
@@ -19,7 +18,7 @@ async fn postgresql_is_killed_under_load_and_nothing_acknowledged_is_lost() {
     };
     let ca = Ca::generate();
     let machine = Machine::new("postgres.test", &ca, None, Loss::Everything).await;
-    let life = machine.with_database(postgres.url()).start().await;
+    let life = machine.with_database(&postgres.url).start().await;
     let client = Client::register(life.address(), "alice").await;
     let room = client.create_room(json!({})).await;
 
