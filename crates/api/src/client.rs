@@ -29,4 +29,5 @@ pub(crate) mod sync;
 pub(crate) mod third_party;
 pub(crate) mod to_device;
 pub(crate) mod typing;
+pub(crate) mod user_directory;
 pub(crate) mod versions;

@@ -327,6 +327,9 @@ table! {
     "Client-server API: Server Side Search" Client {
         User Wait POST "/_matrix/client/v3/search" => client::search::search, limited Searches;
     }
+    "Client-server API: User Directory" Client {
+        User Wait POST "/_matrix/client/v3/user_directory/search" => client::user_directory::search, limited Searches;
+    }
     "Client-server API: Threads" Client {
         User Read GET "/_matrix/client/v1/rooms/{room_id}/threads" => client::relations::threads;
     }

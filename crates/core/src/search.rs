@@ -203,6 +203,15 @@ impl Terms {
         terms
     }
 
+    /// The same, where every word finds itself only.
+    pub fn whole(text: &str) -> Self {
+        let mut terms = Self::of(text);
+        for term in &mut terms.0 {
+            term.is_prefix = false;
+        }
+        terms
+    }
+
     /// The words.
     pub fn as_slice(&self) -> &[Term] {
         &self.0

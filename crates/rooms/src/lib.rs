@@ -19,6 +19,7 @@ mod error;
 mod event_cache;
 mod fetch;
 mod fetched_state;
+mod following;
 mod handshake;
 mod held;
 mod inbound;
@@ -68,6 +69,7 @@ mod typing;
 mod unread;
 mod unread_cache;
 mod upgrade;
+mod user_directory;
 mod validation;
 
 use std::{
@@ -104,7 +106,7 @@ pub use third_party_invites::{Ownership, ThirdParty};
 pub use timestamps::{EventsNear, Moment};
 pub use upgrade::Upgrade;
 
-use crate::numbers::Numbers;
+use crate::{following::Follower, numbers::Numbers};
 
 /// What the operator decides about rooms.
 #[derive(Clone, Debug)]
@@ -145,7 +147,8 @@ struct Inner {
     workers: receive::Workers,
     transactions: taking::Transactions,
     resyncs: resync::Resyncs,
-    search_index: search_index::SearchIndex,
+    search_index: Follower,
+    user_directory: Follower,
     /// A change of a profile was noted.
     profile_news: tokio::sync::Notify,
     /// An account was closed.
@@ -223,7 +226,8 @@ impl Rooms {
             workers: receive::Workers::default(),
             transactions: taking::Transactions::default(),
             resyncs: resync::Resyncs::default(),
-            search_index: search_index::SearchIndex::default(),
+            search_index: Follower::new(search_index::NAME),
+            user_directory: Follower::new(user_directory::NAME),
             profile_news: tokio::sync::Notify::new(),
             departure_news: tokio::sync::Notify::new(),
         }));
@@ -235,6 +239,7 @@ impl Rooms {
         rooms.start_telling_profiles();
         rooms.start_departures();
         rooms.start_search_index();
+        rooms.start_user_directory();
         Ok(rooms)
     }
 

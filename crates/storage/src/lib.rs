@@ -59,6 +59,7 @@ pub mod timelines;
 pub mod to_device;
 mod tx;
 mod url;
+pub mod user_directory;
 pub mod waking;
 
 pub use database::{BoxFuture, Database, Priority};
@@ -109,4 +110,5 @@ const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
     ("staged", staged::STATEMENTS),
     ("timelines", timelines::STATEMENTS),
     ("to_device", to_device::STATEMENTS),
+    ("user_directory", user_directory::STATEMENTS),
 ];

@@ -136,6 +136,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "search",
         sql: include_str!("../migrations/0024_search.sql"),
     },
+    Migration {
+        number: 25,
+        name: "user directory",
+        sql: include_str!("../migrations/0025_user_directory.sql"),
+    },
 ];
 
 statements! {

@@ -365,6 +365,25 @@ pub async fn set_setting(tx: &mut Tx, name: &str, value: &[u8]) -> Result<(), St
     Ok(())
 }
 
+/// How far somebody has followed a stream, by the name of its setting; 0 at the beginning.
+pub(crate) async fn cursor(tx: &mut Tx, name: &str) -> Result<StreamPosition, StorageError> {
+    let Some(stored) = setting(tx, name).await? else {
+        return Ok(StreamPosition(0));
+    };
+    let bytes = <[u8; 8]>::try_from(&stored[..])
+        .map_err(|_| StorageError::Corrupt(format!("the setting {name}")))?;
+    Ok(StreamPosition(i64::from_be_bytes(bytes)))
+}
+
+/// Sets how far somebody has followed a stream.
+pub(crate) async fn set_cursor(
+    tx: &mut Tx,
+    name: &str,
+    position: StreamPosition,
+) -> Result<(), StorageError> {
+    set_setting(tx, name, &position.0.to_be_bytes()).await
+}
+
 /// The highest position at which a room's current state changed.
 pub async fn last_state_position(tx: &mut Tx) -> Result<i64, StorageError> {
     let row = tx.query_opt(LAST_STATE_POSITION, params![]).await?;

@@ -77,20 +77,6 @@ impl UnseenPage {
     }
 }
 
-/// Up to where the stream was looked at.
-///
-/// # Errors
-/// Any [`StorageError`].
-pub async fn cursor(tx: &mut Tx) -> Result<StreamPosition, StorageError> {
-    let stored = rooms::setting(tx, CURSOR).await?;
-    let Some(stored) = stored else {
-        return Ok(StreamPosition(0));
-    };
-    let bytes = <[u8; 8]>::try_from(&stored[..])
-        .map_err(|_| StorageError::Corrupt("the cursor of the search index".to_owned()))?;
-    Ok(StreamPosition(i64::from_be_bytes(bytes)))
-}
-
 /// The next events after the cursor, up to a position, or of the past; `None` if all were looked at.
 ///
 /// # Errors
@@ -105,7 +91,7 @@ pub async fn unseen(
         let events = past.iter().map(read).collect::<Result<_, _>>()?;
         return Ok(Some(UnseenPage { events, upto: None }));
     }
-    let cursor = cursor(tx).await?;
+    let cursor = rooms::cursor(tx, CURSOR).await?;
     if cursor >= upto {
         return Ok(None);
     }
@@ -151,7 +137,7 @@ pub async fn note(tx: &mut Tx, page: &UnseenPage) -> Result<(), StorageError> {
         }
     }
     if let Some(upto) = page.upto {
-        return rooms::set_setting(tx, CURSOR, &upto.0.to_be_bytes()).await;
+        return rooms::set_cursor(tx, CURSOR, upto).await;
     }
     let positions: Vec<i64> = page.events.iter().map(|event| event.position.0).collect();
     tx.execute(DELETE_PAST, params![positions]).await.map(drop)

@@ -43,6 +43,7 @@ mod threads;
 mod timeline;
 mod token;
 mod unread;
+mod user_search;
 mod visibility;
 mod wanted;
 
@@ -77,6 +78,7 @@ pub use sync::SyncRequest;
 pub use threads::{Include, Threads, ThreadsRequest};
 pub use token::{NotificationToken, PageToken, SearchToken, SyncToken};
 pub use unread::UnreadCounts;
+pub use user_search::{FoundUser, UserSearchRequest, UsersFound};
 
 use hierarchy::RemoteSpaces;
 use lazy_members::SentMembers;

@@ -61,9 +61,9 @@ pub struct ResultContext {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct HistoricProfile {
     #[serde(skip_serializing_if = "Option::is_none")]
-    displayname: Option<String>,
+    pub(crate) displayname: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    avatar_url: Option<String>,
+    pub(crate) avatar_url: Option<String>,
 }
 
 impl Sync {
@@ -139,7 +139,7 @@ impl Sync {
 
 impl HistoricProfile {
     /// What the content of a membership says; what has another form says nothing.
-    fn read(content: &str) -> Self {
+    pub(crate) fn read(content: &str) -> Self {
         let content: Map<String, Value> = serde_json::from_str(content).unwrap_or_default();
         let text = |name: &str| content.get(name).and_then(Value::as_str).map(str::to_owned);
         Self {

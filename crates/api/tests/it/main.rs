@@ -182,7 +182,9 @@ impl Site {
                 )
                 .await?
                 {
-                    if !PROGRESS.contains(&&*table) && !table.starts_with(SEARCH_INDEX) {
+                    if !PROGRESS.contains(&&*table)
+                        && !INDEXES.iter().any(|name| table.starts_with(name))
+                    {
                         let rows = match is_sqlite {
                             true => sqlite_rows(tx, &table).await?,
                             false => {
@@ -220,7 +222,7 @@ impl Site {
 const PROGRESS: [&str; 4] = ["destinations", "settings", "outbox", "delivery_cursors"];
 
 /// How the tables begin that follow what is stored, in the background.
-const SEARCH_INDEX: &str = "search_";
+const INDEXES: [&str; 2] = ["search_", "directory_"];
 
 /// What is written down of a device's use, whenever that is convenient.
 const USE: [&str; 3] = ["last_seen_ms", "user_agent", "last_seen_ip"];

@@ -1,4 +1,4 @@
-//! Searches for messages over HTTP.
+//! Searches for messages and users over HTTP.
 
 use http::{Method, StatusCode};
 use myelin_storage::testing::{Fresh, on_each_engine};
@@ -141,6 +141,40 @@ async fn who_searches_wrongly_is_told_so() {
             (status, &refused["errcode"]),
             (StatusCode::BAD_REQUEST, &json!("M_BAD_JSON"))
         );
+    })
+    .await;
+}
+
+const USERS: &str = "/_matrix/client/v3/user_directory/search";
+
+#[tokio::test]
+async fn users_of_public_rooms_are_found_and_wrong_wishes_refused() {
+    on_each_engine(async |fresh: Fresh| {
+        let (site, _, bob, _) = room(&fresh).await;
+        let ask = async |body: Value| site.call(Method::POST, USERS, Some(&bob), body).await;
+        let (status, answer) = ask(json!({ "search_term": "ALI" })).await;
+        let found = json!([{ "user_id": "@alice:example.org" }]);
+        assert_eq!(
+            (status, &answer["results"]),
+            (StatusCode::OK, &found),
+            "{answer}"
+        );
+        assert_eq!(answer["limited"], false);
+        let (status, answer) = ask(json!({ "search_term": "bob", "limit": 5 })).await;
+        assert_eq!((status, &answer["results"]), (StatusCode::OK, &json!([])));
+        let (status, answer) = ask(json!({ "search_term": "" })).await;
+        assert_eq!((status, &answer["results"]), (StatusCode::OK, &json!([])));
+        for body in [
+            json!({}),
+            json!({ "search_term": 1 }),
+            json!({ "search_term": "a", "limit": -1 }),
+            json!({ "search_term": "a", "limit": "5" }),
+            json!([]),
+        ] {
+            let (status, refused) = ask(body.clone()).await;
+            let expected = (StatusCode::BAD_REQUEST, &json!("M_BAD_JSON"));
+            assert_eq!((status, &refused["errcode"]), expected, "{body} {refused}");
+        }
     })
     .await;
 }

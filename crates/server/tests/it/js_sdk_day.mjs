@@ -130,6 +130,9 @@ async function search(bob) {
     const answer = await bob.searchMessageText({ query: "sight bob" });
     const { results } = answer.search_categories.room_events;
     assert.deepEqual(results.map((result) => result.result.content.body), ["land in sight, bob"]);
+    const users = await bob.searchUserDirectory({ term: "ali" });
+    assert.deepEqual(users.results.map((user) => user.user_id), [aliceId]);
+    assert.equal(users.results[0].display_name, "Alice");
 }
 
 async function leave(alice, bob, roomId) {

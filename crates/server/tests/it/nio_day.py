@@ -114,6 +114,8 @@ async def read(alice, bob, room_id, heard):
     assert bodies == ["land!", "* ahoy!", "aye", "ahoy"], bodies
     found = await search(bob, "Ahoy")
     assert found == ["* ahoy!", "ahoy"], found
+    answer = await post(bob, "user_directory/search", {"search_term": "ali"})
+    assert [user["display_name"] for user in answer["results"]] == ["Alice"], answer
 
 
 async def leave(alice, bob, room_id):

@@ -17,4 +17,5 @@ mod relations;
 mod search;
 mod spaces;
 mod unread;
+mod user_search;
 mod waiting;
