@@ -13,7 +13,7 @@ use std::{
 };
 
 use myelin_env::Env;
-use myelin_server::{Server, config};
+use myelin_server::{Server, config, memory};
 use myelin_storage::testing::PostgresDatabase;
 use myelin_testbed::{
     ca::Ca,
@@ -241,6 +241,7 @@ fn ticks(process: &str) -> Result<f64, Failure> {
 
 /// Is the server: prints its address, and runs until the standard input ends.
 pub(crate) fn serve(file: &Path) -> Result<(), Failure> {
+    memory::give_back_large_allocations();
     let config = config::load(file)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

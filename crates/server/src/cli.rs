@@ -11,7 +11,10 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, documented_file, reference};
+use crate::{
+    config::{Config, documented_file, reference},
+    memory,
+};
 
 /// A Matrix homeserver.
 #[derive(Parser)]
@@ -88,6 +91,7 @@ struct Place {
 /// Runs the command that the process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
+    memory::give_back_large_allocations();
     let cli = Cli::parse();
     let done = match cli.command.unwrap_or(Command::Serve(Place::default())) {
         Command::Serve(place) => serve::serve(&place),

@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod config;
 mod listener;
+pub mod memory;
 mod server;
 mod telemetry;
 mod tls;
