@@ -15,7 +15,7 @@ use std::{
 };
 
 use myelin_env::{Clock, Env};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 pub(crate) use self::session::Session;
 use self::{checkpoints::Checkpoints, committer::Committer, readers::Readers};
@@ -157,6 +157,9 @@ impl Place {
         })?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.set_prepared_statement_cache_capacity(512);
+        // A plan does not depend on values. Else each statement that might use a partial index is compiled anew
+        // whenever it gets values.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         if mode.contains(OpenFlags::SQLITE_OPEN_READ_WRITE) {
             connection.pragma_update(None, "journal_mode", "WAL")?;
         }
