@@ -114,7 +114,7 @@ form_secret: forms
 report_stats: false
 suppress_key_server_warning: true
 trusted_key_servers: []
-federation_custom_ca_list: [{ca}]
+{trusted}
 ip_range_blacklist: []
 federation_ip_range_blacklist: []
 presence: {{enabled: true}}
@@ -139,9 +139,13 @@ rc_federation: {{window_size: 1000, sleep_limit: 1000000, sleep_delay: 1, reject
             listen = self.listen,
             ip = self.listen.ip(),
             port = self.listen.port(),
-            ca = self
+            // An empty list is refused.
+            trusted = self
                 .ca
-                .map(|ca| format!("{:?}", ca.display().to_string()))
+                .map(|ca| format!(
+                    "federation_custom_ca_list: [{:?}]",
+                    ca.display().to_string()
+                ))
                 .unwrap_or_default(),
         )
     }
