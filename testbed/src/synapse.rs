@@ -127,6 +127,7 @@ federation:
   destination_min_retry_interval: 1s
   destination_max_retry_interval: 2s
 rc_message: {plenty}
+rc_room_creation: {plenty}
 rc_presence: {{per_user: {plenty}}}
 rc_registration: {plenty}
 rc_invites: {{per_room: {plenty}, per_user: {plenty}, per_issuer: {plenty}}}
