@@ -102,37 +102,35 @@ impl Sync {
             return Ok(found);
         }
         self.rooms().wait_for_user_directory().await;
-        let mut search = UserSearch {
-            viewer: request.viewer.user_id.clone(),
-            terms: Terms::whole(wish.text),
-            local_only: true,
-            without: Vec::new(),
-        };
-        let (whole, beginnings) = (Terms::whole(wish.text), Terms::beginnings(wish.text));
+        let viewer = &request.viewer.user_id;
+        let mut without = Vec::new();
         for (terms, local_only) in [
-            (&whole, true),
-            (&beginnings, true),
-            (&whole, false),
-            (&beginnings, false),
+            (Terms::whole(wish.text), true),
+            (Terms::beginnings(wish.text), true),
+            (Terms::whole(wish.text), false),
+            (Terms::beginnings(wish.text), false),
         ] {
-            search.terms = terms.clone();
-            search.local_only = local_only;
-            for user in self.named(&search).await? {
-                if let Some(user) = self.found_user(&search.viewer, &user, &wish).await? {
+            let search = UserSearch {
+                viewer: viewer.clone(),
+                terms,
+                local_only,
+                without: without.clone(),
+            };
+            for user in self.named(search).await? {
+                if let Some(user) = self.found_user(viewer, &user, &wish).await? {
                     if found.results.len() == limit {
                         found.limited = true;
                         return Ok(found);
                     }
                     found.results.push(user);
                 }
-                search.without.push(user);
+                without.push(user);
             }
         }
         Ok(found)
     }
 
-    async fn named(&self, search: &UserSearch) -> Result<Vec<OwnedUserId>, SyncError> {
-        let search = search.clone();
+    async fn named(&self, search: UserSearch) -> Result<Vec<OwnedUserId>, SyncError> {
         let named = self.rooms().database().read("users by name", move |tx| {
             Box::pin(async move { user_directory::find(tx, &search, LOOKED_AT_TOGETHER).await })
         });

@@ -98,10 +98,19 @@ impl House {
     }
 
     pub(crate) async fn room_of_version(&self, version: &str) -> OwnedRoomId {
+        self.room_made_with(version, Map::new()).await
+    }
+
+    /// The same with more in its create event.
+    pub(crate) async fn room_made_with(
+        &self,
+        version: &str,
+        creation_content: Map<String, Value>,
+    ) -> OwnedRoomId {
         let wish = CreateRoom {
             version: Some(version.to_owned()),
             preset: Preset::Public,
-            creation_content: Map::new(),
+            creation_content,
             alias_name: None,
             published: false,
             name: None,

@@ -1,11 +1,10 @@
 //! Events found by their words: by whom, in which order, and with what around them.
 
 use myelin_core::state::Membership;
-use myelin_rooms::{CreateRoom, Preset};
 use myelin_storage::{params, testing::on_each_engine};
 use myelin_sync::{SearchRequest, SyncError};
 use ruma::{OwnedRoomId, RoomId, UserId};
-use serde_json::{Map, Value, json, value::to_raw_value};
+use serde_json::{Value, json, value::to_raw_value};
 
 use crate::house::{House, alice, bob, carol, viewer};
 
@@ -69,21 +68,7 @@ async fn successor(house: &House, of: &RoomId) -> OwnedRoomId {
     let Value::Object(creation_content) = predecessor else {
         unreachable!("it is an object");
     };
-    let wish = CreateRoom {
-        version: Some("11".to_owned()),
-        preset: Preset::Public,
-        creation_content,
-        alias_name: None,
-        published: false,
-        name: None,
-        topic: None,
-        invite: Vec::new(),
-        is_direct: false,
-        initial_state: Vec::new(),
-        power_level_override: Map::new(),
-        profile: Map::new(),
-    };
-    house.rooms.create(alice(), wish).await.unwrap()
+    house.room_made_with("11", creation_content).await
 }
 
 #[tokio::test]
