@@ -95,7 +95,7 @@ pub async fn set_password(
     user: &UserId,
     password_hash: &str,
 ) -> Result<(), StorageError> {
-    tx.execute(SET_PASSWORD, params![user.as_str(), password_hash])
+    tx.run(SET_PASSWORD, params![user.as_str(), password_hash])
         .await?;
     Ok(())
 }
@@ -106,14 +106,13 @@ pub async fn set_password(
 /// # Errors
 /// Any [`StorageError`].
 pub async fn close(tx: &mut Tx, user: &UserId, erase: bool) -> Result<(), StorageError> {
-    tx.execute(CLOSE, params![user.as_str()]).await?;
-    tx.execute(NOTE_DEPARTURE, params![user.as_str()]).await?;
+    tx.run(CLOSE, params![user.as_str()]).await?;
+    tx.run(NOTE_DEPARTURE, params![user.as_str()]).await?;
     if erase {
-        tx.execute(ERASE_PROFILE, params![user.as_str()]).await?;
-        tx.execute(ERASE_PROFILE_FIELDS, params![user.as_str()])
-            .await?;
-        tx.execute(ERASE_FILTERS, params![user.as_str()]).await?;
-        tx.execute(ERASE_ACCOUNT_DATA, params![user.as_str(), b"{}"])
+        tx.run(ERASE_PROFILE, params![user.as_str()]).await?;
+        tx.run(ERASE_PROFILE_FIELDS, params![user.as_str()]).await?;
+        tx.run(ERASE_FILTERS, params![user.as_str()]).await?;
+        tx.run(ERASE_ACCOUNT_DATA, params![user.as_str(), b"{}"])
             .await?;
     }
     presence::set_status(tx, user, None).await?;
@@ -125,7 +124,7 @@ pub async fn close(tx: &mut Tx, user: &UserId, erase: bool) -> Result<(), Storag
 /// # Errors
 /// Any [`StorageError`].
 pub async fn reopen(tx: &mut Tx, user: &UserId) -> Result<(), StorageError> {
-    tx.execute(REOPEN, params![user.as_str()]).await?;
+    tx.run(REOPEN, params![user.as_str()]).await?;
     forget_departure(tx, user).await
 }
 
@@ -134,7 +133,7 @@ pub async fn reopen(tx: &mut Tx, user: &UserId) -> Result<(), StorageError> {
 /// # Errors
 /// Any [`StorageError`].
 pub async fn set_admin(tx: &mut Tx, user: &UserId, admin: bool) -> Result<(), StorageError> {
-    tx.execute(SET_ADMIN, params![user.as_str(), admin]).await?;
+    tx.run(SET_ADMIN, params![user.as_str(), admin]).await?;
     Ok(())
 }
 
@@ -157,7 +156,7 @@ pub async fn departing(
 /// # Errors
 /// Any [`StorageError`].
 pub async fn forget_departure(tx: &mut Tx, user: &UserId) -> Result<(), StorageError> {
-    tx.execute(FORGET_DEPARTURE, params![user.as_str()]).await?;
+    tx.run(FORGET_DEPARTURE, params![user.as_str()]).await?;
     Ok(())
 }
 

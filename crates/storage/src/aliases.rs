@@ -77,7 +77,7 @@ pub async fn of_room(tx: &mut Tx, room_id: &RoomId) -> Result<Vec<String>, Stora
 /// # Errors
 /// Any [`StorageError`].
 pub async fn move_all(tx: &mut Tx, from: &RoomId, to: &RoomId) -> Result<(), StorageError> {
-    tx.execute(MOVE_ALIASES, params![from.as_str(), to.as_str()])
+    tx.run(MOVE_ALIASES, params![from.as_str(), to.as_str()])
         .await?;
     Ok(())
 }

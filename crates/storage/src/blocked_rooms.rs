@@ -18,8 +18,7 @@ statements! {
 /// # Errors
 /// Any [`StorageError`].
 pub async fn block(tx: &mut Tx, room: &RoomId, by: &UserId) -> Result<(), StorageError> {
-    tx.execute(BLOCK, params![room.as_str(), by.as_str()])
-        .await?;
+    tx.run(BLOCK, params![room.as_str(), by.as_str()]).await?;
     Ok(())
 }
 
@@ -28,7 +27,7 @@ pub async fn block(tx: &mut Tx, room: &RoomId, by: &UserId) -> Result<(), Storag
 /// # Errors
 /// Any [`StorageError`].
 pub async fn unblock(tx: &mut Tx, room: &RoomId) -> Result<(), StorageError> {
-    tx.execute(UNBLOCK, params![room.as_str()]).await?;
+    tx.run(UNBLOCK, params![room.as_str()]).await?;
     Ok(())
 }
 

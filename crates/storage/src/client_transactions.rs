@@ -78,7 +78,7 @@ pub async fn put(
     event: &EventId,
     now_ms: u64,
 ) -> Result<(), StorageError> {
-    tx.execute(
+    tx.run(
         PUT_CLIENT_TRANSACTION,
         params![
             user.as_str(),

@@ -9,6 +9,7 @@ use crate::{
     migrations::{MIGRATIONS, Migration, Progress, run_next},
     postgres::Postgres,
     sqlite::Sqlite,
+    tx::Reading,
 };
 
 /// A future in a box, as closures over a transaction return it.
@@ -97,11 +98,33 @@ impl Database {
         T: Send + 'static,
     {
         let (work, left) = hide(closure);
-        let done = match &*self.engine {
-            Engine::Sqlite(sqlite) => sqlite.read(name, work).await,
-            Engine::Postgres(postgres) => postgres.read(name, work).await,
-        };
-        result_of(done, &left)
+        result_of(self.reading(name, Reading::OneState, work).await, &left)
+    }
+
+    /// As [`Database::read`], for a closure of one query. It costs PostgreSQL a third: a transaction's begin
+    /// and end are statements too.
+    ///
+    /// # Errors
+    /// The closure's, and any [`StorageError`]; [`StorageError::Bug`] at a second query.
+    pub async fn look_up<T, F>(&self, name: &'static str, closure: F) -> Result<T, StorageError>
+    where
+        F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, StorageError>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let (work, left) = hide(closure);
+        result_of(self.reading(name, Reading::OneStatement, work).await, &left)
+    }
+
+    async fn reading(
+        &self,
+        name: &'static str,
+        reading: Reading,
+        work: Work,
+    ) -> Result<(), StorageError> {
+        match &*self.engine {
+            Engine::Sqlite(sqlite) => sqlite.read(name, reading, work).await,
+            Engine::Postgres(postgres) => postgres.read(name, reading, work).await,
+        }
     }
 
     /// Runs a closure that changes the database. What it changed is durable when this returns `Ok`,

@@ -66,7 +66,7 @@ pub enum Stored {
 /// Any [`StorageError`].
 pub async fn set(tx: &mut Tx, device: DeviceOf<'_>, keys: &[u8]) -> Result<(), StorageError> {
     let values = params![device.user.as_str(), device.device_id, keys];
-    tx.execute(SET_DEVICE_KEYS, values).await?;
+    tx.run(SET_DEVICE_KEYS, values).await?;
     Ok(())
 }
 
@@ -91,7 +91,7 @@ pub async fn put_one_time_key(
     let queue = params![user, device_id, &key.algorithm];
     let next = tx.query_opt(NEXT_ONE_TIME_KEY, queue).await?;
     let number = next.map_or(Ok(1), |row| row.int(0))?;
-    tx.execute(
+    tx.run(
         PUT_ONE_TIME_KEY,
         params![
             user,
@@ -144,7 +144,7 @@ pub async fn put_fallback_key(
     key: &UploadedKey,
 ) -> Result<(), StorageError> {
     let (user, device_id) = (device.user.as_str(), device.device_id);
-    tx.execute(
+    tx.run(
         PUT_FALLBACK_KEY,
         params![user, device_id, &key.algorithm, &key.key_id, &key.content],
     )

@@ -105,7 +105,7 @@ pub async fn put(
     display_name: Option<&str>,
     now_ms: u64,
 ) -> Result<(), StorageError> {
-    tx.execute(
+    tx.run(
         PUT_DEVICE,
         params![user.as_str(), device_id, display_name, now_ms],
     )
@@ -172,7 +172,7 @@ pub async fn see(
         used.user_agent.as_deref(),
         address.as_deref(),
     ];
-    tx.execute(SEE_DEVICE, values).await?;
+    tx.run(SEE_DEVICE, values).await?;
     Ok(())
 }
 
@@ -181,7 +181,7 @@ pub async fn see(
 /// # Errors
 /// Any [`StorageError`].
 pub async fn count_change(tx: &mut Tx, user: &UserId) -> Result<(), StorageError> {
-    tx.execute(COUNT_CHANGE, params![user.as_str()]).await?;
+    tx.run(COUNT_CHANGE, params![user.as_str()]).await?;
     Ok(())
 }
 
@@ -205,8 +205,7 @@ pub async fn remove(tx: &mut Tx, user: &UserId, device_id: &str) -> Result<(), S
         DELETE_FALLBACKS_OF_DEVICE,
         DELETE_DEVICE,
     ] {
-        tx.execute(statement, params![user.as_str(), device_id])
-            .await?;
+        tx.run(statement, params![user.as_str(), device_id]).await?;
     }
     refresh_tokens::delete_of_device(tx, user, device_id).await?;
     to_device::delete_upto(tx, user, device_id, StreamPosition(i64::MAX)).await?;
@@ -224,7 +223,7 @@ pub async fn remove_all(tx: &mut Tx, user: &UserId) -> Result<(), StorageError> 
     }
     refresh_tokens::delete_of_user(tx, user).await?;
     for statement in [DELETE_TOKENS, DELETE_KEYS, DELETE_FALLBACKS, DELETE_DEVICES] {
-        tx.execute(statement, params![user.as_str()]).await?;
+        tx.run(statement, params![user.as_str()]).await?;
     }
     count_change(tx, user).await
 }
@@ -242,10 +241,10 @@ pub async fn replace_token(
     expires_ms: Option<u64>,
 ) -> Result<(), StorageError> {
     let device = params![user.as_str(), device_id];
-    tx.execute(DELETE_TOKENS_OF_DEVICE, device).await?;
+    tx.run(DELETE_TOKENS_OF_DEVICE, device).await?;
     refresh_tokens::delete_of_device(tx, user, device_id).await?;
     let values = params![token_hash, user.as_str(), device_id, now_ms, expires_ms];
-    tx.execute(PUT_TOKEN, values).await?;
+    tx.run(PUT_TOKEN, values).await?;
     Ok(())
 }
 

@@ -41,7 +41,7 @@ pub async fn put(
     position: StreamPosition,
     edu: &[u8],
 ) -> Result<u64, StorageError> {
-    tx.execute(PUT_EDU, params![server.as_str(), position, edu])
+    tx.run(PUT_EDU, params![server.as_str(), position, edu])
         .await?;
     tx.execute(TRIM_EDUS, params![server.as_str(), MOST_WAITING])
         .await
@@ -77,7 +77,7 @@ pub async fn delete(
     positions: &[StreamPosition],
 ) -> Result<(), StorageError> {
     let positions: Vec<i64> = positions.iter().map(|position| position.0).collect();
-    tx.execute(DELETE_EDUS, params![server.as_str(), positions])
+    tx.run(DELETE_EDUS, params![server.as_str(), positions])
         .await?;
     Ok(())
 }
@@ -137,8 +137,7 @@ mod tests {
                                 SELECT $1, value, $2 FROM int_list($3)";
                             let edu: &[u8] = b"{}";
                             let full: Vec<i64> = (1..=MOST_WAITING as i64).collect();
-                            tx.execute(rows, params![server.as_str(), edu, full])
-                                .await?;
+                            tx.run(rows, params![server.as_str(), edu, full]).await?;
                             let end = StreamPosition(MOST_WAITING as i64 + 1);
                             let gone = put(tx, server, end, edu).await?;
                             Ok((gone, waiting(tx, server, 1).await?))

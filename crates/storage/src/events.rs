@@ -245,7 +245,7 @@ pub async fn put(tx: &mut Tx, room: RoomNr, new: &NewEvent) -> Result<(), Storag
     json.push(FORMAT_PLAIN);
     json.extend_from_slice(event.pdu.json.as_bytes());
     let reason = new.reason.as_deref().map(message);
-    tx.execute(
+    tx.run(
         PUT_EVENT,
         params![
             event.nr.0,
@@ -265,7 +265,7 @@ pub async fn put(tx: &mut Tx, room: RoomNr, new: &NewEvent) -> Result<(), Storag
     // A chain leads through state events only; a bot's messages would bury its membership.
     if event.pdu.state_key.is_some() {
         let auth_events = new.auth_events.iter().map(|nr| nr.0).collect();
-        tx.execute(
+        tx.run(
             PUT_AUTH_EDGES,
             params![Param::IntList(auth_events), event.nr.0],
         )
@@ -273,8 +273,7 @@ pub async fn put(tx: &mut Tx, room: RoomNr, new: &NewEvent) -> Result<(), Storag
     }
     if let Some(position) = position {
         for prev in &new.prev_events {
-            tx.execute(PUT_PREV_EDGE, params![prev.0, event.nr.0])
-                .await?;
+            tx.run(PUT_PREV_EDGE, params![prev.0, event.nr.0]).await?;
         }
         let position = StreamPosition(position);
         relations::put(tx, room, (event.nr, &event.pdu), position).await?;
@@ -294,7 +293,7 @@ pub async fn put_reference(
     id: &EventId,
 ) -> Result<(), StorageError> {
     let id = event_id::to_stored(id);
-    tx.execute(PUT_REFERENCE, params![nr.0, &id[..], room.0])
+    tx.run(PUT_REFERENCE, params![nr.0, &id[..], room.0])
         .await?;
     Ok(())
 }
@@ -324,7 +323,7 @@ pub async fn replace_state(
 
 /// Notes that an event was redacted. It relates to nothing any more.
 pub async fn set_redacted(tx: &mut Tx, event: EventNr, by: EventNr) -> Result<(), StorageError> {
-    tx.execute(SET_REDACTED, params![event.0, by.0]).await?;
+    tx.run(SET_REDACTED, params![event.0, by.0]).await?;
     relations::delete(tx, event).await
 }
 
@@ -335,7 +334,7 @@ pub async fn put_pending_redaction(
     by: EventNr,
 ) -> Result<(), StorageError> {
     let redacts = event_id::to_stored(redacts);
-    tx.execute(PUT_PENDING_REDACTION, params![&redacts[..], by.0])
+    tx.run(PUT_PENDING_REDACTION, params![&redacts[..], by.0])
         .await?;
     Ok(())
 }
@@ -403,14 +402,13 @@ pub async fn set_forward_extremity(
     } else {
         DELETE_FORWARD_EXTREMITY
     };
-    tx.execute(sql, params![room.0, event.0]).await?;
+    tx.run(sql, params![room.0, event.0]).await?;
     Ok(())
 }
 
 /// Removes all of a room's forward extremities.
 pub async fn clear_forward_extremities(tx: &mut Tx, room: RoomNr) -> Result<(), StorageError> {
-    tx.execute(DELETE_FORWARD_EXTREMITIES, params![room.0])
-        .await?;
+    tx.run(DELETE_FORWARD_EXTREMITIES, params![room.0]).await?;
     Ok(())
 }
 
@@ -456,7 +454,7 @@ pub async fn put_backward_extremity(
     event: EventNr,
     depth: i64,
 ) -> Result<(), StorageError> {
-    tx.execute(PUT_BACKWARD_EXTREMITY, params![room.0, event.0, depth])
+    tx.run(PUT_BACKWARD_EXTREMITY, params![room.0, event.0, depth])
         .await?;
     Ok(())
 }
@@ -467,7 +465,7 @@ pub async fn delete_backward_extremity(
     room: RoomNr,
     event: EventNr,
 ) -> Result<(), StorageError> {
-    tx.execute(DELETE_BACKWARD_EXTREMITY, params![room.0, event.0])
+    tx.run(DELETE_BACKWARD_EXTREMITY, params![room.0, event.0])
         .await?;
     Ok(())
 }

@@ -28,7 +28,7 @@ pub async fn put(tx: &mut Tx, user: &UserId, content: &[u8]) -> Result<i64, Stor
     }
     let next = tx.query_opt(NEXT_FILTER, params![user.as_str()]).await?;
     let number = next.map_or(Ok(0), |row| row.int(0))?;
-    tx.execute(PUT_FILTER, params![user.as_str(), number, content])
+    tx.run(PUT_FILTER, params![user.as_str(), number, content])
         .await?;
     Ok(number)
 }

@@ -71,7 +71,7 @@ fn split_names(names: &str) -> Vec<OwnedServerName> {
 /// Writes down a join before the first request that changes anything elsewhere.
 pub async fn put_join(tx: &mut Tx, join: &JoinRecord) -> Result<(), StorageError> {
     let candidates = join_names(&join.candidates);
-    tx.execute(
+    tx.run(
         PUT_JOIN,
         params![
             join.room_id.as_str(),
@@ -109,7 +109,7 @@ pub async fn delete_join(
     room_id: &RoomId,
     user_id: &UserId,
 ) -> Result<(), StorageError> {
-    tx.execute(DELETE_JOIN, params![room_id.as_str(), user_id.as_str()])
+    tx.run(DELETE_JOIN, params![room_id.as_str(), user_id.as_str()])
         .await?;
     Ok(())
 }
@@ -149,7 +149,7 @@ fn read_partial(row: &Row) -> Result<PartialRoom, StorageError> {
 /// Marks a room as partial, or refreshes the servers of one that already is (W19).
 pub async fn put_partial(tx: &mut Tx, partial: &PartialRoom) -> Result<(), StorageError> {
     let servers = join_names(&partial.servers);
-    tx.execute(
+    tx.run(
         PUT_PARTIAL_ROOM,
         params![
             partial.room.0,
@@ -189,7 +189,7 @@ pub async fn resync_failed(
     error: &str,
 ) -> Result<(), StorageError> {
     let error = message(error);
-    tx.execute(
+    tx.run(
         RESYNC_FAILED,
         params![room.0, i64::from(attempts), next_try_ms as i64, &error[..]],
     )
@@ -199,7 +199,7 @@ pub async fn resync_failed(
 
 /// Marks a room as full.
 pub async fn delete_partial(tx: &mut Tx, room: RoomNr) -> Result<(), StorageError> {
-    tx.execute(DELETE_PARTIAL_ROOM, params![room.0]).await?;
+    tx.run(DELETE_PARTIAL_ROOM, params![room.0]).await?;
     Ok(())
 }
 
@@ -225,7 +225,7 @@ pub async fn put_pull_failure(
 ) -> Result<(), StorageError> {
     let id = event_id::to_stored(id);
     let error = message(error);
-    tx.execute(
+    tx.run(
         PUT_PULL_FAILURE,
         params![&id[..], now_ms as i64, &error[..]],
     )
@@ -236,6 +236,6 @@ pub async fn put_pull_failure(
 /// Forgets the failed pulls of an event that is stored now.
 pub async fn delete_pull_failure(tx: &mut Tx, id: &EventId) -> Result<(), StorageError> {
     let id = event_id::to_stored(id);
-    tx.execute(DELETE_PULL_FAILURE, params![&id[..]]).await?;
+    tx.run(DELETE_PULL_FAILURE, params![&id[..]]).await?;
     Ok(())
 }

@@ -166,7 +166,7 @@ pub(crate) async fn run_next(
     migrations: &[Migration],
 ) -> Result<Progress, StorageError> {
     tx.lock_schema().await?;
-    tx.execute(CREATE_RECORD, params![]).await?;
+    tx.run(CREATE_RECORD, params![]).await?;
     let row = tx.query_opt(SELECT_LAST, params![]).await?;
     let last = row.as_ref().map_or(Ok(0), |row| row.int(0))?;
     let newest = migrations.last().map_or(0, |migration| migration.number);
@@ -184,7 +184,7 @@ pub(crate) async fn run_next(
     if next.name == RELATIONS {
         relations::fill(tx).await?;
     }
-    tx.execute(
+    tx.run(
         INSERT_RECORD,
         params![Param::Int(next.number), Param::Text(next.name)],
     )

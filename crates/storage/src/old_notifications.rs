@@ -280,7 +280,7 @@ mod tests {
         for user in users() {
             let sql = "INSERT INTO local_memberships (user_id, room, membership, event, position, forgotten)
                 VALUES ($1, 1, 'join', 1, 1, FALSE)";
-            tx.execute(sql, params![user.as_str()]).await?;
+            tx.run(sql, params![user.as_str()]).await?;
         }
         for position in 1..=10 {
             tell(tx, position, None, MAIN, true).await?;
@@ -413,7 +413,7 @@ mod tests {
                 let mut known = Vec::new();
                 for day in 1..=5_u64 {
                     let id = day.to_be_bytes();
-                    tx.execute(insert, params![day * 10, &id[..]]).await?;
+                    tx.run(insert, params![day * 10, &id[..]]).await?;
                     let now_ms = day * MARK_EVERY_MS;
                     known.push(
                         newest_at(tx, now_ms, now_ms.saturating_sub(2 * MARK_EVERY_MS)).await?,

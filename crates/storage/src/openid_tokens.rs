@@ -25,9 +25,9 @@ pub async fn put(
     expires_ms: u64,
     now_ms: u64,
 ) -> Result<(), StorageError> {
-    tx.execute(DELETE_ENDED, params![now_ms]).await?;
+    tx.run(DELETE_ENDED, params![now_ms]).await?;
     let values = params![token_hash, user.as_str(), expires_ms];
-    tx.execute(PUT_OPENID_TOKEN, values).await?;
+    tx.run(PUT_OPENID_TOKEN, values).await?;
     Ok(())
 }
 

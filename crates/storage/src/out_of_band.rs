@@ -79,7 +79,7 @@ pub async fn put(tx: &mut Tx, room: RoomNr, new: &OutOfBand) -> Result<(), Stora
         .map_err(|error| StorageError::Corrupt(error.to_string()))?;
     let id = event_id::to_stored(&new.event.pdu.event_id);
     let (nr, json) = (new.event.nr.0, new.event.pdu.json.as_bytes());
-    tx.execute(
+    tx.run(
         PUT_OUT_OF_BAND,
         params![
             room.0,
@@ -100,7 +100,7 @@ pub async fn put(tx: &mut Tx, room: RoomNr, new: &OutOfBand) -> Result<(), Stora
 /// # Errors
 /// Any [`StorageError`].
 pub async fn delete(tx: &mut Tx, room: RoomNr, user: &UserId) -> Result<(), StorageError> {
-    tx.execute(DELETE_OUT_OF_BAND, params![room.0, user.as_str()])
+    tx.run(DELETE_OUT_OF_BAND, params![room.0, user.as_str()])
         .await?;
     Ok(())
 }

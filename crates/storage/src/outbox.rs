@@ -49,7 +49,7 @@ pub struct OutboxRow {
 /// Queues an event.
 pub async fn put(tx: &mut Tx, row: &OutboxRow) -> Result<(), StorageError> {
     let further = row.further.join(" ");
-    tx.execute(
+    tx.run(
         PUT_OUTBOX,
         params![
             row.position.0,
@@ -99,7 +99,7 @@ pub async fn last_of_room(
 
 /// Forgets the events up to a position.
 pub async fn delete_upto(tx: &mut Tx, position: StreamPosition) -> Result<(), StorageError> {
-    tx.execute(DELETE_OUTBOX, params![position.0]).await?;
+    tx.run(DELETE_OUTBOX, params![position.0]).await?;
     Ok(())
 }
 
@@ -123,12 +123,12 @@ pub async fn put_cursor(
     server: &str,
     position: StreamPosition,
 ) -> Result<(), StorageError> {
-    tx.execute(PUT_CURSOR, params![server, position.0]).await?;
+    tx.run(PUT_CURSOR, params![server, position.0]).await?;
     Ok(())
 }
 
 /// Notes that a server has caught up.
 pub async fn delete_cursor(tx: &mut Tx, server: &str) -> Result<(), StorageError> {
-    tx.execute(DELETE_CURSOR, params![server]).await?;
+    tx.run(DELETE_CURSOR, params![server]).await?;
     Ok(())
 }

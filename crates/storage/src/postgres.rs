@@ -16,7 +16,11 @@ use self::{
     guard::Guard,
     tls::{Connector, Security},
 };
-use crate::{Priority, StorageError, Tx, database::Work, tx::Engine};
+use crate::{
+    Priority, StorageError, Tx,
+    database::Work,
+    tx::{Engine, Reading},
+};
 
 /// How many transactions may go on at a time.
 const CONNECTIONS: usize = 16;
@@ -61,14 +65,25 @@ impl Postgres {
         })
     }
 
-    pub(crate) async fn read(&self, name: &'static str, work: Work) -> Result<(), StorageError> {
+    pub(crate) async fn read(
+        &self,
+        name: &'static str,
+        reading: Reading,
+        work: Work,
+    ) -> Result<(), StorageError> {
         let mut session = self.session(name).await?;
-        // This level sees one state throughout.
-        session.begin_soon("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
+        let in_transaction = reading == Reading::OneState;
+        if in_transaction {
+            // This level sees one state throughout.
+            session.begin_soon("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
+        }
         let mut tx = Tx::new(Engine::Postgres(session));
+        tx.reading(reading);
         let succeeded = work(&mut tx).await;
         let failure = tx.take_failure().filter(|_| succeeded);
-        into_session(tx)?.end_soon("ROLLBACK")?;
+        if in_transaction {
+            into_session(tx)?.end_soon("ROLLBACK")?;
+        }
         failure.map_or(Ok(()), Err)
     }
 

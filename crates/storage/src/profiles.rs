@@ -61,7 +61,7 @@ pub async fn set_display_name(
     display_name: Option<&str>,
 ) -> Result<(), StorageError> {
     let values = params![user.as_str(), display_name];
-    tx.execute(SET_DISPLAY_NAME, values).await?;
+    tx.run(SET_DISPLAY_NAME, values).await?;
     Ok(())
 }
 
@@ -75,7 +75,7 @@ pub async fn set_avatar_url(
     avatar_url: Option<&str>,
 ) -> Result<(), StorageError> {
     let values = params![user.as_str(), avatar_url];
-    tx.execute(SET_AVATAR_URL, values).await?;
+    tx.run(SET_AVATAR_URL, values).await?;
     Ok(())
 }
 
@@ -126,7 +126,7 @@ pub struct ProfileChange {
 /// # Errors
 /// Any [`StorageError`].
 pub async fn note_change(tx: &mut Tx, user: &UserId) -> Result<(), StorageError> {
-    tx.execute(NOTE_CHANGE, params![user.as_str()]).await?;
+    tx.run(NOTE_CHANGE, params![user.as_str()]).await?;
     Ok(())
 }
 
@@ -154,6 +154,6 @@ pub async fn changed(
 /// Any [`StorageError`].
 pub async fn forget_change(tx: &mut Tx, told: &ProfileChange) -> Result<(), StorageError> {
     let values = params![told.user.as_str(), told.change];
-    tx.execute(FORGET_CHANGE, values).await?;
+    tx.run(FORGET_CHANGE, values).await?;
     Ok(())
 }

@@ -22,7 +22,7 @@ statements! {
 /// Any [`StorageError`].
 pub async fn set(tx: &mut Tx, room: RoomNr, published: bool) -> Result<(), StorageError> {
     let statement = if published { PUBLISH } else { UNPUBLISH };
-    tx.execute(statement, params![room.0]).await?;
+    tx.run(statement, params![room.0]).await?;
     Ok(())
 }
 

@@ -68,7 +68,7 @@ pub async fn put(
     now_ms: u64,
 ) -> Result<(), StorageError> {
     let values = params![token_hash, user.as_str(), device_id, None::<&[u8]>, now_ms];
-    tx.execute(PUT_REFRESH_TOKEN, values).await?;
+    tx.run(PUT_REFRESH_TOKEN, values).await?;
     Ok(())
 }
 
@@ -106,14 +106,13 @@ pub async fn renew(
 ) -> Result<(), StorageError> {
     let (user, device_id) = (known.user_id.as_str(), known.device_id.as_str());
     for statement in [RETRACT_ACCESS, RETRACT_REFRESH] {
-        tx.execute(statement, params![user, device_id, renews])
-            .await?;
+        tx.run(statement, params![user, device_id, renews]).await?;
     }
     let (access, refresh) = (&pair.access_hash, &pair.refresh_hash);
     let values = params![access, user, device_id, now_ms, pair.expires_ms, renews];
-    tx.execute(PUT_RENEWED_TOKEN, values).await?;
+    tx.run(PUT_RENEWED_TOKEN, values).await?;
     let values = params![refresh, user, device_id, renews, now_ms];
-    tx.execute(PUT_REFRESH_TOKEN, values).await?;
+    tx.run(PUT_REFRESH_TOKEN, values).await?;
     Ok(())
 }
 
@@ -128,11 +127,11 @@ pub async fn settle(
     renews: &[u8],
 ) -> Result<(), StorageError> {
     let user = user.as_str();
-    tx.execute(END_OTHER_ACCESS, params![user, device_id, renews])
+    tx.run(END_OTHER_ACCESS, params![user, device_id, renews])
         .await?;
-    tx.execute(END_RENEWED, params![renews]).await?;
+    tx.run(END_RENEWED, params![renews]).await?;
     for statement in [SETTLE_ACCESS, SETTLE_REFRESH] {
-        tx.execute(statement, params![user, device_id]).await?;
+        tx.run(statement, params![user, device_id]).await?;
     }
     Ok(())
 }
@@ -146,7 +145,7 @@ pub async fn delete_of_device(
     user: &UserId,
     device_id: &str,
 ) -> Result<(), StorageError> {
-    tx.execute(DELETE_OF_DEVICE, params![user.as_str(), device_id])
+    tx.run(DELETE_OF_DEVICE, params![user.as_str(), device_id])
         .await?;
     Ok(())
 }
@@ -156,6 +155,6 @@ pub async fn delete_of_device(
 /// # Errors
 /// Any [`StorageError`].
 pub async fn delete_of_user(tx: &mut Tx, user: &UserId) -> Result<(), StorageError> {
-    tx.execute(DELETE_OF_USER, params![user.as_str()]).await?;
+    tx.run(DELETE_OF_USER, params![user.as_str()]).await?;
     Ok(())
 }

@@ -124,7 +124,7 @@ pub async fn by_token(tx: &mut Tx, token: &str) -> Result<Option<RegistrationTok
 /// Any [`StorageError`].
 pub async fn update(tx: &mut Tx, token: &RegistrationToken) -> Result<(), StorageError> {
     let values = params![&token.token[..], token.uses_left, token.expires_ms];
-    tx.execute(UPDATE_TOKEN, values).await?;
+    tx.run(UPDATE_TOKEN, values).await?;
     Ok(())
 }
 

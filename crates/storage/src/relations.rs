@@ -97,7 +97,7 @@ pub(crate) async fn put(
         return Ok(());
     }
     let parent = event_id::to_stored(&relation.event_id);
-    tx.execute(
+    tx.run(
         PUT_RELATION,
         params![
             event,
@@ -348,7 +348,7 @@ mod tests {
                         );
                         let id = event_id::to_stored(&ruma::OwnedEventId::try_from(format!("${number}")).unwrap());
                         let by = (number == 601).then_some(1_i64);
-                        tx.execute(OLD_EVENT, params![number, &id[..], by, json.as_bytes()]).await?;
+                        tx.run(OLD_EVENT, params![number, &id[..], by, json.as_bytes()]).await?;
                     }
                     fill(tx).await?;
                     let of = Related {

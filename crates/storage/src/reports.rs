@@ -74,7 +74,7 @@ pub async fn put(
     );
     let user = what.user_id.map(UserId::as_str);
     let values = params![report, reporter.as_str(), room, event, user, reason, now_ms];
-    tx.execute(PUT_REPORT, values).await?;
+    tx.run(PUT_REPORT, values).await?;
     Ok(())
 }
 

@@ -152,10 +152,10 @@ pub async fn begin_again(tx: &mut Tx, old: RoomNr, key: &RoomKey) -> Result<bool
         RENUMBER_STAGED,
         RENUMBER_NOTIFICATIONS,
     ] {
-        tx.execute(statement, params![old.0, key.room.0]).await?;
+        tx.run(statement, params![old.0, key.room.0]).await?;
     }
     for statement in [FORGET_AUTH_EDGES, FORGET_EVENTS, FORGET_STATE_KEYS] {
-        tx.execute(statement, params![old.0]).await?;
+        tx.run(statement, params![old.0]).await?;
     }
     Ok(true)
 }
@@ -221,7 +221,7 @@ pub async fn put_state_key(
     name: &StateKey,
 ) -> Result<(), StorageError> {
     let (event_type, state_key) = (escaped(&name.event_type), escaped(&name.state_key));
-    tx.execute(
+    tx.run(
         PUT_STATE_KEY,
         params![room.0, i64::from(key.0), &event_type[..], &state_key[..]],
     )
@@ -237,7 +237,7 @@ pub async fn put_state_at(
     current: StateRef,
 ) -> Result<(), StorageError> {
     let partial = current.completeness().to_stored();
-    tx.execute(
+    tx.run(
         PUT_ROOM_STATE,
         params![room.0, position.0, current.snapshot().0, partial],
     )
@@ -302,7 +302,7 @@ pub async fn put_local_membership(
     event: EventNr,
     position: StreamPosition,
 ) -> Result<(), StorageError> {
-    tx.execute(
+    tx.run(
         PUT_LOCAL_MEMBERSHIP,
         params![
             user.as_str(),
@@ -355,13 +355,13 @@ pub async fn setting(tx: &mut Tx, name: &str) -> Result<Option<Vec<u8>>, Storage
 
 /// Sets a single value unless it has one, and returns the one that holds.
 pub async fn setting_or(tx: &mut Tx, name: &str, value: &[u8]) -> Result<Vec<u8>, StorageError> {
-    tx.execute(PUT_SETTING, params![name, value]).await?;
+    tx.run(PUT_SETTING, params![name, value]).await?;
     Ok(setting(tx, name).await?.unwrap_or_else(|| value.to_vec()))
 }
 
 /// Sets a single value.
 pub async fn set_setting(tx: &mut Tx, name: &str, value: &[u8]) -> Result<(), StorageError> {
-    tx.execute(SET_SETTING, params![name, value]).await?;
+    tx.run(SET_SETTING, params![name, value]).await?;
     Ok(())
 }
 

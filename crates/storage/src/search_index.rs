@@ -164,7 +164,7 @@ async fn take_out(tx: &mut Tx, room: RoomNr, redacts: &str) -> Result<(), Storag
         return Ok(());
     };
     let position = row.int(0)?;
-    tx.execute(DELETE_EVENT, params![position]).await?;
+    tx.run(DELETE_EVENT, params![position]).await?;
     tx.execute(DELETE_WORDS, params![position]).await.map(drop)
 }
 

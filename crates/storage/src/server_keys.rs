@@ -54,7 +54,7 @@ pub async fn put(tx: &mut Tx, keys: &[ServerKeyRow]) -> Result<(), StorageError>
             key.valid_until_ms,
             key.document_ms,
         ];
-        tx.execute(PUT_KEY, values).await?;
+        tx.run(PUT_KEY, values).await?;
     }
     Ok(())
 }

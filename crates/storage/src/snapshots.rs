@@ -86,7 +86,7 @@ pub async fn put(
     link: &Link,
 ) -> Result<(), StorageError> {
     let hash = hash.0.to_be_bytes();
-    tx.execute(
+    tx.run(
         PUT_SNAPSHOT,
         params![
             nr.0,
@@ -119,7 +119,7 @@ pub async fn chunks(tx: &mut Tx, nr: SnapshotNr) -> Result<Vec<Chunk>, StorageEr
 /// Stores a chunk of a base.
 pub async fn put_chunk(tx: &mut Tx, nr: SnapshotNr, chunk: &Chunk) -> Result<(), StorageError> {
     let first_key = i64::from(chunk.first_key.0);
-    tx.execute(
+    tx.run(
         PUT_CHUNK,
         params![nr.0, chunk.members, first_key, &chunk.entries[..]],
     )

@@ -19,7 +19,7 @@ use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 pub(crate) use self::session::Session;
 use self::{checkpoints::Checkpoints, committer::Committer, readers::Readers};
-use crate::{Priority, StorageError, database::Work};
+use crate::{Priority, StorageError, database::Work, tx::Reading};
 
 /// How long a connection waits for another's lock. Only checkpoints and the first moments of a
 /// connection can meet one.
@@ -66,8 +66,13 @@ impl Sqlite {
 
     /// Runs a read. The one place that decides where: on the calling task, since a point query costs
     /// a few microseconds and a thread change as many.
-    pub(crate) async fn read(&self, name: &'static str, work: Work) -> Result<(), StorageError> {
-        let mut lease = self.readers.lease(name).await?;
+    pub(crate) async fn read(
+        &self,
+        name: &'static str,
+        reading: Reading,
+        work: Work,
+    ) -> Result<(), StorageError> {
+        let mut lease = self.readers.lease(name, reading).await?;
         let succeeded = work(lease.tx()).await;
         lease.finish(succeeded)
     }

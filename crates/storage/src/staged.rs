@@ -48,7 +48,7 @@ pub struct Staged {
 /// Stages a PDU.
 pub async fn put(tx: &mut Tx, room: RoomNr, pdu: &Staged) -> Result<(), StorageError> {
     let id = event_id::to_stored(&pdu.event_id);
-    tx.execute(
+    tx.run(
         PUT_STAGED,
         params![
             pdu.staged,
@@ -87,14 +87,14 @@ pub async fn list(
 
 /// Removes a PDU that was judged.
 pub async fn delete(tx: &mut Tx, staged: i64) -> Result<(), StorageError> {
-    tx.execute(DELETE_STAGED, params![staged]).await?;
+    tx.run(DELETE_STAGED, params![staged]).await?;
     Ok(())
 }
 
 /// Keeps a PDU that can't be judged out of the way, with the reason. It isn't listed any more.
 pub async fn set_aside(tx: &mut Tx, staged: i64, failure: &str) -> Result<(), StorageError> {
     let failure = message(failure);
-    tx.execute(SET_ASIDE, params![staged, &failure[..]]).await?;
+    tx.run(SET_ASIDE, params![staged, &failure[..]]).await?;
     Ok(())
 }
 
@@ -141,7 +141,7 @@ pub async fn put_transaction(
     response: &[u8],
     now_ms: u64,
 ) -> Result<(), StorageError> {
-    tx.execute(
+    tx.run(
         PUT_TRANSACTION,
         params![origin.as_str(), txn_id, response, now_ms as i64],
     )

@@ -85,7 +85,7 @@ pub async fn put(
     position: StreamPosition,
     event: &[u8],
 ) -> Result<u64, StorageError> {
-    tx.execute(
+    tx.run(
         PUT_MESSAGE,
         params![user.as_str(), device_id, position, event],
     )
@@ -151,9 +151,9 @@ pub async fn delete_upto(
     let Some(newest) = newest_upto(tx, user, device_id, upto).await? else {
         return Ok(());
     };
-    tx.execute(NOTE_DELETED, params![&newest.0.to_be_bytes()])
+    tx.run(NOTE_DELETED, params![&newest.0.to_be_bytes()])
         .await?;
-    tx.execute(DELETE_MESSAGES, params![user.as_str(), device_id, upto])
+    tx.run(DELETE_MESSAGES, params![user.as_str(), device_id, upto])
         .await?;
     Ok(())
 }

@@ -15,6 +15,17 @@ pub struct Tx {
     engine: Engine,
     /// The first error of a statement.
     failed: Option<StorageError>,
+    /// How many statements may still come, if they are counted.
+    left: Option<u8>,
+}
+
+/// What a closure that reads needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// Several statements that see one state of the database.
+    OneState,
+    /// A statement, which needs no transaction.
+    OneStatement,
 }
 
 #[derive(Debug)]
@@ -28,7 +39,16 @@ impl Tx {
         Self {
             engine,
             failed: None,
+            left: None,
         }
+    }
+
+    /// Lets one statement run, or any number.
+    pub(crate) fn reading(&mut self, reading: Reading) {
+        self.left = match reading {
+            Reading::OneState => None,
+            Reading::OneStatement => Some(1),
+        };
     }
 
     /// The session, in the hands of the engine that made this transaction.
@@ -46,6 +66,25 @@ impl Tx {
     /// The error that doomed the transaction, if any; forgotten afterwards.
     pub(crate) fn take_failure(&mut self) -> Option<StorageError> {
         self.failed.take()
+    }
+
+    /// Runs a statement of whose effect nothing needs to be known. PostgreSQL's answer isn't waited for: an
+    /// error may show at a later statement, or as that of the transaction.
+    ///
+    /// # Errors
+    /// Any [`StorageError`].
+    pub async fn run(
+        &mut self,
+        sql: &'static str,
+        params: &[Param<'_>],
+    ) -> Result<(), StorageError> {
+        self.unless_doomed()?;
+        self.check(params)?;
+        let done = match &mut self.engine {
+            Engine::Sqlite(session) => session.execute(sql, params).map(drop),
+            Engine::Postgres(session) => session.run(sql, params).await,
+        };
+        self.note(done)
     }
 
     /// Runs a statement that returns no rows, and says how many it changed.
@@ -73,6 +112,7 @@ impl Tx {
     ) -> Result<Vec<Row>, StorageError> {
         self.unless_doomed()?;
         self.check(params)?;
+        self.count()?;
         let rows = match &mut self.engine {
             Engine::Sqlite(session) => session.query(sql, params),
             Engine::Postgres(session) => session.query(sql, params).await,
@@ -134,6 +174,20 @@ impl Tx {
     fn check(&mut self, params: &[Param<'_>]) -> Result<(), StorageError> {
         let storable = params.iter().try_for_each(Param::check);
         self.note(storable)
+    }
+
+    fn count(&mut self) -> Result<(), StorageError> {
+        let counted = match &mut self.left {
+            None => Ok(()),
+            Some(0) => Err(StorageError::Bug(
+                "two statements where one was said".to_owned(),
+            )),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+        };
+        self.note(counted)
     }
 
     fn note<T>(&mut self, result: Result<T, StorageError>) -> Result<T, StorageError> {

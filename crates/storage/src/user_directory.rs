@@ -162,16 +162,16 @@ pub async fn put_users(tx: &mut Tx, users: &[Listed]) -> Result<(), StorageError
             }
         };
         if known.is_some() {
-            tx.execute(DELETE_WORDS, params![number]).await?;
+            tx.run(DELETE_WORDS, params![number]).await?;
         }
-        tx.execute(PUT_USER, params![number, user, &name]).await?;
+        tx.run(PUT_USER, params![number, user, &name]).await?;
         let mut found_by = words(listed.user.localpart());
         found_by.extend(words(&name));
         if listed.is_local {
             found_by.push(LOCAL.to_owned());
         }
         if !found_by.is_empty() {
-            tx.execute(PUT_WORDS, params![number, &found_by]).await?;
+            tx.run(PUT_WORDS, params![number, &found_by]).await?;
         }
     }
     Ok(())

@@ -1,10 +1,10 @@
 //! A connection and its statements.
 
-use std::fmt;
+use std::{fmt, pin::Pin, sync::Arc};
 
 use bytes::BytesMut;
 use deadpool_postgres::Object;
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::join};
 use myelin_env::Tasks;
 use tokio::{runtime::Handle, sync::OwnedSemaphorePermit};
 use tokio_postgres::{
@@ -17,10 +17,18 @@ use crate::{
     statement::{Dialect, schema, translated},
 };
 
+/// How many statements may be under way without anybody having looked at their outcome.
+const MOST_UNDER_WAY: usize = 256;
+
+/// The outcome of a statement that was sent.
+type UnderWay = Pin<Box<dyn Future<Output = Result<u64, StorageError>> + Send>>;
+
 /// A connection in use by one transaction. Dropping it undoes the transaction.
 pub(crate) struct Session {
-    /// Only `drop` takes it away.
-    client: Option<Object>,
+    /// Only `drop` takes it away. Shared with the statements under way.
+    client: Option<Arc<Object>>,
+    /// Statements that were sent and whose outcome is still to be seen, in order.
+    under_way: Vec<UnderWay>,
     /// Whether a transaction is open.
     open: bool,
     tasks: Tasks,
@@ -30,7 +38,8 @@ pub(crate) struct Session {
 impl Session {
     pub(super) fn new(client: Object, turn: OwnedSemaphorePermit, tasks: Tasks) -> Self {
         Self {
-            client: Some(client),
+            client: Some(Arc::new(client)),
+            under_way: Vec::new(),
             open: false,
             tasks,
             turn: Some(turn),
@@ -62,9 +71,62 @@ impl Session {
         Ok(answered.transpose().map(drop)?)
     }
 
+    /// Ends a transaction. PostgreSQL makes a rollback of the commit if a statement before it failed; then
+    /// that statement's error is the outcome.
     pub(super) async fn end(&mut self, statement: &'static str) -> Result<(), StorageError> {
-        self.client().batch_execute(statement).await?;
-        self.open = false;
+        let client = Arc::clone(self.client());
+        let ended = join(client.batch_execute(statement), self.settle());
+        let (ended, settled) = ended.await;
+        self.open = ended.is_err();
+        settled?;
+        Ok(ended?)
+    }
+
+    /// Sends a statement and doesn't wait for its outcome, which [`Self::settle`] tells. What follows on the
+    /// connection comes after it.
+    pub(crate) async fn run(
+        &mut self,
+        sql: &'static str,
+        params: &[Param<'_>],
+    ) -> Result<(), StorageError> {
+        let statement = self.prepare(sql).await?;
+        let types = statement.params();
+        if types.len() != params.len() {
+            return Err(StorageError::Bug(format!(
+                "{} parameters: {sql}",
+                params.len()
+            )));
+        }
+        let encoded = params
+            .iter()
+            .zip(types)
+            .map(|(param, wanted)| Encoded::of(param, wanted));
+        let encoded = encoded
+            .collect::<Result<Vec<Encoded>, AnyError>>()
+            .map_err(|error| StorageError::Bug(format!("{error}: {sql}")))?;
+        let client = Arc::clone(self.client());
+        let mut sent: UnderWay = Box::pin(async move {
+            let done = client.execute_raw(&statement, &encoded).await;
+            done.map_err(|error| told(error, sql))
+        });
+        // The first poll sends it.
+        match (&mut sent).now_or_never() {
+            Some(done) => done.map(drop),
+            None => {
+                self.under_way.push(sent);
+                match self.under_way.len() < MOST_UNDER_WAY {
+                    true => Ok(()),
+                    false => self.settle().await,
+                }
+            }
+        }
+    }
+
+    /// Waits for the statements under way.
+    async fn settle(&mut self) -> Result<(), StorageError> {
+        for sent in std::mem::take(&mut self.under_way) {
+            sent.await?;
+        }
         Ok(())
     }
 
@@ -74,7 +136,10 @@ impl Session {
         params: &[Param<'_>],
     ) -> Result<u64, StorageError> {
         let statement = self.prepare(sql).await?;
-        let done = self.client().execute(&statement, &borrowed(params)).await;
+        let (client, params) = (Arc::clone(self.client()), borrowed(params));
+        let done = join(client.execute(&statement, &params), self.settle());
+        let (done, settled) = done.await;
+        settled?;
         done.map_err(|error| told(error, sql))
     }
 
@@ -84,7 +149,10 @@ impl Session {
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, StorageError> {
         let statement = self.prepare(sql).await?;
-        let rows = self.client().query(&statement, &borrowed(params)).await;
+        let (client, params) = (Arc::clone(self.client()), borrowed(params));
+        let rows = join(client.query(&statement, &params), self.settle());
+        let (rows, settled) = rows.await;
+        settled?;
         let rows = rows.map_err(|error| told(error, sql))?;
         Ok(rows.into_iter().map(Row::from_postgres).collect())
     }
@@ -95,13 +163,13 @@ impl Session {
     }
 
     /// Prepares a statement, or finds it among those of this connection.
-    pub(crate) async fn prepare(&self, sql: &str) -> Result<Statement, StorageError> {
+    pub(crate) async fn prepare(&mut self, sql: &str) -> Result<Statement, StorageError> {
         let sql = translated(sql, Dialect::Postgres);
         let prepared = self.client().prepare_cached(&sql).await;
         prepared.map_err(|error| told(error, &sql))
     }
 
-    fn client(&self) -> &Object {
+    fn client(&self) -> &Arc<Object> {
         self.client
             .as_ref()
             .expect("only drop takes the connection away")
@@ -110,7 +178,9 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let Some(client) = self.client.take().filter(|_| self.open) else {
+        self.under_way.clear();
+        let client = self.client.take().filter(|_| self.open);
+        let Some(client) = client.and_then(Arc::into_inner) else {
             return;
         };
         if Handle::try_current().is_err() {
@@ -153,6 +223,36 @@ fn borrowed<'a>(params: &'a [Param<'a>]) -> Vec<&'a (dyn ToSql + Sync)> {
 }
 
 type AnyError = Box<dyn std::error::Error + Sync + Send>;
+
+/// A parameter in the form that a statement wants it in.
+#[derive(Debug)]
+struct Encoded(Option<BytesMut>);
+
+impl Encoded {
+    fn of(param: &Param<'_>, wanted: &Type) -> Result<Self, AnyError> {
+        let mut bytes = BytesMut::new();
+        Ok(match param.to_sql(wanted, &mut bytes)? {
+            IsNull::Yes => Self(None),
+            IsNull::No => Self(Some(bytes)),
+        })
+    }
+}
+
+impl ToSql for Encoded {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, AnyError> {
+        let Some(bytes) = &self.0 else {
+            return Ok(IsNull::Yes);
+        };
+        out.extend_from_slice(bytes);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
 
 impl ToSql for Param<'_> {
     fn to_sql(&self, wanted: &Type, out: &mut BytesMut) -> Result<IsNull, AnyError> {

@@ -9,7 +9,10 @@ use myelin_env::Clock;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Place, Session};
-use crate::{StorageError, Tx, tx::Engine};
+use crate::{
+    StorageError, Tx,
+    tx::{Engine, Reading},
+};
 
 /// How many reads may go on at a time.
 const CONNECTIONS: usize = 8;
@@ -45,8 +48,12 @@ impl Readers {
         }
     }
 
-    /// A connection with a transaction begun on it.
-    pub(super) async fn lease(self: &Arc<Self>, name: &'static str) -> Result<Lease, StorageError> {
+    /// A connection, with a transaction begun on it if one is needed.
+    pub(super) async fn lease(
+        self: &Arc<Self>,
+        name: &'static str,
+        reading: Reading,
+    ) -> Result<Lease, StorageError> {
         let turn = Arc::clone(&self.turns).acquire_owned();
         let turn = self
             .clock
@@ -67,7 +74,10 @@ impl Readers {
             readers: Arc::clone(self),
             _turn: turn,
         };
-        lease.session().control("BEGIN")?;
+        lease.tx().reading(reading);
+        if reading == Reading::OneState {
+            lease.session().control("BEGIN")?;
+        }
         Ok(lease)
     }
 

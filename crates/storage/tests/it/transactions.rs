@@ -44,20 +44,19 @@ async fn every_type_comes_back_as_it_went_in() {
             .database
             .write("all types", Priority::Interactive, |tx| {
                 Box::pin(async move {
-                    tx.execute(
+                    tx.run(
                         "CREATE TABLE kinds (a BIGINT, b TEXT, c BYTEA, d BOOLEAN)",
                         params![],
                     )
                     .await?;
                     let insert = "INSERT INTO kinds (a, b, c, d) VALUES ($1, $2, $3, $4)";
-                    tx.execute(insert, params![i64::MIN, "", b"", false])
-                        .await?;
-                    tx.execute(
+                    tx.run(insert, params![i64::MIN, "", b"", false]).await?;
+                    tx.run(
                         insert,
                         params![i64::MAX, "\u{1}ß\u{10ffff}", b"\x00\xff", true],
                     )
                     .await?;
-                    tx.execute(
+                    tx.run(
                         insert,
                         params![None::<i64>, None::<&str>, None::<&[u8]>, None::<bool>],
                     )
@@ -313,6 +312,87 @@ async fn a_read_cannot_write() {
             .await;
         assert!(written.is_err());
         assert_eq!(stored(&fresh.database).await, [] as [i64; 0]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_failure_that_nobody_waited_for_undoes_the_transaction() {
+    on_each_engine(|fresh| async move {
+        let fresh = with_numbers(fresh).await;
+        assert_eq!(
+            insert(&fresh.database, Priority::Interactive, 7).await,
+            Ok(1)
+        );
+        let twice = fresh
+            .database
+            .write("a number twice", Priority::Interactive, |tx| {
+                Box::pin(async move {
+                    // PostgreSQL tells of the second one's failure after the third was sent.
+                    for number in [6, 7, 8] {
+                        tx.run(INSERT, params![number, b"body"]).await.ok();
+                    }
+                    Ok::<(), StorageError>(())
+                })
+            })
+            .await;
+        assert!(
+            matches!(twice, Err(StorageError::Constraint(_))),
+            "{twice:?}"
+        );
+        assert_eq!(stored(&fresh.database).await, [7]);
+        assert_eq!(insert(&fresh.database, Priority::Bulk, 8).await, Ok(1));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_run_is_seen_by_the_next_query_of_the_transaction() {
+    on_each_engine(|fresh| async move {
+        let fresh = with_numbers(fresh).await;
+        let count = fresh
+            .database
+            .write("many numbers", Priority::Bulk, |tx| {
+                Box::pin(async move {
+                    for number in 0..1_000 {
+                        tx.run(INSERT, params![number, b"body"]).await?;
+                    }
+                    let rows = tx.query("SELECT COUNT(*) FROM numbers", params![]).await?;
+                    rows[0].int(0)
+                })
+            })
+            .await;
+        assert_eq!(count, Ok(1_000));
+        assert_eq!(stored(&fresh.database).await.len(), 1_000);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_closure_of_one_query_makes_no_second_one() {
+    on_each_engine(|fresh| async move {
+        let fresh = with_numbers(fresh).await;
+        insert(&fresh.database, Priority::Bulk, 7).await.unwrap();
+        let count = "SELECT COUNT(*) FROM numbers";
+        for (queries, expected) in [(1, true), (2, false), (1, true)] {
+            let found = fresh
+                .database
+                .look_up("count", move |tx| {
+                    Box::pin(async move {
+                        let mut counted = 0;
+                        for _ in 0..queries {
+                            counted = tx.query(count, params![]).await?[0].int(0)?;
+                        }
+                        Ok(counted)
+                    })
+                })
+                .await;
+            match expected {
+                true => assert_eq!(found, Ok(1)),
+                false => assert!(matches!(found, Err(StorageError::Bug(_))), "{found:?}"),
+            }
+        }
+        assert_eq!(stored(&fresh.database).await, [7]);
     })
     .await;
 }
