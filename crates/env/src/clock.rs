@@ -187,6 +187,26 @@ impl Clock {
         }
     }
 
+    /// Moves a manual clock on to the next deadline somebody waits for, and wakes whoever waits for it. False
+    /// if nobody waits, and for a real clock. A simulation does this when nothing else is left to do.
+    pub fn advance_to_next(&self) -> bool {
+        let Source::Manual(manual) = &*self.0 else {
+            return false;
+        };
+        let (next, now) = {
+            let state = lock(manual);
+            (
+                state.sleepers.first_key_value().map(|(key, _)| key.0),
+                state.now,
+            )
+        };
+        let Some(deadline) = next else {
+            return false;
+        };
+        self.advance(deadline.saturating_sub(now));
+        true
+    }
+
     /// Sets a manual clock's wall time forward or back, as an operator does, or a machine that asks others
     /// for the time. Nobody who waits is woken by that. Does nothing to a real clock.
     pub fn set_by_ms(&self, change_ms: i64) {

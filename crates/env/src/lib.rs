@@ -11,10 +11,10 @@ mod random;
 mod tasks;
 
 pub use clock::{Clock, Elapsed, Moment, Sleep};
-pub use network::{Network, Stream};
+pub use network::{Network, SimulatedNetwork, Stream};
 pub use random::Random;
 pub use tasks::{StillRunning, Task, TaskFailed, Tasks, contain};
-pub use tokio_util::sync::CancellationToken;
+pub use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// The surroundings of one server. Clones are cheap and share everything.
 #[derive(Clone, Debug)]
@@ -52,6 +52,18 @@ impl Env {
             clock,
             random: Random::seeded(seed),
             network: Network::real(),
+        }
+    }
+
+    /// One of many servers on one thread, which share a manual `clock`: random numbers follow from `seed`, and
+    /// nothing takes a thread of its own.
+    #[must_use]
+    pub fn simulated(clock: Clock, seed: u64, network: Network) -> Self {
+        Self {
+            tasks: Tasks::on_one_thread(clock.clone()),
+            clock,
+            random: Random::seeded(seed),
+            network,
         }
     }
 }

@@ -31,8 +31,9 @@ struct Inner {
     /// Drops tasks where they stand.
     dropping: CancellationToken,
     running: Arc<Mutex<Running>>,
-    /// One permit per core, so that batches do not crowd out each other.
-    cores: Semaphore,
+    /// One permit per core, so that batches do not crowd out each other; `None` if everything happens on
+    /// the one thread of the runtime.
+    cores: Option<Semaphore>,
 }
 
 /// How many tasks of each name run.
@@ -79,13 +80,24 @@ impl Tasks {
     #[must_use]
     pub fn new(clock: Clock) -> Self {
         let cores = thread::available_parallelism().map_or(1, usize::from);
+        Self::with(clock, Some(Semaphore::new(cores)))
+    }
+
+    /// A new set of tasks that take no other threads than the runtime's, so that with a runtime of one thread
+    /// the order of everything follows from what is polled.
+    #[must_use]
+    pub fn on_one_thread(clock: Clock) -> Self {
+        Self::with(clock, None)
+    }
+
+    fn with(clock: Clock, cores: Option<Semaphore>) -> Self {
         Self(Arc::new(Inner {
             clock,
             tracker: TaskTracker::new(),
             stopping: CancellationToken::new(),
             dropping: CancellationToken::new(),
             running: Arc::default(),
-            cores: Semaphore::new(cores),
+            cores,
         }))
     }
 
@@ -120,15 +132,24 @@ impl Tasks {
         }
     }
 
-    /// Runs a CPU-bound batch beside the asynchronous threads, at most one per core at a time.
-    /// Dropping the future before it has begun cancels it. A panic of `batch` goes on in the caller.
+    /// Whether work that blocks its thread may have a thread of its own.
+    #[must_use]
+    pub fn may_use_threads(&self) -> bool {
+        self.0.cores.is_some()
+    }
+
+    /// Runs a CPU-bound batch beside the asynchronous threads, at most one per core at a time; on the
+    /// caller's own thread if there is no other. Dropping the future before it has begun cancels it. A panic of `batch` goes on in the caller.
     pub async fn cpu<T, F>(&self, name: &'static str, batch: F) -> T
     where
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
+        let Some(cores) = &self.0.cores else {
+            return batch();
+        };
         // The semaphore is never closed, so an error cannot happen; a batch too many would do no harm.
-        let _core = self.0.cores.acquire().await.ok();
+        let _core = cores.acquire().await.ok();
         let counted = Counted::new(&self.0.running, name);
         let span = tracing::Span::current();
         let batch = self.0.tracker.spawn_blocking(move || {
@@ -160,6 +181,13 @@ impl Tasks {
         let running = self.0.running.lock();
         let running = running.unwrap_or_else(PoisonError::into_inner);
         running.keys().copied().collect()
+    }
+
+    /// Drops all tasks where they stand, as the death of a process does, and waits until they are gone.
+    pub async fn kill(&self) {
+        self.0.tracker.close();
+        self.0.dropping.cancel();
+        self.0.tracker.wait().await;
     }
 
     /// Cancels [`Tasks::stopping`] and waits until every task has ended. What has not ended within

@@ -40,7 +40,8 @@ const STAGGER: Duration = Duration::from_millis(300);
 pub(crate) struct Connector {
     pub(crate) env: Env,
     pub(crate) discovery: Discovery,
-    pub(crate) tls: Arc<ClientConfig>,
+    /// None where connections stay within this process.
+    pub(crate) tls: Option<Arc<ClientConfig>>,
     pub(crate) addresses: AddressPolicy,
 }
 
@@ -119,10 +120,13 @@ impl Connector {
         authority: &Authority,
         stream: Box<dyn Stream>,
     ) -> Result<Box<dyn Stream>, FederationError> {
+        let Some(tls) = &self.tls else {
+            return Ok(stream);
+        };
         let name = authority.tls_name().ok_or_else(|| {
             FederationError::Unreachable(format!("no certificate can be for {authority}"))
         })?;
-        let tls = TlsConnector::from(Arc::clone(&self.tls));
+        let tls = TlsConnector::from(Arc::clone(tls));
         match tls.connect(name, stream).await {
             Ok(secured) => Ok(Box::new(secured)),
             Err(error) => Err(FederationError::Unreachable(format!(

@@ -110,10 +110,15 @@ impl Federation {
         keys: Arc<SigningKeys>,
         names: Names,
     ) -> Result<Self, SetupError> {
+        let tls = if env.network.is_within_process() {
+            None
+        } else {
+            Some(Arc::new(tls::client_config(&config.extra_ca_certificates)?))
+        };
         let http = HttpClient::new(Connector {
             env: env.clone(),
             discovery: Discovery::new(names.resolver, env.random.clone()),
-            tls: Arc::new(tls::client_config(&config.extra_ca_certificates)?),
+            tls,
             addresses: config.addresses,
         });
         let transport = Transport {

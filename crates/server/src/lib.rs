@@ -12,4 +12,4 @@ mod tls;
 mod welcome;
 pub mod workers;
 
-pub use server::{Running, Server, StartError};
+pub use server::{Assembled, Running, Server, StartError};

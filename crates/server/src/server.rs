@@ -5,6 +5,7 @@ mod tests;
 
 use std::{fs, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use axum::Router;
 use myelin_api::{Api, ApiConfig, ApiParts, router};
 use myelin_env::Env;
 use myelin_federation::{
@@ -142,6 +143,15 @@ impl Parts {
 #[derive(Debug)]
 pub struct Server;
 
+/// A server that works, and listens nowhere yet.
+pub struct Assembled {
+    env: Env,
+    database: Database,
+    users: Users,
+    rooms: Rooms,
+    api: Api,
+}
+
 /// A server that runs. It goes on until [`Running::stop`].
 pub struct Running {
     env: Env,
@@ -156,11 +166,27 @@ impl Server {
     /// # Errors
     /// Any [`StartError`].
     pub async fn start(config: Config, env: Env) -> Result<Running, StartError> {
+        let server = Self::assemble(&config, env).await?;
+        let addresses = listen(&config, &server.api, &server.env).await?;
+        server.start_workers();
+        Ok(Running {
+            env: server.env,
+            database: server.database,
+            users: server.users,
+            addresses,
+        })
+    }
+
+    /// Everything of [`Server::start`] but the ports and the work that is done again and again.
+    ///
+    /// # Errors
+    /// Any [`StartError`].
+    pub async fn assemble(config: &Config, env: Env) -> Result<Assembled, StartError> {
         let Parts {
             database,
             federation,
             users,
-        } = Parts::open(&config, &env).await?;
+        } = Parts::open(config, &env).await?;
         let recorder = telemetry::recorder().filter(|_| config.metrics.enabled);
         let rooms = Rooms::start(
             RoomsConfig {
@@ -188,17 +214,46 @@ impl Server {
             env: env.clone(),
             sync: Sync::new(rooms.clone(), users.clone()),
             users: users.clone(),
-            rooms,
+            rooms: rooms.clone(),
             federation,
         });
-        let addresses = listen(&config, &api, &env).await?;
-        workers::start(&env, &database);
-        Ok(Running {
+        Ok(Assembled {
             env,
             database,
             users,
-            addresses,
+            rooms,
+            api,
         })
+    }
+}
+
+impl Assembled {
+    /// Answers requests of clients and of other servers, wherever they come from.
+    pub fn router(&self) -> Router {
+        router(&self.api, true, true)
+    }
+
+    /// Begins with the work that is done again and again.
+    pub fn start_workers(&self) {
+        workers::start(&self.env, &self.database);
+    }
+
+    /// The server's database.
+    #[must_use]
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// The server's users.
+    #[must_use]
+    pub fn users(&self) -> &Users {
+        &self.users
+    }
+
+    /// The server's rooms.
+    #[must_use]
+    pub fn rooms(&self) -> &Rooms {
+        &self.rooms
     }
 }
 

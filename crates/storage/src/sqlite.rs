@@ -1,5 +1,5 @@
 //! The SQLite engine: one writer on a thread of its own, readers beside it, checkpoints off the
-//! writer's path.
+//! writer's path. Where everything happens on one thread, the writer is a task.
 
 mod checkpoints;
 mod committer;
@@ -54,8 +54,8 @@ impl Sqlite {
         };
         // The writer first: it creates the file and makes it a WAL database.
         let writer = place.writer()?;
-        let checkpoints = Arc::new(Checkpoints::start(place.checkpointer()?)?);
-        let committer = Committer::start(writer, Arc::clone(&checkpoints), env.clock.clone())?;
+        let checkpoints = Arc::new(Checkpoints::start(place.checkpointer()?, env)?);
+        let committer = Committer::start(writer, Arc::clone(&checkpoints), env)?;
         Ok(Self {
             committer,
             checkpoints,

@@ -119,3 +119,19 @@ async fn the_real_clock_goes_by_itself() {
     clock.sleep(Duration::ZERO).await;
     assert!(clock.now_ms() > 1_700_000_000_000);
 }
+
+#[test]
+fn a_clock_moves_on_to_the_next_deadline_and_no_further() {
+    let clock = Clock::manual(0);
+    assert!(!clock.advance_to_next(), "nobody waits");
+    let mut later = Box::pin(clock.sleep(Duration::from_millis(20)));
+    let mut sooner = Box::pin(clock.sleep(Duration::from_millis(10)));
+    assert!(clock.advance_to_next());
+    assert_eq!(clock.now_ms(), 10);
+    assert_eq!(poll_once(&mut sooner), Some(()));
+    assert_eq!(poll_once(&mut later), None);
+    assert!(clock.advance_to_next());
+    assert_eq!(clock.now_ms(), 20);
+    assert_eq!(poll_once(&mut later), Some(()));
+    assert!(!clock.advance_to_next());
+}

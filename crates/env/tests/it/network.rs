@@ -1,6 +1,9 @@
 //! Connections.
 
-use myelin_env::Network;
+use std::{io, net::SocketAddr, sync::Arc};
+
+use futures_util::future::BoxFuture;
+use myelin_env::{Network, SimulatedNetwork, Stream};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -33,4 +36,22 @@ async fn nobody_there_is_an_error() {
     let address = listener.local_addr().unwrap();
     drop(listener);
     assert!(Network::real().connect(address).await.is_err());
+}
+
+/// Says where it was to connect to, and no more.
+struct Refusing;
+
+impl SimulatedNetwork for Refusing {
+    fn connect(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> {
+        Box::pin(async move { Err(io::Error::other(address.to_string())) })
+    }
+}
+
+#[tokio::test]
+async fn a_network_within_the_process_is_asked_in_place_of_the_machines() {
+    let network = Network::simulated(Arc::new(Refusing));
+    assert!(network.is_within_process() && !Network::real().is_within_process());
+    let address = "10.0.0.1:8448".parse().unwrap();
+    let refused = network.connect(address).await.err().unwrap();
+    assert_eq!(refused.to_string(), "10.0.0.1:8448");
 }

@@ -132,3 +132,29 @@ async fn more_batches_than_cores_all_get_their_turn() {
         assert_eq!(batch.await, Ok(number));
     }
 }
+
+#[tokio::test]
+async fn without_threads_of_their_own_batches_run_where_they_are_asked_for() {
+    let tasks = Tasks::on_one_thread(Clock::manual(0));
+    assert!(!tasks.may_use_threads() && Tasks::new(Clock::manual(0)).may_use_threads());
+    let here = std::thread::current().id();
+    let there = tasks.cpu("where", || std::thread::current().id()).await;
+    assert_eq!(here, there);
+}
+
+#[tokio::test]
+async fn killed_tasks_are_dropped_where_they_stand_without_being_asked_to_end() {
+    let tasks = Tasks::new(Clock::manual(0));
+    let stopping = tasks.stopping();
+    let task = tasks.spawn("would tidy up", async move {
+        stopping.cancelled().await;
+        "tidied up"
+    });
+    tokio::task::yield_now().await;
+    tasks.kill().await;
+    assert!(tasks.running().is_empty());
+    assert_eq!(task.await, Err(TaskFailed::Stopped("would tidy up")));
+    // What is begun afterwards doesn't get far either.
+    let late = tasks.spawn("late", std::future::pending::<()>());
+    assert_eq!(late.await, Err(TaskFailed::Stopped("late")));
+}

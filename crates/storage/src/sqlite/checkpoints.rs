@@ -6,13 +6,14 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
         mpsc::{self, Receiver, Sender},
     },
     thread::{self, JoinHandle},
 };
 
+use myelin_env::Env;
 use rusqlite::{Connection, MAIN_DB, wal::CheckpointMode};
 
 use crate::StorageError;
@@ -33,15 +34,23 @@ const LITTLE: u32 = 4_000;
 /// The log has to grow by so many pages before a checkpoint is asked for again.
 const STEP: u32 = 1_000;
 
-/// The thread that moves pages.
+/// Whoever moves pages.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
-    requests: Mutex<Option<Sender<Request>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    mover: Mutex<Mover>,
     progress: Arc<Progress>,
 }
 
-/// What the thread has done.
+#[derive(Debug)]
+enum Mover {
+    /// A thread that takes requests.
+    Thread(Sender<Request>, JoinHandle<()>),
+    /// Whoever asks.
+    Caller(Connection),
+    Closed,
+}
+
+/// What was moved.
 #[derive(Debug, Default)]
 struct Progress {
     /// A checkpoint was asked for and has not ended.
@@ -95,17 +104,21 @@ impl LogLength {
 }
 
 impl Checkpoints {
-    pub(super) fn start(connection: Connection) -> Result<Self, StorageError> {
-        let (requests, inbox) = mpsc::channel();
+    pub(super) fn start(connection: Connection, env: &Env) -> Result<Self, StorageError> {
         let progress = Arc::new(Progress::default());
-        let shared = Arc::clone(&progress);
-        let thread = thread::Builder::new()
-            .name("sqlite-checkpoints".to_owned())
-            .spawn(move || serve(&connection, &inbox, &shared))
-            .map_err(|error| StorageError::Unavailable(error.to_string()))?;
+        let mover = if env.tasks.may_use_threads() {
+            let (requests, inbox) = mpsc::channel();
+            let shared = Arc::clone(&progress);
+            let thread = thread::Builder::new()
+                .name("sqlite-checkpoints".to_owned())
+                .spawn(move || serve(&connection, &inbox, &shared))
+                .map_err(|error| StorageError::Unavailable(error.to_string()))?;
+            Mover::Thread(requests, thread)
+        } else {
+            Mover::Caller(connection)
+        };
         Ok(Self {
-            requests: Mutex::new(Some(requests)),
-            thread: Mutex::new(Some(thread)),
+            mover: Mutex::new(mover),
             progress,
         })
     }
@@ -135,29 +148,30 @@ impl Checkpoints {
 
     /// Moves everything, closes the connection and waits for the thread's end.
     pub(super) fn close(&self) {
-        drop(
-            self.requests
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
-        let thread = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(thread) = thread {
-            // A panic was reported when it happened.
-            thread.join().ok();
+        match std::mem::replace(&mut *self.lock(), Mover::Closed) {
+            Mover::Thread(requests, thread) => {
+                drop(requests);
+                // A panic was reported when it happened.
+                thread.join().ok();
+            }
+            Mover::Caller(connection) => drop(checkpoint(&connection, CheckpointMode::TRUNCATE)),
+            Mover::Closed => {}
         }
     }
 
     fn ask(&self, request: Request) {
-        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(requests) = &*requests {
-            self.progress.busy.store(true, Ordering::Relaxed);
-            requests.send(request).ok();
+        match &*self.lock() {
+            Mover::Thread(requests, _) => {
+                self.progress.busy.store(true, Ordering::Relaxed);
+                requests.send(request).ok();
+            }
+            Mover::Caller(connection) => carry_out(connection, request, &self.progress),
+            Mover::Closed => {}
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Mover> {
+        self.mover.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -169,16 +183,20 @@ impl Drop for Checkpoints {
 
 fn serve(connection: &Connection, inbox: &Receiver<Request>, progress: &Progress) {
     while let Ok(request) = inbox.recv() {
-        if let Some(moved) = checkpoint(connection, CheckpointMode::PASSIVE) {
-            progress.moved.store(moved, Ordering::Relaxed);
-        }
-        progress.busy.store(false, Ordering::Release);
-        if let Request::Pause(done) = request {
-            // The writer may have gone.
-            done.send(()).ok();
-        }
+        carry_out(connection, request, progress);
     }
     checkpoint(connection, CheckpointMode::TRUNCATE);
+}
+
+fn carry_out(connection: &Connection, request: Request, progress: &Progress) {
+    if let Some(moved) = checkpoint(connection, CheckpointMode::PASSIVE) {
+        progress.moved.store(moved, Ordering::Relaxed);
+    }
+    progress.busy.store(false, Ordering::Release);
+    if let Request::Pause(done) = request {
+        // The writer may have gone.
+        done.send(()).ok();
+    }
 }
 
 /// How many pages of the log are in the database file now.

@@ -15,14 +15,14 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use myelin_env::{CancellationToken, Clock};
+use myelin_env::{CancellationToken, Clock, DropGuard, Env};
 use rusqlite::{Connection, hooks::Wal};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
     Session,
     checkpoints::{Checkpoints, LogLength},
-    queue::Queue,
+    queue::{CloseOnDrop, Queue},
 };
 use crate::{Priority, StorageError, Tx, database::Work, tx::Engine};
 
@@ -32,12 +32,17 @@ const GROUP_TIME: Duration = Duration::from_millis(20);
 /// The same as a number of closures, for clocks that stand still.
 const GROUP_SIZE: usize = 256;
 
-/// The handle on the writer's thread.
+/// Where the writer is a task, each of its transactions takes up to so long, by chance: as long as a disk
+/// may need. Otherwise nothing could ever happen while one is written.
+const LONGEST_WRITE: Duration = Duration::from_millis(8);
+
+/// The handle on the writer.
 #[derive(Debug)]
 pub(super) struct Committer {
     queue: Arc<Queue>,
+    /// `None` where the writer is a task.
     thread: Mutex<Option<JoinHandle<()>>>,
-    /// Cancelled when the thread has ended.
+    /// Cancelled when the writer has ended.
     ended: CancellationToken,
 }
 
@@ -64,7 +69,7 @@ impl Committer {
     pub(super) fn start(
         mut connection: Connection,
         checkpoints: Arc<Checkpoints>,
-        clock: Clock,
+        env: &Env,
     ) -> Result<Self, StorageError> {
         let queue = Arc::new(Queue::new());
         let ended = CancellationToken::new();
@@ -77,29 +82,31 @@ impl Committer {
         let writer = Writer {
             tx: Tx::new(Engine::Sqlite(Session::new(connection))),
             kept: Vec::new(),
-            clock,
+            clock: env.clock.clone(),
             checkpoints,
             log_pages,
             log: LogLength::default(),
         };
-        let inbox = Arc::clone(&queue);
-        let guard = ended.clone().drop_guard();
-        let thread = thread::Builder::new()
-            .name("sqlite-writer".to_owned())
-            .spawn(move || {
-                let _guard = guard;
-                // Even after a panic nobody may wait for an answer for ever.
-                let _closes = inbox.close_on_drop();
-                // Its connection is closed before the others are told of the end.
-                let mut writer = writer;
-                while inbox.wait() {
-                    writer.run_group(&inbox);
-                }
-            })
-            .map_err(|error| StorageError::Unavailable(error.to_string()))?;
+        let end = ended.clone().drop_guard();
+        let serving = Serving {
+            // Even after a panic nobody may wait for an answer for ever.
+            _closes: queue.close_on_drop(),
+            _end: end,
+            inbox: Arc::clone(&queue),
+        };
+        let thread = if env.tasks.may_use_threads() {
+            Some(serving.serve_on_a_thread(writer)?)
+        } else {
+            // It is tracked; nobody waits for it.
+            drop(env.tasks.spawn(
+                "sqlite-writer",
+                serving.serve_as_a_task(writer, env.clone()),
+            ));
+            None
+        };
         Ok(Self {
             queue,
-            thread: Mutex::new(Some(thread)),
+            thread: Mutex::new(thread),
             ended,
         })
     }
@@ -200,7 +207,41 @@ impl Outcome {
     }
 }
 
-/// What the writer's thread owns.
+/// What is around the writer. The fields are dropped in their order.
+struct Serving {
+    _closes: CloseOnDrop,
+    _end: DropGuard,
+    inbox: Arc<Queue>,
+}
+
+impl Serving {
+    fn serve_on_a_thread(self, writer: Writer) -> Result<JoinHandle<()>, StorageError> {
+        thread::Builder::new()
+            .name("sqlite-writer".to_owned())
+            .spawn(move || {
+                let serving = self;
+                // Its connection is closed before the others are told of the end.
+                let mut writer = writer;
+                while serving.inbox.wait() {
+                    writer.run_group(&serving.inbox);
+                }
+            })
+            .map_err(|error| StorageError::Unavailable(error.to_string()))
+    }
+
+    async fn serve_as_a_task(self, writer: Writer, env: Env) {
+        let serving = self;
+        let mut writer = writer;
+        let longest_us = LONGEST_WRITE.as_micros() as u64;
+        while serving.inbox.work().await {
+            let needed = Duration::from_micros(env.random.below(longest_us));
+            env.clock.sleep(needed).await;
+            writer.run_group(&serving.inbox);
+        }
+    }
+}
+
+/// What the writer owns.
 struct Writer {
     tx: Tx,
     /// Who is to be told once the transaction has been committed.

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::committer::Job;
 use crate::{Priority, StorageError};
@@ -23,7 +23,10 @@ const PATIENCE: u32 = 16;
 /// Two bounded queues with a waiting room in front.
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
+    /// Wakes the writer where it is a thread.
     arrived: Condvar,
+    /// Wakes the writer where it is a task.
+    arrival: Notify,
     interactive_places: Arc<Semaphore>,
     bulk_places: Arc<Semaphore>,
 }
@@ -42,6 +45,7 @@ impl Queue {
         Self {
             waiting: Mutex::default(),
             arrived: Condvar::new(),
+            arrival: Notify::new(),
             interactive_places: Arc::new(Semaphore::new(INTERACTIVE_PLACES)),
             bulk_places: Arc::new(Semaphore::new(BULK_PLACES)),
         }
@@ -70,23 +74,32 @@ impl Queue {
         waiting.of(priority).push_back(job);
         drop(waiting);
         self.arrived.notify_one();
+        self.arrival.notify_one();
         Ok(())
     }
 
-    /// Waits until there is work; false once the queue is closed and empty.
+    /// Blocks until there is work; false once the queue is closed and empty.
     pub(super) fn wait(&self) -> bool {
         let mut waiting = self.lock();
         loop {
-            if !waiting.interactive.is_empty() || !waiting.bulk.is_empty() {
-                return true;
-            }
-            if waiting.closed {
-                return false;
+            if let Some(has_work) = waiting.has_work() {
+                return has_work;
             }
             waiting = self
                 .arrived
                 .wait(waiting)
                 .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The same for a writer that is a task.
+    pub(super) async fn work(&self) -> bool {
+        loop {
+            // What arrives after the look leaves a permit.
+            if let Some(has_work) = self.lock().has_work() {
+                return has_work;
+            }
+            self.arrival.notified().await;
         }
     }
 
@@ -120,6 +133,7 @@ impl Queue {
         self.interactive_places.close();
         self.bulk_places.close();
         self.arrived.notify_all();
+        self.arrival.notify_one();
     }
 
     /// Closes the queue, and drops what waits, when the guard is dropped.
@@ -133,6 +147,12 @@ impl Queue {
 }
 
 impl Waiting {
+    /// Whether anything is to be done; `None` if that can still come.
+    fn has_work(&self) -> Option<bool> {
+        let is_empty = self.interactive.is_empty() && self.bulk.is_empty();
+        (!is_empty || self.closed).then_some(!is_empty)
+    }
+
     fn of(&mut self, priority: Priority) -> &mut VecDeque<Job> {
         match priority {
             Priority::Interactive => &mut self.interactive,

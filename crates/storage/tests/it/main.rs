@@ -4,6 +4,7 @@ mod cancellation;
 mod committer;
 mod durability;
 mod holding;
+mod one_thread;
 mod opening;
 mod tls;
 mod transactions;
