@@ -103,7 +103,7 @@ impl Destinations {
         let name = server.to_string();
         let stored = self
             .database
-            .read("destination", move |tx| {
+            .look_up("destination", move |tx| {
                 Box::pin(async move { destinations::failing(tx, &name).await })
             })
             .await?;
@@ -175,7 +175,7 @@ impl Destinations {
         server: &ServerName,
     ) -> Result<Option<Destination>, StorageError> {
         let name = server.to_string();
-        let found = self.database.read("destination of a name", move |tx| {
+        let found = self.database.look_up("destination of a name", move |tx| {
             Box::pin(async move { destinations::by_name(tx, &name).await })
         });
         found.await

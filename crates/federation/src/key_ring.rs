@@ -203,7 +203,7 @@ impl KeyRing {
         let rows = self
             .0
             .database
-            .read("server keys", move |tx| {
+            .look_up("server keys", move |tx| {
                 Box::pin(async move { server_keys::of_servers(tx, &names).await })
             })
             .await;

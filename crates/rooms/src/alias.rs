@@ -149,7 +149,7 @@ impl Rooms {
         let room_id = room_id.to_owned();
         let names = self
             .database()
-            .read("aliases of a room", move |tx| {
+            .look_up("aliases of a room", move |tx| {
                 Box::pin(async move { aliases::of_room(tx, &room_id).await })
             })
             .await?;
@@ -260,7 +260,7 @@ impl Rooms {
     ) -> Result<Option<aliases::Alias>, StorageError> {
         let name = alias.to_string();
         self.database()
-            .read("alias", move |tx| {
+            .look_up("alias", move |tx| {
                 Box::pin(async move { aliases::by_name(tx, &name).await })
             })
             .await

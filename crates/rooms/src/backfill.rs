@@ -79,7 +79,7 @@ impl Rooms {
         let nr = room.key.room;
         let ends = self
             .database()
-            .read("backward extremities", move |tx| {
+            .look_up("backward extremities", move |tx| {
                 Box::pin(async move {
                     events::backward_extremities(tx, nr, depth + 100, MOST_EXTREMITIES).await
                 })

@@ -51,7 +51,7 @@ impl Rooms {
     /// [`StorageError`].
     pub async fn blocked_by(&self, room_id: &RoomId) -> Result<Option<OwnedUserId>, StorageError> {
         let room_id = room_id.to_owned();
-        let found = self.database().read("who blocked a room", move |tx| {
+        let found = self.database().look_up("who blocked a room", move |tx| {
             Box::pin(async move { blocked_rooms::blocked_by(tx, &room_id).await })
         });
         found.await

@@ -30,7 +30,7 @@ impl Rooms {
         let mut outcome = Ok(());
         loop {
             let place = after.clone();
-            let page = self.database().read("departing users", move |tx| {
+            let page = self.database().look_up("departing users", move |tx| {
                 Box::pin(async move { accounts::departing(tx, &place, READ_TOGETHER).await })
             });
             let page = page.await?;
@@ -47,7 +47,7 @@ impl Rooms {
     /// Takes one user out of all rooms: joins, invites and knocks.
     async fn let_depart(&self, user: OwnedUserId) -> Result<(), StorageError> {
         let wanted = user.clone();
-        let memberships = self.database().read("rooms of a user", move |tx| {
+        let memberships = self.database().look_up("rooms of a user", move |tx| {
             Box::pin(async move { room_table::memberships_of_user(tx, &wanted).await })
         });
         for membership in memberships.await? {

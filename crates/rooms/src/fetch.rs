@@ -182,7 +182,7 @@ impl Rooms {
     async fn pull_failure(&self, id: &EventId) -> Result<Option<(u32, u64)>, RoomError> {
         let wanted = id.to_owned();
         self.database()
-            .read("pull failures", move |tx| {
+            .look_up("pull failures", move |tx| {
                 Box::pin(async move { joins::pull_failure(tx, &wanted).await })
             })
             .await

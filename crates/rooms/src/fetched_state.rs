@@ -103,7 +103,7 @@ impl Rooms {
         let room = room.key.room;
         let held = self
             .database()
-            .read("held events", move |tx| {
+            .look_up("held events", move |tx| {
                 Box::pin(async move { events::held(tx, room, &ids).await })
             })
             .await?;

@@ -148,7 +148,7 @@ impl Rooms {
             (plan.pdu, telling.unwrap_or_default())
         };
         let invite = self.recommended(room, invite).await?;
-        let texts = self.database().read("events as text", move |tx| {
+        let texts = self.database().look_up("events as text", move |tx| {
             Box::pin(async move { timelines::event_jsons(tx, &telling).await })
         });
         let told = texts.await?.into_iter();

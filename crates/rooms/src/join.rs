@@ -347,7 +347,7 @@ impl Rooms {
     /// The joins of which it isn't known what became.
     async fn join_records(&self) -> Result<Vec<JoinRecord>, StorageError> {
         self.database()
-            .read("joins", |tx| {
+            .look_up("joins", |tx| {
                 Box::pin(async move { joins::joins(tx).await })
             })
             .await

@@ -369,7 +369,7 @@ impl Rooms {
         let row = self
             .0
             .db
-            .read("find a room", move |tx| {
+            .look_up("find a room", move |tx| {
                 Box::pin(room_table::by_number(tx, nr))
             })
             .await?;

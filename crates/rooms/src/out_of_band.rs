@@ -30,7 +30,7 @@ impl Rooms {
     ) -> Result<Option<OutOfBand>, StorageError> {
         let (key, user) = (room.key.clone(), user.to_owned());
         self.database()
-            .read("out-of-band membership", move |tx| {
+            .look_up("out-of-band membership", move |tx| {
                 Box::pin(async move { out_of_band::of_user(tx, &key, &user).await })
             })
             .await

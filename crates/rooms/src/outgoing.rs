@@ -220,7 +220,7 @@ impl Rooms {
         let readable = self.events_stream().readable();
         let rows = self
             .database()
-            .read("outbox", move |tx| {
+            .look_up("outbox", move |tx| {
                 Box::pin(async move { outbox::after(tx, position, READ_TOGETHER).await })
             })
             .await?;

@@ -82,7 +82,7 @@ impl PduAnswer {
 
     /// Some events, with commas between them.
     async fn read(&self, wanted: Vec<EventNr>) -> Result<String, StorageError> {
-        let read = self.rooms.database().read("events as text", move |tx| {
+        let read = self.rooms.database().look_up("events as text", move |tx| {
             Box::pin(async move { timelines::event_jsons(tx, &wanted).await })
         });
         let texts: Vec<String> = read.await?.into_iter().map(|event| event.json).collect();

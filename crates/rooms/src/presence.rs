@@ -107,7 +107,8 @@ impl Presence {
     ) -> Result<Self, StorageError> {
         let statuses = match is_enabled {
             true => {
-                let statuses = database.read("statuses", |tx| Box::pin(status_table::statuses(tx)));
+                let statuses =
+                    database.look_up("statuses", |tx| Box::pin(status_table::statuses(tx)));
                 statuses.await?
             }
             false => Vec::new(),

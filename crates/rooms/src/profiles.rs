@@ -42,7 +42,7 @@ impl Rooms {
         let mut outcome = Ok(());
         loop {
             let place = after.clone();
-            let page = self.database().read("changed profiles", move |tx| {
+            let page = self.database().look_up("changed profiles", move |tx| {
                 Box::pin(async move { profiles::changed(tx, &place, READ_TOGETHER).await })
             });
             let page = page.await?;

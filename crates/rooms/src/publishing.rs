@@ -48,7 +48,7 @@ impl Rooms {
         let nr = self.known_room(room_id).await?.key.room;
         let published = self
             .database()
-            .read("is a room published", move |tx| {
+            .look_up("is a room published", move |tx| {
                 Box::pin(async move { published_rooms::contains(tx, nr).await })
             })
             .await?;
@@ -60,7 +60,7 @@ impl Rooms {
     /// # Errors
     /// Any storage error.
     pub async fn published(&self) -> Result<Vec<OwnedRoomId>, RoomError> {
-        let published = self.database().read("published rooms", |tx| {
+        let published = self.database().look_up("published rooms", |tx| {
             Box::pin(async move { published_rooms::all(tx).await })
         });
         Ok(published.await?)

@@ -81,7 +81,7 @@ impl Rooms {
             return Ok(found);
         }
         let wanted = missing.clone();
-        let read = self.database().read("push rules of users", move |tx| {
+        let read = self.database().look_up("push rules of users", move |tx| {
             Box::pin(async move { account_data::of_users(tx, &wanted, PUSH_RULES).await })
         });
         let mut stored = read.await?;

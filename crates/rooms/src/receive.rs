@@ -248,7 +248,7 @@ impl Rooms {
             let nr = room.key.room;
             let run = self
                 .database()
-                .read("staged PDUs", move |tx| {
+                .look_up("staged PDUs", move |tx| {
                     Box::pin(async move { staged::list(tx, nr, in_hand, LONGEST_RUN).await })
                 })
                 .await?;

@@ -32,7 +32,7 @@ impl Turn<'_> {
         let mut same = self.batch.relating(event, &relation);
         let (room, user) = (self.room.key.room, event.sender.clone());
         let event_type = event.event_type.clone();
-        let stored = self.rooms.database().read("annotations", move |tx| {
+        let stored = self.rooms.database().look_up("annotations", move |tx| {
             Box::pin(async move {
                 relations::same_annotations(tx, room, &user, &event_type, &relation).await
             })

@@ -62,7 +62,7 @@ impl Rooms {
     pub(crate) async fn resume_resyncs(&self) -> Result<(), StorageError> {
         let partial = self
             .database()
-            .read("partial rooms", |tx| {
+            .look_up("partial rooms", |tx| {
                 Box::pin(async move { joins::partial_rooms(tx).await })
             })
             .await?;
@@ -151,7 +151,7 @@ impl Rooms {
     async fn partial_record(&self, room: &Room) -> Result<Option<PartialRoom>, StorageError> {
         let nr = room.key.room;
         self.database()
-            .read("partial room", move |tx| {
+            .look_up("partial room", move |tx| {
                 Box::pin(async move { joins::partial_room(tx, nr).await })
             })
             .await
@@ -283,7 +283,7 @@ impl Rooms {
         let nr = room.key.room;
         let left = self
             .database()
-            .read("partial events left", move |tx| {
+            .look_up("partial events left", move |tx| {
                 Box::pin(async move { events::count_partial(tx, nr).await })
             })
             .await?;

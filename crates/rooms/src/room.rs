@@ -400,7 +400,7 @@ impl Room {
         let key = self.key.clone();
         let loaded = rooms
             .database()
-            .read("load events", move |tx| {
+            .look_up("load events", move |tx| {
                 Box::pin(async move { events::by_number(tx, &key, &missing).await })
             })
             .await?;
@@ -435,7 +435,7 @@ impl Room {
         let key = self.key.clone();
         let loaded = rooms
             .database()
-            .read("find events", move |tx| {
+            .look_up("find events", move |tx| {
                 Box::pin(async move { events::by_id(tx, &key, &missing).await })
             })
             .await?;
@@ -506,7 +506,7 @@ impl Room {
         let room = self.key.room;
         let reference = rooms
             .database()
-            .read("state at a position", move |tx| {
+            .look_up("state at a position", move |tx| {
                 Box::pin(async move { room_table::state_at(tx, room, position).await })
             })
             .await?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use myelin_core::{
     auth,
     build::{BuildError, EventDraft},
+    completeness::{Question, StateRef},
     event::{Event, Verdict},
     event_type::EventType,
     key_table::MEMBER,
@@ -239,7 +240,7 @@ impl Turn<'_> {
         Ok(self
             .rooms
             .database()
-            .read("client transaction", move |tx| {
+            .look_up("client transaction", move |tx| {
                 Box::pin(async move { client_transactions::event(tx, &user, &transaction).await })
             })
             .await?)
@@ -291,6 +292,9 @@ impl Turn<'_> {
         // Who sent it has it: an event of another server's user is passed on here.
         let author = event.pdu.sender.server_name().as_str();
         further.retain(|server| server != self.rooms.server_name().as_str() && server != author);
+        if further.is_empty() && self.is_alone_at(before) {
+            return;
+        }
         self.batch.send(OutboxRow {
             position,
             event: event.nr,
@@ -299,6 +303,18 @@ impl Turn<'_> {
             further,
             made_ms: self.rooms.env().clock.now_ms(),
         });
+    }
+
+    /// Whether only this server's users are in the room by a state, as far as that is known without a look.
+    fn is_alone_at(&self, at: StateRef) -> bool {
+        let current = self.graph.current.as_ref();
+        let known = current.filter(|current| {
+            current.reference == at && at.answering(Question::AllMembers).is_some()
+        });
+        known.is_some_and(|current| {
+            let mut servers = current.state.servers();
+            servers.all(|(name, _)| **name == *self.rooms.server_name().as_str())
+        })
     }
 
     async fn draft(&mut self, event: NewEvent) -> Result<EventDraft, RoomError> {

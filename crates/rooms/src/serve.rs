@@ -48,7 +48,7 @@ impl Rooms {
         let wanted = event_id.to_owned();
         let key = self
             .database()
-            .read("room of an event", move |tx| {
+            .look_up("room of an event", move |tx| {
                 Box::pin(async move { events::room_of(tx, &wanted).await })
             })
             .await?
@@ -281,7 +281,7 @@ impl Rooms {
 
     async fn ids(&self, numbers: Vec<EventNr>) -> Result<Vec<OwnedEventId>, StorageError> {
         self.database()
-            .read("event IDs", move |tx| {
+            .look_up("event IDs", move |tx| {
                 Box::pin(async move { events::ids(tx, &numbers).await })
             })
             .await
@@ -396,7 +396,7 @@ impl Rooms {
             return Ok(local);
         }
         let local: Vec<OwnedUserId> = local.into_iter().collect();
-        let found = self.database().read("erased users", move |tx| {
+        let found = self.database().look_up("erased users", move |tx| {
             Box::pin(async move { accounts::erased_among(tx, &local).await })
         });
         Ok(found.await?.into_iter().collect())

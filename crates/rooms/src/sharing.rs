@@ -22,7 +22,7 @@ impl Rooms {
             return Ok(BTreeSet::new());
         }
         let (reader, asked) = (viewer.to_owned(), users.clone());
-        let shared = self.database().read("shared rooms", move |tx| {
+        let shared = self.database().look_up("shared rooms", move |tx| {
             Box::pin(async move { shared_rooms::with_user(tx, &reader, &asked).await })
         });
         let mut sharing = self.joined_in(shared.await?).await?;
@@ -43,7 +43,7 @@ impl Rooms {
             return Ok(BTreeSet::new());
         }
         let asked = users.clone();
-        let shared = self.database().read("rooms of a server", move |tx| {
+        let shared = self.database().look_up("rooms of a server", move |tx| {
             Box::pin(async move { shared_rooms::with_anybody(tx, &asked).await })
         });
         let mut sharing = self.joined_in(shared.await?).await?;
@@ -59,7 +59,7 @@ impl Rooms {
         users: Vec<OwnedUserId>,
     ) -> Result<BTreeSet<OwnedUserId>, StorageError> {
         let asked = users.clone();
-        let near = self.database().read("users near", move |tx| {
+        let near = self.database().look_up("users near", move |tx| {
             Box::pin(async move { shared_rooms::local_users_near(tx, &asked).await })
         });
         let mut near: BTreeSet<OwnedUserId> = near.await?.into_iter().collect();
@@ -98,7 +98,7 @@ impl Rooms {
     }
 
     async fn partial_rooms(&self) -> Result<Vec<Arc<Room>>, StorageError> {
-        let records = self.database().read("partial rooms", |tx| {
+        let records = self.database().look_up("partial rooms", |tx| {
             Box::pin(async move { joins::partial_rooms(tx).await })
         });
         let mut rooms = Vec::new();

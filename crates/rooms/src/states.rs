@@ -207,7 +207,7 @@ impl Room {
         let room = self.key.room;
         let stored = rooms
             .database()
-            .read("find a state", move |tx| {
+            .look_up("find a state", move |tx| {
                 Box::pin(async move { snapshots::by_hash(tx, room, hash, partial).await })
             })
             .await?;

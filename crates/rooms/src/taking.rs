@@ -86,7 +86,7 @@ impl Rooms {
         let (origin, txn_id) = (origin.to_owned(), txn_id.to_owned());
         let response = self
             .database()
-            .read("received transaction", move |tx| {
+            .look_up("received transaction", move |tx| {
                 Box::pin(async move { staged::transaction(tx, &origin, &txn_id).await })
             })
             .await?;

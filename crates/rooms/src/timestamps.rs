@@ -82,7 +82,7 @@ impl EventsNear {
         let found = self
             .rooms
             .database()
-            .read("events near a time", move |tx| {
+            .look_up("events near a time", move |tx| {
                 Box::pin(async move {
                     timelines::near_time(tx, nr, direction, bounds, READ_TOGETHER).await
                 })

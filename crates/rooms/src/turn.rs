@@ -262,7 +262,7 @@ impl<'r> Turn<'r> {
             let stored = self
                 .rooms
                 .database()
-                .read("children", move |tx| {
+                .look_up("children", move |tx| {
                     Box::pin(async move { events::children(tx, &parents).await })
                 })
                 .await?;
@@ -332,7 +332,7 @@ impl<'r> Turn<'r> {
         let edges = self
             .rooms
             .database()
-            .read("auth children", move |tx| {
+            .look_up("auth children", move |tx| {
                 Box::pin(async move { events::auth_children(tx, &parents).await })
             })
             .await?;

@@ -87,7 +87,7 @@ impl Rooms {
             return Ok(());
         };
         let by = current.reference.snapshot();
-        let before = self.database().read("room looked at", move |tx| {
+        let before = self.database().look_up("room looked at", move |tx| {
             Box::pin(async move { user_directory::looked_at(tx, nr).await })
         });
         let before = match before.await? {
@@ -116,7 +116,7 @@ impl Rooms {
     async fn take_in(&self, room: &Room, members: Vec<EventNr>) -> Result<(), StorageError> {
         let key = room.key.clone();
         // Not through the room's own events: those in use would be pushed out.
-        let members = self.database().read("members", move |tx| {
+        let members = self.database().look_up("members", move |tx| {
             Box::pin(async move { events::by_number(tx, &key, &members).await })
         });
         let listed = members.await?.into_iter().filter_map(|member| {

@@ -61,7 +61,7 @@ pub async fn put(
         &content[..],
         position
     ];
-    tx.execute(PUT_DATA, values).await.map(drop)
+    tx.run(PUT_DATA, values).await
 }
 
 /// The content of the data of one type, an empty object if there was none, for it to be changed in the same

@@ -81,7 +81,7 @@ pub async fn put_failing(tx: &mut Tx, server: &str, failing: Failing) -> Result<
         failing.retry_at_ms,
         failing.wait_ms
     ];
-    tx.execute(PUT_FAILING, values).await.map(drop)
+    tx.run(PUT_FAILING, values).await
 }
 
 /// Records that requests to `server` work.
@@ -89,7 +89,7 @@ pub async fn put_failing(tx: &mut Tx, server: &str, failing: Failing) -> Result<
 /// # Errors
 /// Any [`StorageError`].
 pub async fn clear_failing(tx: &mut Tx, server: &str) -> Result<(), StorageError> {
-    tx.execute(CLEAR_FAILING, params![server]).await.map(drop)
+    tx.run(CLEAR_FAILING, params![server]).await
 }
 
 /// Up to `limit` failing servers that may be tried again at `now_ms`, the longest due first.

@@ -1,5 +1,7 @@
 //! Public keys that devices have uploaded.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use ruma::UserId;
 
 use crate::{StorageError, Tx};
@@ -16,12 +18,11 @@ statements! {
     /// A new key at the end of the queue.
     PUT_ONE_TIME_KEY = "INSERT INTO one_time_keys (user_id, device_id, algorithm, number, key_id, content)
         VALUES ($1, $2, $3, $4, $5, $6)";
-    /// How many keys are left.
-    COUNT_ONE_TIME_KEYS = "SELECT algorithm, COUNT(*) FROM one_time_keys
-        WHERE user_id = $1 AND device_id = $2 GROUP BY algorithm ORDER BY algorithm";
-    /// For which algorithms there is a fallback key that nobody has.
-    UNUSED_FALLBACK_KEYS = "SELECT algorithm FROM fallback_keys
-        WHERE user_id = $1 AND device_id = $2 AND NOT used ORDER BY algorithm";
+    /// How many keys are left, and for which algorithms there is a fallback key that nobody has.
+    KEYS_LEFT = "SELECT FALSE, algorithm, COUNT(*) FROM one_time_keys
+            WHERE user_id = $1 AND device_id = $2 GROUP BY algorithm
+        UNION ALL SELECT TRUE, algorithm, 1 FROM fallback_keys
+            WHERE user_id = $1 AND device_id = $2 AND NOT used";
     /// A new fallback key has not been used.
     PUT_FALLBACK_KEY = "INSERT INTO fallback_keys (user_id, device_id, algorithm, key_id, content, used)
         VALUES ($1, $2, $3, $4, $5, FALSE)
@@ -106,32 +107,30 @@ pub async fn put_one_time_key(
     Ok(Stored::New)
 }
 
-/// How many one-time keys of each algorithm are left.
-///
-/// # Errors
-/// Any [`StorageError`].
-pub async fn count_one_time_keys(
-    tx: &mut Tx,
-    device: DeviceOf<'_>,
-) -> Result<Vec<(String, u64)>, StorageError> {
-    let values = params![device.user.as_str(), device.device_id];
-    let rows = tx.query(COUNT_ONE_TIME_KEYS, values).await?;
-    rows.iter()
-        .map(|row| Ok((row.text(0)?.to_owned(), row.int(1)?.unsigned_abs())))
-        .collect()
+/// What is left of a device's keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeysLeft {
+    /// How many one-time keys, by algorithm.
+    pub one_time: BTreeMap<String, u64>,
+    /// The algorithms with a fallback key that nobody was given.
+    pub unused_fallback: BTreeSet<String>,
 }
 
-/// The algorithms with a fallback key that nobody was given.
+/// What is left of a device's keys.
 ///
 /// # Errors
 /// Any [`StorageError`].
-pub async fn unused_fallback_algorithms(
-    tx: &mut Tx,
-    device: DeviceOf<'_>,
-) -> Result<Vec<String>, StorageError> {
+pub async fn left(tx: &mut Tx, device: DeviceOf<'_>) -> Result<KeysLeft, StorageError> {
+    let mut left = KeysLeft::default();
     let values = params![device.user.as_str(), device.device_id];
-    let rows = tx.query(UNUSED_FALLBACK_KEYS, values).await?;
-    rows.iter().map(|row| Ok(row.text(0)?.to_owned())).collect()
+    for row in tx.query(KEYS_LEFT, values).await? {
+        let algorithm = row.text(1)?.to_owned();
+        match row.bool(0)? {
+            true => drop(left.unused_fallback.insert(algorithm)),
+            false => drop(left.one_time.insert(algorithm, row.int(2)?.unsigned_abs())),
+        }
+    }
+    Ok(left)
 }
 
 /// Sets the fallback key of an algorithm.

@@ -21,21 +21,23 @@ pub const MAIN: &str = "main";
 /// more than that unread when they were first counted is not told how many.
 pub(crate) const MOST_COUNTED: usize = 5_000;
 
-/// Counts unread rows of `$3`, everybody (empty) or the user `$2`, in a room up to `$5`. What everybody is
-/// told counts only where the user has no row of its own.
-macro_rules! count {
-    ($threads:literal) => {
+/// The newest `$5` rows of somebody in a room within `$3` and `$4`, beyond where the user `$2` has read some
+/// threads.
+macro_rules! newest {
+    ($somebody:literal, $threads:literal, $read:literal) => {
         concat!(
-            "SELECT n.thread, COUNT(*), CAST(SUM(CASE WHEN n.highlight THEN 1 ELSE 0 END) AS BIGINT), MAX(n.position)
-        FROM (SELECT thread, position, highlight, actions FROM notifications
-            WHERE room = $1 AND user_id = $3 AND ",
+            "SELECT * FROM (SELECT user_id, thread, position, highlight, actions FROM notifications
+            WHERE room = $1 AND user_id = ",
+            $somebody,
+            " AND thread ",
             $threads,
-            " AND position > $4 AND position <= $5 ORDER BY position DESC LIMIT $6) n
-        LEFT JOIN read_positions p ON p.user_id = $2 AND p.room = $1 AND p.thread = n.thread
-        LEFT JOIN notifications own ON own.room = $1 AND own.user_id = $2 AND $3 = ''
-            AND own.thread = n.thread AND own.position = n.position
-        WHERE n.actions IS NOT NULL AND own.position IS NULL AND n.position > COALESCE(p.position, $4)
-        GROUP BY n.thread"
+            " AND position <= $4 AND position > (
+                SELECT MAX(position) FROM (SELECT CAST($3 AS BIGINT) AS position
+                    UNION ALL SELECT position FROM read_positions
+                        WHERE user_id = $2 AND room = $1 AND thread IN (",
+            $read,
+            ")) AS known)
+            ORDER BY position DESC LIMIT $5) AS newest"
         )
     };
 }
@@ -71,13 +73,21 @@ statements! {
         ON CONFLICT (user_id, room, thread) DO UPDATE SET position = excluded.position, joined = excluded.joined";
     /// Up to where a user has read.
     READ_POSITIONS = "SELECT thread, position, joined FROM read_positions WHERE user_id = $1 AND room = $2";
-    /// Up to where a user has read the main timeline and the room as a whole.
-    READ_MAIN = "SELECT thread, position FROM read_positions
-        WHERE user_id = $1 AND room = $2 AND thread IN ('', 'main')";
-    /// What is unread outside threads.
-    COUNT_MAIN = count!("thread = 'main'");
-    /// What is unread in threads.
-    COUNT_THREADS = count!("thread <> 'main'");
+    /// What is unread by thread. What everybody is told counts only where the user has no row of its own.
+    COUNT_UNREAD = concat!(
+        "SELECT n.thread, COUNT(*), CAST(SUM(CASE WHEN n.highlight THEN 1 ELSE 0 END) AS BIGINT), MAX(n.position)
+        FROM (",
+        newest!("''", "= 'main'", "'', 'main'"),
+        " UNION ALL ", newest!("$2", "= 'main'", "'', 'main'"),
+        " UNION ALL ", newest!("''", "<> 'main'", "''"),
+        " UNION ALL ", newest!("$2", "<> 'main'", "''"),
+        ") AS n
+        LEFT JOIN read_positions p ON p.user_id = $2 AND p.room = $1 AND p.thread = n.thread
+        LEFT JOIN notifications own ON own.room = $1 AND own.user_id = $2 AND n.user_id = ''
+            AND own.thread = n.thread AND own.position = n.position
+        WHERE n.actions IS NOT NULL AND own.position IS NULL AND n.position > COALESCE(p.position, 0)
+        GROUP BY n.thread"
+    );
     /// Of what a user was told outside threads.
     PAGE_MAIN = page!("thread = 'main'");
     /// Of what a user was told in threads.
@@ -121,7 +131,7 @@ pub async fn put(tx: &mut Tx, room: RoomNr, new: &NewNotification) -> Result<(),
         told.map(|told| &*told.actions),
         told.is_some_and(|told| told.highlight),
     ];
-    tx.execute(PUT, values).await.map(drop)
+    tx.run(PUT, values).await
 }
 
 /// Takes it back that users are told of an event.
@@ -129,7 +139,7 @@ pub async fn put(tx: &mut Tx, room: RoomNr, new: &NewNotification) -> Result<(),
 /// # Errors
 /// Any [`StorageError`].
 pub async fn delete(tx: &mut Tx, event: EventNr) -> Result<(), StorageError> {
-    tx.execute(DELETE, params![event]).await.map(drop)
+    tx.run(DELETE, params![event]).await
 }
 
 /// Notes that a user has read a thread (its root, or [`MAIN`]; none: the room as a whole) up to an event. What
@@ -145,7 +155,7 @@ pub async fn read_up_to(
     position: StreamPosition,
 ) -> Result<(), StorageError> {
     let values = params![user.as_str(), room, thread.unwrap_or_default(), position];
-    tx.execute(READ_UP_TO, values).await.map(drop)
+    tx.run(READ_UP_TO, values).await
 }
 
 /// Notes that a user came into a room: what was before is nothing to it.
@@ -159,7 +169,7 @@ pub async fn joined(
     position: StreamPosition,
 ) -> Result<(), StorageError> {
     let values = params![user.as_str(), room, position];
-    tx.execute(JOINED, values).await.map(drop)
+    tx.run(JOINED, values).await
 }
 
 /// How many events a user was told of and has not read.
@@ -203,32 +213,18 @@ pub async fn unread(
     after: StreamPosition,
     upto: StreamPosition,
 ) -> Result<BTreeMap<String, Unread>, StorageError> {
-    let (mut whole, mut main) = (after, after);
-    for row in tx.query(READ_MAIN, params![user.as_str(), room]).await? {
-        let position = StreamPosition(row.int(1)?);
-        match row.text(0)? {
-            "" => whole = whole.max(position),
-            _ => main = main.max(position),
-        }
-    }
-    let mut unread = BTreeMap::<String, Unread>::new();
-    for (sql, after) in [(COUNT_MAIN, whole.max(main)), (COUNT_THREADS, whole)] {
-        for told in ["", user.as_str()] {
-            let values = params![room, user.as_str(), told, after, upto, MOST_COUNTED];
-            for row in tx.query(sql, values).await? {
-                let counted = Unread {
-                    notifications: row.int(1)?.unsigned_abs(),
-                    highlights: row.int(2)?.unsigned_abs(),
-                    newest: StreamPosition(row.int(3)?),
-                };
-                let before = unread
-                    .entry(row.text(0)?.to_owned())
-                    .or_insert(Unread::NONE);
-                *before = before.and(counted);
-            }
-        }
-    }
-    Ok(unread)
+    let values = params![room, user.as_str(), after, upto, MOST_COUNTED];
+    let rows = tx.query(COUNT_UNREAD, values).await?;
+    rows.iter()
+        .map(|row| {
+            let unread = Unread {
+                notifications: row.int(1)?.unsigned_abs(),
+                highlights: row.int(2)?.unsigned_abs(),
+                newest: StreamPosition(row.int(3)?),
+            };
+            Ok((row.text(0)?.to_owned(), unread))
+        })
+        .collect()
 }
 
 /// An event of which a user was told.

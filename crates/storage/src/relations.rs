@@ -121,7 +121,7 @@ pub(crate) async fn put(
 /// # Errors
 /// Any [`StorageError`].
 pub(crate) async fn delete(tx: &mut Tx, event: EventNr) -> Result<(), StorageError> {
-    tx.execute(DELETE_RELATION, params![event]).await.map(drop)
+    tx.run(DELETE_RELATION, params![event]).await
 }
 
 /// Notes what events relate to that were stored before relations were. A part of the step of the schema

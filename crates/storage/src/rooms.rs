@@ -54,6 +54,11 @@ statements! {
     /// The current state as of a position.
     ROOM_STATE_AT = "SELECT snapshot, partial FROM room_states WHERE room = $1 AND position <= $2
         ORDER BY position DESC LIMIT 1";
+    /// A room's current state as of two positions.
+    ROOM_STATES_AT = "SELECT * FROM (SELECT TRUE AS later, snapshot, partial FROM room_states
+            WHERE room = $1 AND position <= $3 ORDER BY position DESC LIMIT 1) AS upto
+        UNION ALL SELECT * FROM (SELECT FALSE AS later, snapshot, partial FROM room_states
+            WHERE room = $1 AND position <= $2 ORDER BY position DESC LIMIT 1) AS since";
     /// The highest position of a current state.
     LAST_STATE_POSITION = "SELECT COALESCE(MAX(position), 0) FROM room_states";
     /// What a local user is to a room from now on.
@@ -254,11 +259,33 @@ pub async fn state_at(
     let row = tx
         .query_opt(ROOM_STATE_AT, params![room.0, position.0])
         .await?;
-    row.map(|row| {
-        let completeness = Completeness::from_stored(row.bool(1)?);
-        Ok(StateRef::new(SnapshotNr(row.int(0)?), completeness))
-    })
-    .transpose()
+    row.map(|row| read_state_ref(&row, 0)).transpose()
+}
+
+/// A room's current state as of two positions, the earlier first.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn states_at(
+    tx: &mut Tx,
+    room: RoomNr,
+    (since, upto): (StreamPosition, StreamPosition),
+) -> Result<(Option<StateRef>, Option<StateRef>), StorageError> {
+    let mut found = (None, None);
+    for row in tx.query(ROOM_STATES_AT, params![room, since, upto]).await? {
+        let state = Some(read_state_ref(&row, 1)?);
+        match row.bool(0)? {
+            true => found.1 = state,
+            false => found.0 = state,
+        }
+    }
+    Ok(found)
+}
+
+/// A snapshot's number and whether it is partial, from two columns.
+fn read_state_ref(row: &Row, column: usize) -> Result<StateRef, StorageError> {
+    let completeness = Completeness::from_stored(row.bool(column + 1)?);
+    Ok(StateRef::new(SnapshotNr(row.int(column)?), completeness))
 }
 
 /// What a local user is to a room.

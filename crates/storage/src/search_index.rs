@@ -140,7 +140,7 @@ pub async fn note(tx: &mut Tx, page: &UnseenPage) -> Result<(), StorageError> {
         return rooms::set_cursor(tx, CURSOR, upto).await;
     }
     let positions: Vec<i64> = page.events.iter().map(|event| event.position.0).collect();
-    tx.execute(DELETE_PAST, params![positions]).await.map(drop)
+    tx.run(DELETE_PAST, params![positions]).await
 }
 
 async fn put(tx: &mut Tx, of: &Unseen, key: SearchKey, text: &str) -> Result<(), StorageError> {
@@ -150,9 +150,7 @@ async fn put(tx: &mut Tx, of: &Unseen, key: SearchKey, text: &str) -> Result<(),
     }
     words.push(key_mark(key).to_owned());
     words.push(room_mark(of.room));
-    tx.execute(PUT_WORDS, params![of.position, &words])
-        .await
-        .map(drop)
+    tx.run(PUT_WORDS, params![of.position, &words]).await
 }
 
 async fn take_out(tx: &mut Tx, room: RoomNr, redacts: &str) -> Result<(), StorageError> {
@@ -165,12 +163,12 @@ async fn take_out(tx: &mut Tx, room: RoomNr, redacts: &str) -> Result<(), Storag
     };
     let position = row.int(0)?;
     tx.run(DELETE_EVENT, params![position]).await?;
-    tx.execute(DELETE_WORDS, params![position]).await.map(drop)
+    tx.run(DELETE_WORDS, params![position]).await
 }
 
 /// Notes that an event came from the past.
 pub(crate) async fn put_past(tx: &mut Tx, position: StreamPosition) -> Result<(), StorageError> {
-    tx.execute(PUT_PAST, params![position]).await.map(drop)
+    tx.run(PUT_PAST, params![position]).await
 }
 
 fn key_mark(key: SearchKey) -> &'static str {

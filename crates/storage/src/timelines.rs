@@ -13,27 +13,41 @@ use crate::{
     events::{self, Direction, RoomKey},
 };
 
+/// What a user is to rooms, of those where that changed after `$2` or which have news and the user in them.
+macro_rules! news {
+    ($has_news:literal) => {
+        concat!(
+            "SELECT m.room, r.room_id, r.version, m.membership, m.event, m.position, m.forgotten
+        FROM local_memberships m JOIN rooms r ON r.room = m.room WHERE m.user_id = $1 AND m.position > $2
+        UNION ALL
+        SELECT m.room, r.room_id, r.version, m.membership, m.event, m.position, m.forgotten
+        FROM local_memberships m JOIN rooms r ON r.room = m.room
+        WHERE m.user_id = $1 AND m.position <= $2 AND m.membership = 'join' AND ",
+            $has_news,
+            " ORDER BY 6"
+        )
+    };
+}
+
 statements! {
     /// What a user is to one room.
     MEMBERSHIP = "SELECT m.room, r.room_id, r.version, m.membership, m.event, m.position, m.forgotten
         FROM local_memberships m JOIN rooms r ON r.room = m.room
         WHERE m.user_id = $1 AND m.room = $2";
-    /// What a user is to rooms, of those where that changed after a position.
-    MEMBERSHIPS_AFTER = "SELECT m.room, r.room_id, r.version, m.membership, m.event, m.position, m.forgotten
+    /// What a user is to rooms.
+    MEMBERSHIPS = "SELECT m.room, r.room_id, r.version, m.membership, m.event, m.position, m.forgotten
         FROM local_memberships m JOIN rooms r ON r.room = m.room
-        WHERE m.user_id = $1 AND m.position > $2 ORDER BY m.position";
-    /// The joined rooms of a user with events, or another state, in a short span of the stream.
-    NEWS_BY_STREAM = "SELECT r.room_id FROM local_memberships m JOIN rooms r ON r.room = m.room
-        WHERE m.user_id = $1 AND m.membership = 'join' AND m.room IN (
+        WHERE m.user_id = $1 ORDER BY m.position";
+    /// What a user is to rooms, of those where that changed after a position or which, with the user in them,
+    /// have events or another state in a short span of the stream.
+    NEWS_BY_STREAM = news!("m.room IN (
             SELECT room FROM events WHERE position > $2 AND position <= $3 AND position > 0
-            UNION SELECT room FROM room_states WHERE position > $2 AND position <= $3)";
+            UNION SELECT room FROM room_states WHERE position > $2 AND position <= $3)");
     /// The same for a long span: room by room.
-    NEWS_BY_ROOM = "SELECT r.room_id FROM local_memberships m JOIN rooms r ON r.room = m.room
-        WHERE m.user_id = $1 AND m.membership = 'join' AND (
-            EXISTS (SELECT 1 FROM events e WHERE e.room = m.room AND e.position IS NOT NULL
+    NEWS_BY_ROOM = news!("(EXISTS (SELECT 1 FROM events e WHERE e.room = m.room AND e.position IS NOT NULL
                 AND e.position > $2 AND e.position <= $3)
             OR EXISTS (SELECT 1 FROM room_states s WHERE s.room = m.room
-                AND s.position > $2 AND s.position <= $3))";
+                AND s.position > $2 AND s.position <= $3))");
     /// Which of some rooms a user is in.
     JOINED_AMONG = "SELECT r.room_id FROM local_memberships m JOIN rooms r ON r.room = m.room
         WHERE m.user_id = $1 AND m.membership = 'join' AND r.room_id IN text_list($2)";
@@ -59,6 +73,16 @@ statements! {
         WHERE room = $1 AND verdict = 1 AND position IS NOT NULL AND origin_server_ts IS NOT NULL
             AND (origin_server_ts, position) < ($2, $3) AND position <= $4
         ORDER BY origin_server_ts DESC, position DESC LIMIT $5";
+    /// The newest events of a room between two positions, newest first, and again those of them with parents
+    /// that are not held.
+    NEWEST = "WITH page AS (SELECT event, position FROM events
+            WHERE room = $1 AND position > $2 AND position <= $3 AND verdict = 1
+            ORDER BY position DESC LIMIT $4)
+        SELECT event, position, FALSE FROM page
+        UNION ALL SELECT page.event, page.position, TRUE FROM page WHERE EXISTS (
+            SELECT 1 FROM backward_extremities b JOIN prev_edges p ON p.prev = b.event
+            WHERE b.room = $1 AND p.event = page.event)
+        ORDER BY 2 DESC";
     /// Which of some events have parents that are not held.
     AFTER_GAPS = "SELECT DISTINCT p.event FROM backward_extremities b JOIN prev_edges p ON p.prev = b.event
         WHERE b.room = $1 AND p.event IN int_list($2)";
@@ -140,24 +164,19 @@ pub async fn user_room(
     row.as_ref().map(read_user_room).transpose()
 }
 
-/// What a user is to the rooms in which that changed after a position, in the order of the changes.
-/// Forgotten rooms are among them.
+/// What a user is to all rooms in which it ever was something, in the order in which it became so. Forgotten
+/// rooms are among them.
 ///
 /// # Errors
 /// Any [`StorageError`].
-pub async fn user_rooms_after(
-    tx: &mut Tx,
-    user: &UserId,
-    after: StreamPosition,
-) -> Result<Vec<UserRoom>, StorageError> {
-    let rows = tx
-        .query(MEMBERSHIPS_AFTER, params![user.as_str(), after])
-        .await?;
+pub async fn user_rooms(tx: &mut Tx, user: &UserId) -> Result<Vec<UserRoom>, StorageError> {
+    let rows = tx.query(MEMBERSHIPS, params![user.as_str()]).await?;
     rows.iter().map(read_user_room).collect()
 }
 
-/// The rooms in which a user is joined now, and in which an event was placed or the current state
-/// replaced at positions in `(after, upto]`. There may be some in which nothing is to be shown.
+/// What a user is to the rooms in which that changed after a position, or in which it is joined and an event was
+/// placed or the current state replaced at positions in `(after, upto]`. There may be some in which nothing is
+/// to be shown.
 ///
 /// # Errors
 /// Any [`StorageError`].
@@ -166,11 +185,11 @@ pub async fn rooms_with_news(
     user: &UserId,
     after: StreamPosition,
     upto: StreamPosition,
-) -> Result<Vec<OwnedRoomId>, StorageError> {
+) -> Result<Vec<UserRoom>, StorageError> {
     let short = upto.0.saturating_sub(after.0) < SHORT_SPAN;
     let sql = if short { NEWS_BY_STREAM } else { NEWS_BY_ROOM };
     let rows = tx.query(sql, params![user.as_str(), after, upto]).await?;
-    rows.iter().map(|row| row.parsed(0)).collect()
+    rows.iter().map(read_user_room).collect()
 }
 
 /// A place in the topological order of a room's events: by depth, and among equals by position.
@@ -322,6 +341,36 @@ pub async fn near_time(
 
 fn list(events: &[EventNr]) -> Vec<i64> {
     events.iter().map(|nr| nr.0).collect()
+}
+
+/// Some of a room's newest events.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Newest {
+    /// Newest first.
+    pub events: Vec<EventNr>,
+    /// Those of them with a parent that is not held in the timeline.
+    pub after_gaps: Vec<EventNr>,
+}
+
+/// The newest accepted timeline events with positions in `(after, upto]`.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn newest(
+    tx: &mut Tx,
+    room: RoomNr,
+    (after, upto): (StreamPosition, StreamPosition),
+    limit: usize,
+) -> Result<Newest, StorageError> {
+    let mut newest = Newest::default();
+    for row in tx.query(NEWEST, params![room, after, upto, limit]).await? {
+        let event = EventNr(row.int(0)?);
+        match row.bool(2)? {
+            true => newest.after_gaps.push(event),
+            false => newest.events.push(event),
+        }
+    }
+    Ok(newest)
 }
 
 /// Which of some events of a room have a parent that is not held in the timeline.

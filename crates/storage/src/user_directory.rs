@@ -125,9 +125,7 @@ pub async fn put_room(
     by: SnapshotNr,
     is_public: bool,
 ) -> Result<(), StorageError> {
-    tx.execute(PUT_ROOM, params![room, by.0, is_public])
-        .await
-        .map(drop)
+    tx.run(PUT_ROOM, params![room, by.0, is_public]).await
 }
 
 /// A user with the name by which it is found.

@@ -67,7 +67,7 @@ pub(crate) async fn access(
     let (nr, user_id) = (room.key.room, user.to_owned());
     let membership = rooms
         .database()
-        .read("membership", move |tx| {
+        .look_up("membership", move |tx| {
             Box::pin(async move { timelines::user_room(tx, &user_id, nr).await })
         })
         .await?
@@ -201,7 +201,7 @@ async fn after_last_event(
     let nr = room.key.room;
     let last = rooms
         .database()
-        .read("last event before a position", move |tx| {
+        .look_up("last event before a position", move |tx| {
             Box::pin(async move {
                 let range = (StreamPosition(i64::MIN), position);
                 events::timeline(tx, nr, events::Direction::Backward, range, 1).await
@@ -236,7 +236,7 @@ pub(crate) async fn reference_at(
     position: StreamPosition,
 ) -> Result<Option<StateRef>, SyncError> {
     let nr = room.key.room;
-    let found = rooms.database().read("state at a position", move |tx| {
+    let found = rooms.database().look_up("state at a position", move |tx| {
         Box::pin(async move { room_table::state_at(tx, nr, position).await })
     });
     Ok(found.await?)

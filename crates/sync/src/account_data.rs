@@ -41,7 +41,7 @@ impl Sync {
         let mut found = Vec::new();
         if span.0 < span.1 {
             let owner = user.clone();
-            let read = self.rooms().database().read("account data", move |tx| {
+            let read = self.rooms().database().look_up("account data", move |tx| {
                 Box::pin(async move { account_data::within(tx, &owner, None, span).await })
             });
             found = read.await?;
@@ -84,7 +84,7 @@ impl SectionReader<'_> {
         }
         let (user, room_id) = (self.user().to_owned(), self.room.key.room_id.clone());
         let filter = &self.request.filter.room.account_data;
-        let found = self.rooms.database().read("account data", {
+        let found = self.rooms.database().look_up("account data", {
             let room_id = room_id.clone();
             move |tx| {
                 Box::pin(async move { account_data::within(tx, &user, Some(&room_id), span).await })

@@ -44,7 +44,7 @@ impl<'a> Parts<'a> {
             ));
         }
         let (key, wanted) = (self.room.key.clone(), part.to_vec());
-        let found = self.rooms.database().read("many events", move |tx| {
+        let found = self.rooms.database().look_up("many events", move |tx| {
             Box::pin(async move { events::by_number(tx, &key, &wanted).await })
         });
         let mut found = found.await?;

@@ -341,7 +341,7 @@ async fn own_transactions(
     } = viewer.clone();
     let found = rooms
         .database()
-        .read("transactions of events", move |tx| {
+        .look_up("transactions of events", move |tx| {
             Box::pin(async move {
                 timelines::transaction_ids(tx, &user_id, device_id.as_str(), &own).await
             })

@@ -107,7 +107,7 @@ impl SectionReader<'_> {
             return Ok(());
         }
         let (nr, viewer) = (self.room.key.room, self.user().to_owned());
-        let found = self.rooms.database().read("receipts", move |tx| {
+        let found = self.rooms.database().look_up("receipts", move |tx| {
             Box::pin(async move { receipts::of_room(tx, nr, &viewer, span, MOST_RECEIPTS).await })
         });
         let (markers, mut receipts): (Vec<Receipt>, Vec<Receipt>) = found

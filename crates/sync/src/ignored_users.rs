@@ -25,7 +25,7 @@ pub(crate) async fn ignored_by(
     user: &UserId,
 ) -> Result<Vec<OwnedUserId>, SyncError> {
     let user = user.to_owned();
-    let ignored = rooms.database().read("ignored users", move |tx| {
+    let ignored = rooms.database().look_up("ignored users", move |tx| {
         Box::pin(async move { read_ignored(tx, &user).await })
     });
     Ok(ignored.await?)

@@ -14,7 +14,7 @@ impl Sync {
     /// [`SyncError::Storage`].
     pub async fn joined_rooms(&self, user: &UserId) -> Result<Vec<OwnedRoomId>, SyncError> {
         let user = user.to_owned();
-        let memberships = self.rooms().database().read("joined rooms", move |tx| {
+        let memberships = self.rooms().database().look_up("joined rooms", move |tx| {
             Box::pin(async move { rooms::memberships_of_user(tx, &user).await })
         });
         let memberships = memberships.await?.into_iter();

@@ -10,6 +10,7 @@ mod aggregations;
 mod aliases;
 mod answer;
 mod bulk;
+mod candidates;
 mod client_event;
 mod context;
 mod ephemeral;

@@ -119,9 +119,12 @@ impl Sync {
         let mut members: BTreeMap<String, Box<RawValue>> = BTreeMap::new();
         for part in events.chunks(PART) {
             let part = part.to_vec();
-            let found = self.rooms().database().read("joined members", move |tx| {
-                Box::pin(async move { timelines::event_jsons(tx, &part).await })
-            });
+            let found = self
+                .rooms()
+                .database()
+                .look_up("joined members", move |tx| {
+                    Box::pin(async move { timelines::event_jsons(tx, &part).await })
+                });
             for event in found.await? {
                 let (user, profile) = read_member(&event).map_err(unreadable)?;
                 members.insert(user, profile);

@@ -227,9 +227,12 @@ impl Sync {
     ) -> Result<Option<i64>, SyncError> {
         let nr = room.key.room;
         let upto = range.to.depth;
-        let found = self.rooms().database().read("gap in history", move |tx| {
-            Box::pin(async move { events::backward_extremities(tx, nr, upto, 1).await })
-        });
+        let found = self
+            .rooms()
+            .database()
+            .look_up("gap in history", move |tx| {
+                Box::pin(async move { events::backward_extremities(tx, nr, upto, 1).await })
+            });
         let oldest = if page.exhausted {
             range.from.depth
         } else {

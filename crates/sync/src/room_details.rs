@@ -76,7 +76,7 @@ impl Sync {
     /// [`SyncError::Storage`].
     pub async fn all_rooms(&self) -> Result<Vec<RoomDetails>, SyncError> {
         let rooms = self.rooms();
-        let ids = rooms.database().read("all rooms", |tx| {
+        let ids = rooms.database().look_up("all rooms", |tx| {
             Box::pin(async move { room_table::all_ids(tx).await })
         });
         let ids = ids.await?;

@@ -189,15 +189,14 @@ impl SectionReader<'_> {
     /// The current states at both ends of the span.
     async fn references(&self) -> Result<(Option<StateRef>, Option<StateRef>), SyncError> {
         let (nr, Span { since, upto, .. }) = (self.room.key.room, self.span);
-        let found = self.rooms.database().read("states of a span", move |tx| {
-            Box::pin(async move {
-                let at_since = match since {
-                    Some(since) => room_table::state_at(tx, nr, since).await?,
-                    None => None,
-                };
-                Ok((at_since, room_table::state_at(tx, nr, upto).await?))
-            })
-        });
+        // Before the first position there is no state.
+        let since = since.unwrap_or(StreamPosition(i64::MIN));
+        let found = self
+            .rooms
+            .database()
+            .look_up("states of a span", move |tx| {
+                Box::pin(async move { room_table::states_at(tx, nr, (since, upto)).await })
+            });
         Ok(found.await?)
     }
 

@@ -125,10 +125,12 @@ impl Sync {
         from: &SearchToken,
     ) -> Result<Vec<RoomNr>, SyncError> {
         let user = viewer.user_id.clone();
-        let known = self.rooms().database().read("rooms of a user", move |tx| {
-            let ever = StreamPosition(i64::MIN);
-            Box::pin(async move { timelines::user_rooms_after(tx, &user, ever).await })
-        });
+        let known = self
+            .rooms()
+            .database()
+            .look_up("rooms of a user", move |tx| {
+                Box::pin(async move { timelines::user_rooms(tx, &user).await })
+            });
         let mut known = known.await?;
         known.retain(|room| !room.forgotten);
         let mut filter = wanted.filter.clone();

@@ -120,7 +120,7 @@ impl SectionReader<'_> {
         let Some(since) = self.span.since.filter(|_| !events.is_empty()) else {
             return Ok(HashSet::new());
         };
-        let found = self.rooms.database().read("changed members", move |tx| {
+        let found = self.rooms.database().look_up("changed members", move |tx| {
             Box::pin(async move {
                 let mut placed = HashSet::new();
                 for part in events.chunks(PART) {

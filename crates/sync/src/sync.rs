@@ -3,27 +3,20 @@
 //!
 //! The cost of an answer follows what changed: rooms without news are not looked at.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::select_all;
 use myelin_core::{key_table::MEMBER, number::StreamPosition, state::Membership};
 use myelin_rooms::Room;
-use myelin_storage::{
-    account_data, receipts,
-    timelines::{self, UserRoom},
-    waking::News,
-};
+use myelin_storage::waking::News;
 use myelin_users::Requester;
-use ruma::{OwnedRoomId, OwnedUserId};
+use ruma::OwnedUserId;
 
 use crate::{
     Sync, SyncError,
     access::reference_at,
     answer::{InvitedRoom, KnockedRoom, RoomSections, SyncResponse},
+    candidates::Candidate,
     ephemeral::Beside,
     filter::Filter,
     ignored_users::ignored_by,
@@ -179,70 +172,6 @@ impl Sync {
         Ok(sections)
     }
 
-    /// The rooms that may have something for this answer.
-    async fn candidates(
-        &self,
-        request: &SyncRequest,
-        span: Span,
-    ) -> Result<Vec<Candidate>, SyncError> {
-        let user = request.viewer.user_id.clone();
-        // All rooms in which the user is something, or those where that changed and those with news.
-        let since = span.since.filter(|_| !request.full_state);
-        let Beside {
-            typing,
-            receipts,
-            account_data,
-        } = span.beside;
-        let typing = match since {
-            Some(_) => self.rooms().rooms_with_typing_after(typing.0),
-            None => Vec::new(),
-        };
-        let nothing = |(after, upto)| after >= upto;
-        // As nearly always before a wait.
-        if since.is_some_and(|since| nothing((since, span.upto)))
-            && typing.is_empty()
-            && nothing(receipts)
-            && nothing(account_data)
-        {
-            return Ok(Vec::new());
-        }
-        let (changed, news) = self
-            .rooms()
-            .database()
-            .read("rooms for a sync", move |tx| {
-                Box::pin(async move {
-                    let after = since.unwrap_or(StreamPosition(i64::MIN));
-                    let changed = timelines::user_rooms_after(tx, &user, after).await?;
-                    let news = match since {
-                        Some(since) => {
-                            let mut news =
-                                timelines::rooms_with_news(tx, &user, since, span.upto).await?;
-                            news.extend(timelines::joined_among(tx, &user, &typing).await?);
-                            news.extend(receipts::rooms_with_news(tx, &user, receipts).await?);
-                            news.extend(
-                                account_data::rooms_with_news(tx, &user, account_data).await?,
-                            );
-                            news
-                        }
-                        None => Vec::new(),
-                    };
-                    Ok((changed, news))
-                })
-            })
-            .await?;
-        let known: HashSet<OwnedRoomId> = changed.iter().map(|of| of.key.room_id.clone()).collect();
-        let news: BTreeSet<OwnedRoomId> = news.into_iter().collect();
-        let news = news.into_iter().filter(|room_id| !known.contains(room_id));
-        let mut candidates: Vec<Candidate> = news.map(Candidate::unchanged).collect();
-        candidates.extend(
-            changed
-                .into_iter()
-                .filter(|of| !of.forgotten)
-                .map(Candidate::from),
-        );
-        Ok(candidates)
-    }
-
     /// What the user is to a room at the end of the span, and since when.
     async fn standing(
         &self,
@@ -368,30 +297,5 @@ impl Answer {
             && self.response.account_data.events.is_empty()
             && self.response.to_device.events.is_empty()
             && self.response.presence.events.is_empty()
-    }
-}
-
-/// A room that may have something to tell.
-struct Candidate {
-    room_id: OwnedRoomId,
-    /// If it was looked up. Otherwise the user has been in the room since before the span.
-    membership: Option<UserRoom>,
-}
-
-impl Candidate {
-    fn unchanged(room_id: OwnedRoomId) -> Self {
-        Self {
-            room_id,
-            membership: None,
-        }
-    }
-}
-
-impl From<UserRoom> for Candidate {
-    fn from(membership: UserRoom) -> Self {
-        Self {
-            room_id: membership.key.room_id.clone(),
-            membership: Some(membership),
-        }
     }
 }

@@ -170,7 +170,7 @@ impl Sync {
     ) -> Result<Vec<Thread>, SyncError> {
         let (nr, user) = (room.key.room, request.viewer.user_id.clone());
         let ignored = ignored.to_vec();
-        let found = self.rooms().database().read("threads", move |tx| {
+        let found = self.rooms().database().look_up("threads", move |tx| {
             Box::pin(
                 async move { relations::threads(tx, nr, span, (&user, &ignored), count).await },
             )

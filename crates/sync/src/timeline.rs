@@ -7,10 +7,7 @@ use myelin_core::{
     number::{EventNr, StreamPosition},
 };
 use myelin_rooms::{Room, Rooms};
-use myelin_storage::{
-    events::{self, Direction},
-    timelines,
-};
+use myelin_storage::timelines::{self, Newest};
 use ruma::{UserId, events::TimelineEventType};
 
 use crate::{
@@ -150,20 +147,11 @@ async fn read_page(
     count: usize,
 ) -> Result<Page, SyncError> {
     let nr = room.key.room;
-    let (numbers, after_gaps) = rooms
-        .database()
-        .read("timeline", move |tx| {
-            Box::pin(async move {
-                let numbers = events::timeline(tx, nr, Direction::Backward, span, count).await?;
-                let after_gaps = match numbers.is_empty() {
-                    true => Vec::new(),
-                    false => timelines::after_gaps(tx, nr, &numbers).await?,
-                };
-                Ok((numbers, after_gaps))
-            })
-        })
-        .await?;
-    let mut found = room.events(rooms, numbers.iter().copied()).await?;
-    let events = numbers.iter().filter_map(|nr| found.remove(nr)).collect();
+    let newest = rooms.database().look_up("timeline", move |tx| {
+        Box::pin(async move { timelines::newest(tx, nr, span, count).await })
+    });
+    let Newest { events, after_gaps } = newest.await?;
+    let mut found = room.events(rooms, events.iter().copied()).await?;
+    let events = events.iter().filter_map(|nr| found.remove(nr)).collect();
     Ok(Page { events, after_gaps })
 }

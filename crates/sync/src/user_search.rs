@@ -131,7 +131,7 @@ impl Sync {
     }
 
     async fn named(&self, search: UserSearch) -> Result<Vec<OwnedUserId>, SyncError> {
-        let named = self.rooms().database().read("users by name", move |tx| {
+        let named = self.rooms().database().look_up("users by name", move |tx| {
             Box::pin(async move { user_directory::find(tx, &search, LOOKED_AT_TOGETHER).await })
         });
         Ok(named.await?)

@@ -37,7 +37,7 @@ impl Wanted<'_> {
         }
         let ids: Vec<OwnedEventId> = seen.iter().map(|seen| seen.event.id().to_owned()).collect();
         let nr = room.key.room;
-        let parents = rooms.database().read("parents of relations", move |tx| {
+        let parents = rooms.database().look_up("parents of relations", move |tx| {
             Box::pin(async move {
                 relations::parents(tx, nr, &ids, rel_types.as_deref(), senders.as_deref()).await
             })

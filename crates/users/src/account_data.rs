@@ -159,7 +159,7 @@ impl Users {
         room_id: OwnedRoomId,
     ) -> Result<Map<String, Value>, UserError> {
         let user = user.to_owned();
-        let found = self.database().read("tags", move |tx| {
+        let found = self.database().look_up("tags", move |tx| {
             Box::pin(async move { account_data::content(tx, &user, Some(&room_id), TAGS).await })
         });
         Ok(read_tags(&found.await?.unwrap_or_default()))

@@ -56,7 +56,7 @@ impl Users {
     /// [`UserError::NotFound`], [`UserError::Storage`].
     pub async fn account_details(&self, user: &UserId) -> Result<AccountDetails, UserError> {
         let user = user.to_owned();
-        let found = self.database().read("account_details", move |tx| {
+        let found = self.database().look_up("account_details", move |tx| {
             Box::pin(async move { account_list::by_user(tx, &user).await })
         });
         found.await?.ok_or_else(no_such_account)

@@ -39,7 +39,7 @@ impl Users {
     /// [`UserError::NotFound`], [`UserError::Storage`].
     pub async fn device(&self, user: &UserId, device_id: String) -> Result<Device, UserError> {
         let user = user.to_owned();
-        let found = self.database().read("device", move |tx| {
+        let found = self.database().look_up("device", move |tx| {
             Box::pin(async move { devices::by_id(tx, &user, &device_id).await })
         });
         found.await?.ok_or_else(no_such_device)

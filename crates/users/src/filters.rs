@@ -39,7 +39,7 @@ impl Users {
     pub async fn filter(&self, user: OwnedUserId, id: &str) -> Result<Box<RawValue>, UserError> {
         let unknown = || UserError::NotFound("No such filter".to_owned());
         let number: i64 = id.parse().map_err(|_| unknown())?;
-        let found = self.database().read("filter", move |tx| {
+        let found = self.database().look_up("filter", move |tx| {
             Box::pin(async move { filters::by_number(tx, &user, number).await })
         });
         let content = found.await?.ok_or_else(unknown)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use myelin_storage::{
     Priority, StorageError, Tx,
-    device_keys::{self, DeviceOf, Stored, UploadedKey},
+    device_keys::{self, DeviceOf, KeysLeft, Stored, UploadedKey},
     devices,
 };
 use serde::Deserialize;
@@ -29,15 +29,6 @@ pub struct KeyUpload {
     /// Keys to be given out when no other is left.
     #[serde(default)]
     pub fallback_keys: BTreeMap<String, Box<RawValue>>,
-}
-
-/// What is left of a device's keys.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyCounts {
-    /// How many one-time keys, by algorithm.
-    pub one_time_keys: BTreeMap<String, u64>,
-    /// The algorithms with a fallback key that nobody was given yet.
-    pub unused_fallback_keys: Vec<String>,
 }
 
 /// Of the keys of a device, what must agree with who uploads them.
@@ -79,7 +70,7 @@ impl Users {
                         device_keys::put_fallback_key(tx, device, key).await?;
                     }
                     store_one_time_keys(tx, device, &one_time_keys).await?;
-                    Ok(count_one_time_keys(tx, device).await?)
+                    Ok(keys_left(tx, device).await?.one_time)
                 })
             })
             .await
@@ -89,32 +80,27 @@ impl Users {
     ///
     /// # Errors
     /// [`UserError::Storage`].
-    pub async fn key_counts(&self, requester: &Requester) -> Result<KeyCounts, UserError> {
+    pub async fn keys_left(&self, requester: &Requester) -> Result<KeysLeft, UserError> {
         let requester = requester.clone();
-        let counts = self.database().read("key_counts", move |tx| {
+        let left = self.database().look_up("keys left", move |tx| {
             Box::pin(async move {
                 let device = DeviceOf {
                     user: &requester.user_id,
                     device_id: requester.device_id.as_str(),
                 };
-                Ok(KeyCounts {
-                    one_time_keys: count_one_time_keys(tx, device).await?,
-                    unused_fallback_keys: device_keys::unused_fallback_algorithms(tx, device)
-                        .await?,
-                })
+                keys_left(tx, device).await
             })
         });
-        Ok(counts.await?)
+        Ok(left.await?)
     }
 }
 
-async fn count_one_time_keys(
-    tx: &mut Tx,
-    device: DeviceOf<'_>,
-) -> Result<BTreeMap<String, u64>, StorageError> {
-    let mut counts = BTreeMap::from([(WATCHED_ALGORITHM.to_owned(), 0)]);
-    counts.extend(device_keys::count_one_time_keys(tx, device).await?);
-    Ok(counts)
+async fn keys_left(tx: &mut Tx, device: DeviceOf<'_>) -> Result<KeysLeft, StorageError> {
+    let mut left = device_keys::left(tx, device).await?;
+    left.one_time
+        .entry(WATCHED_ALGORITHM.to_owned())
+        .or_default();
+    Ok(left)
 }
 
 async fn store_one_time_keys(

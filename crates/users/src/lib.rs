@@ -38,7 +38,7 @@ pub use administration::AccountChange;
 pub use devices::{DeviceList, QueriedKeys, uploaded_keys};
 pub use error::{LimitExceeded, UserError};
 pub use interactive::{AuthData, Challenge, Stage, UserIdentifier};
-pub use keys::{KeyCounts, KeyUpload};
+pub use keys::KeyUpload;
 pub use login::{LOGIN_TOKEN_MS, Login, NewDevice};
 pub use openid::OPENID_LIFETIME_MS;
 pub use profiles::{CustomField, Profile, ProfileField, ProfileFields, shown_in_rooms};
@@ -55,6 +55,7 @@ use device_management::Seen;
 use interactive::Sessions;
 use login::LoginTokens;
 use shared_secret::Nonces;
+use to_device::EmptyInboxes;
 
 /// What the operator decides about users.
 #[derive(Clone, Debug)]
@@ -85,6 +86,7 @@ struct Inner {
     rate_limits: RateLimits,
     /// Of messages to devices and of account data.
     to_device: Stream,
+    empty_inboxes: Mutex<EmptyInboxes>,
     /// Who waits for these.
     waking: Waking,
 }
@@ -106,7 +108,7 @@ impl Users {
             })
             .await?;
         let overrides = database
-            .read("rate limits", |tx| {
+            .look_up("rate limits", |tx| {
                 Box::pin(myelin_storage::rate_limit_overrides::all(tx))
             })
             .await?;
@@ -123,6 +125,7 @@ impl Users {
             seen: Mutex::default(),
             login_tokens: Mutex::default(),
             to_device: Stream::new(to_device),
+            empty_inboxes: Mutex::default(),
             waking: Waking::default(),
         })))
     }
@@ -180,6 +183,11 @@ impl Users {
     }
 
     /// The locks guard plain maps, whole at every point where a panic could strike.
+    fn empty_inboxes(&self) -> MutexGuard<'_, EmptyInboxes> {
+        let inboxes = self.0.empty_inboxes.lock();
+        inboxes.unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn sessions(&self) -> MutexGuard<'_, Sessions> {
         self.0
             .sessions

@@ -232,7 +232,7 @@ impl Users {
         &self,
         user: OwnedUserId,
     ) -> Result<Option<accounts::Account>, UserError> {
-        let account = self.database().read("account", move |tx| {
+        let account = self.database().look_up("account", move |tx| {
             Box::pin(async move { accounts::by_user(tx, &user).await })
         });
         Ok(account.await?)

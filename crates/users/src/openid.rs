@@ -36,7 +36,7 @@ impl Users {
     /// [`UserError::Storage`].
     pub async fn openid_user(&self, token: &str) -> Result<Option<OwnedUserId>, UserError> {
         let (hash, now_ms) = (tokens::hash(token), self.env().clock.now_ms());
-        let found = self.database().read("openid_user", move |tx| {
+        let found = self.database().look_up("openid_user", move |tx| {
             Box::pin(async move { openid_tokens::owner(tx, &hash, now_ms).await })
         });
         Ok(found.await?)

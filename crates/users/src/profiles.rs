@@ -122,7 +122,7 @@ impl Users {
     /// [`UserError::NotFound`], [`UserError::Storage`].
     pub async fn local_profile(&self, user: &UserId) -> Result<Profile, UserError> {
         let user = user.to_owned();
-        let found = self.database().read("profile", move |tx| {
+        let found = self.database().look_up("profile", move |tx| {
             Box::pin(async move { profiles::by_user(tx, &user).await })
         });
         found.await?.ok_or_else(no_such_user)

@@ -82,7 +82,7 @@ impl Users {
     /// [`UserError::Storage`].
     pub async fn push_rules(&self, user: &UserId) -> Result<Ruleset, UserError> {
         let owner = user.to_owned();
-        let stored = self.database().read("push rules", move |tx| {
+        let stored = self.database().look_up("push rules", move |tx| {
             Box::pin(async move { account_data::content(tx, &owner, None, PUSH_RULES).await })
         });
         read_rules(user, stored.await?.as_deref()).map_err(corrupt)

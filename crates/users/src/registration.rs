@@ -141,7 +141,7 @@ impl Users {
     /// [`UserError::Storage`].
     pub async fn is_valid_registration_token(&self, token: String) -> Result<bool, UserError> {
         let now_ms = self.env().clock.now_ms();
-        let found = self.database().read("registration_token", move |tx| {
+        let found = self.database().look_up("registration_token", move |tx| {
             Box::pin(async move { registration_tokens::valid(tx, &token, now_ms).await })
         });
         Ok(found.await?.is_some())
@@ -196,9 +196,11 @@ impl Users {
     /// How one can come by an account.
     async fn registration_flows(&self) -> Result<Vec<Vec<Stage>>, UserError> {
         let now_ms = self.env().clock.now_ms();
-        let tokens = self.database().read("any_registration_token", move |tx| {
-            Box::pin(async move { registration_tokens::any_valid(tx, now_ms).await })
-        });
+        let tokens = self
+            .database()
+            .look_up("any_registration_token", move |tx| {
+                Box::pin(async move { registration_tokens::any_valid(tx, now_ms).await })
+            });
         let by_token = tokens.await?.then(|| vec![Stage::RegistrationToken]);
         let freely = self
             .config()

@@ -36,7 +36,7 @@ impl Users {
         valid: Option<bool>,
     ) -> Result<Vec<RegistrationToken>, UserError> {
         let now_ms = self.env().clock.now_ms();
-        let all = self.database().read("registration_tokens", |tx| {
+        let all = self.database().look_up("registration_tokens", |tx| {
             Box::pin(async move { registration_tokens::all(tx).await })
         });
         let mut all = all.await?;
@@ -50,7 +50,7 @@ impl Users {
     /// [`UserError::NotFound`], [`UserError::Storage`].
     pub async fn registration_token(&self, token: String) -> Result<RegistrationToken, UserError> {
         let wanted = token.clone();
-        let found = self.database().read("registration_token", move |tx| {
+        let found = self.database().look_up("registration_token", move |tx| {
             Box::pin(async move { registration_tokens::by_token(tx, &wanted).await })
         });
         found.await?.ok_or_else(|| no_such_token(&token))

@@ -29,7 +29,7 @@ impl Users {
     /// # Errors
     /// [`UserError::Storage`].
     pub async fn reports(&self, limit: usize) -> Result<Vec<Report>, UserError> {
-        let found = self.database().read("reports", move |tx| {
+        let found = self.database().look_up("reports", move |tx| {
             Box::pin(async move { reports::list(tx, limit).await })
         });
         Ok(found.await?)
@@ -54,7 +54,7 @@ impl Users {
     /// # Errors
     /// [`UserError::NotFound`], [`UserError::Storage`].
     pub async fn event_report(&self, report: u64) -> Result<Report, UserError> {
-        let found = self.database().read("event_report", move |tx| {
+        let found = self.database().look_up("event_report", move |tx| {
             Box::pin(async move { reports::of_event(tx, &report.to_string()).await })
         });
         found.await?.ok_or_else(no_such_report)

@@ -4,12 +4,12 @@
 //! A message is durable before it is acknowledged, at every station: for a device of this server in
 //! its inbox, until the device has said that it got it; for others in the outbox of their server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use myelin_core::number::StreamPosition;
 use myelin_federation::Edu;
 use myelin_storage::{Priority, StorageError, Tx, devices, edu_outbox, to_device};
-use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
+use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -20,6 +20,9 @@ pub const DIRECT_TO_DEVICE: &str = "m.direct_to_device";
 
 /// How many messages a device is given at once.
 const MOST_AT_ONCE: usize = 100;
+
+/// Of how many devices is remembered that nothing waits for them.
+const MOST_EMPTY: usize = 10_000;
 
 /// Stands for all devices of a user.
 const ALL_DEVICES: &str = "*";
@@ -35,6 +38,24 @@ pub struct Inbox {
     pub events: Vec<Box<RawValue>>,
     /// There are no others up to here.
     pub upto: StreamPosition,
+}
+
+/// Up to where nothing waits for devices, as far as that was seen. A device says with each sync what it has
+/// got, and nearly always that is nothing.
+#[derive(Default)]
+pub(crate) struct EmptyInboxes(HashMap<(OwnedUserId, OwnedDeviceId), StreamPosition>);
+
+impl EmptyInboxes {
+    fn is_empty_upto(&self, device: &(OwnedUserId, OwnedDeviceId), upto: StreamPosition) -> bool {
+        self.0.get(device).is_some_and(|known| *known >= upto)
+    }
+
+    fn put(&mut self, device: (OwnedUserId, OwnedDeviceId), upto: StreamPosition) {
+        if self.0.len() >= MOST_EMPTY {
+            self.0.clear();
+        }
+        self.0.insert(device, upto);
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -199,7 +220,7 @@ impl Users {
         let (user, device) = (requester.user_id.clone(), requester.device_id.clone());
         let waiting = self
             .database()
-            .read("to-device inbox", move |tx| {
+            .look_up("to-device inbox", move |tx| {
                 Box::pin(async move {
                     let span = (after, readable);
                     to_device::waiting(tx, &user, device.as_str(), span, MOST_AT_ONCE).await
@@ -227,29 +248,33 @@ impl Users {
         requester: &Requester,
         upto: StreamPosition,
     ) -> Result<(), StorageError> {
+        // Beyond this a message may still come.
+        let upto = upto.min(self.to_device_stream().readable());
         let (user, device) = (requester.user_id.clone(), requester.device_id.clone());
-        let newest = self
-            .database()
-            .read("to-device inbox", {
-                let (user, device) = (user.clone(), device.clone());
-                move |tx| {
-                    Box::pin(async move {
-                        to_device::newest_upto(tx, &user, device.as_str(), upto).await
-                    })
-                }
-            })
-            .await?;
-        // As nearly always.
-        if newest.is_none() {
+        let key = (user.clone(), device.clone());
+        if self.empty_inboxes().is_empty_upto(&key, upto) {
             return Ok(());
         }
-        self.database()
-            .write("empty an inbox", Priority::Interactive, move |tx| {
+        let newest = self.database().look_up("to-device inbox", {
+            let (user, device) = key.clone();
+            move |tx| {
                 Box::pin(
-                    async move { to_device::delete_upto(tx, &user, device.as_str(), upto).await },
+                    async move { to_device::newest_upto(tx, &user, device.as_str(), upto).await },
                 )
-            })
-            .await
+            }
+        });
+        if newest.await?.is_some() {
+            let emptied =
+                self.database()
+                    .write("empty an inbox", Priority::Interactive, move |tx| {
+                        Box::pin(async move {
+                            to_device::delete_upto(tx, &user, device.as_str(), upto).await
+                        })
+                    });
+            emptied.await?;
+        }
+        self.empty_inboxes().put(key, upto);
+        Ok(())
     }
 }
 

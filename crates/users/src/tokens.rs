@@ -31,7 +31,7 @@ impl Users {
         let hash = hash(token);
         let owner = self
             .database()
-            .read("authenticate", move |tx| {
+            .look_up("authenticate", move |tx| {
                 Box::pin(async move { devices::owner_of_token(tx, &hash).await })
             })
             .await?;

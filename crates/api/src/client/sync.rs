@@ -51,9 +51,9 @@ pub(crate) async fn sync(
     let state = parameters.set_presence.unwrap_or(PresenceState::Online);
     let _syncing = api.rooms().syncs(device(&viewer), state);
     let mut answer = api.sync().sync(&request).await?;
-    let keys = api.users().key_counts(&viewer).await?;
-    answer.device_one_time_keys_count = keys.one_time_keys;
-    answer.device_unused_fallback_key_types = Some(keys.unused_fallback_keys);
+    let keys = api.users().keys_left(&viewer).await?;
+    answer.device_one_time_keys_count = keys.one_time;
+    answer.device_unused_fallback_key_types = Some(keys.unused_fallback.into_iter().collect());
     Ok(Json(answer))
 }
 

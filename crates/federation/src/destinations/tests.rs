@@ -139,7 +139,7 @@ async fn failing_servers_are_due_in_the_order_of_their_waits() {
     destinations.failed(name("d.test"), None).await.unwrap();
     destinations.succeeded(name("d.test")).await.unwrap();
     let due = async |at_ms: u64, limit: u32| {
-        let reading = fresh.database.read("due", move |tx| {
+        let reading = fresh.database.look_up("due", move |tx| {
             Box::pin(async move { myelin_storage::destinations::due(tx, at_ms, limit).await })
         });
         reading.await.unwrap()

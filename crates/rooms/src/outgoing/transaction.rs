@@ -233,7 +233,7 @@ impl Rooms {
         let name = server.to_owned();
         let waiting = self
             .database()
-            .read("waiting EDUs", move |tx| {
+            .look_up("waiting EDUs", move |tx| {
                 Box::pin(async move { edu_outbox::waiting(tx, &name, MOST_EDUS + 1).await })
             })
             .await?;

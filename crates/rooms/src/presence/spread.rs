@@ -133,7 +133,7 @@ impl Rooms {
         let mut rooms = BTreeMap::<_, Vec<_>>::new();
         for user in users {
             let reader = user.clone();
-            let memberships = self.database().read("rooms of a user", move |tx| {
+            let memberships = self.database().look_up("rooms of a user", move |tx| {
                 Box::pin(async move { room_table::memberships_of_user(tx, &reader).await })
             });
             let joined = memberships.await?.into_iter();
