@@ -63,6 +63,27 @@ async fn cursors(house: &House, of: usize) -> Vec<(String, StreamPosition)> {
 }
 
 #[tokio::test]
+async fn what_is_said_where_only_this_servers_users_are_is_not_queued() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (story, _) = house.shared_room().await;
+        // As long as servers are behind, nothing that is queued after their cursors goes.
+        let shared = house.say(&story.room_id, alice(), "for all").await;
+        cursors(&house, 3).await;
+        let own = house.create("11").await;
+        house.join(&own, dora()).await;
+        let alone = house.say(&own, alice(), "for dora").await;
+        let queued = rows(&house).await;
+        let is_queued = |nr| queued.iter().any(|row| row.event == nr);
+        for (room_id, said, expected) in [(&story.room_id, shared, true), (&own, alone, false)] {
+            let event = house.event(room_id, &said).await.unwrap();
+            assert_eq!(is_queued(event.nr), expected, "{said}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn events_of_this_server_go_to_the_servers_in_the_room_before_them() {
     on_each_engine(|fresh| async move {
         let house = House::open(fresh).await;
