@@ -10,7 +10,7 @@
 //! this is a sound, and waiting for the members would keep users from being told at all.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -182,11 +182,17 @@ impl Telling<'_> {
             (false, Some(before)) => self.unseeing(audience, event, before).await?,
             _ => BTreeSet::new(),
         };
-        for user in self.looked_at(audience, &ruled, event, &unseeing) {
+        let looked_at = self.looked_at(audience, &ruled, event, &unseeing);
+        let names = self.display_names(audience, &looked_at).await?;
+        for user in looked_at {
             let is_joined = self.standing(self.after, &user) == Some(Membership::Join);
-            let told = match unseeing.contains(&user) {
-                true => None,
-                false => self.judge(&mut ruled, audience, &user).await?,
+            let told = match (unseeing.contains(&user), audience.own_rules.get(&user)) {
+                (true, _) => None,
+                (false, None) => ruled.for_user(&user, None, &predefined(&user)?),
+                (false, Some(rules)) => {
+                    let name = names.get(&user).map(String::as_str);
+                    ruled.for_user(&user, name, rules)
+                }
             };
             if told.as_ref() != everybody.as_ref().filter(|_| is_joined) {
                 batch.notify(news.to(Some(user), told));
@@ -235,36 +241,30 @@ impl Telling<'_> {
             .collect()
     }
 
-    async fn judge(
+    /// What those are called in the room whose rules ask for that.
+    async fn display_names(
         &self,
-        ruled: &mut RuledEvent,
         audience: &Audience,
-        user: &OwnedUserId,
-    ) -> Result<Option<Notification>, StorageError> {
-        let Some(rules) = audience.own_rules.get(user) else {
-            let rules = predefined(user)?;
-            return Ok(ruled.for_user(user, None, &rules));
-        };
-        let name = match ask_for_display_name(rules) {
-            true => self.display_name(&audience.new, user).await?,
-            false => None,
-        };
-        Ok(ruled.for_user(user, name.as_deref(), rules))
-    }
-
-    /// What a user is called in the room.
-    async fn display_name(
-        &self,
-        new: &[Arc<Event>],
-        user: &UserId,
-    ) -> Result<Option<String>, StorageError> {
+        users: &BTreeSet<OwnedUserId>,
+    ) -> Result<BTreeMap<OwnedUserId, String>, StorageError> {
         #[derive(Deserialize)]
         struct Content {
             displayname: Option<String>,
         }
-        let event = self.named(new, MEMBER, user.as_str()).await?;
-        let content = event.map(|event| serde_json::from_str::<Content>(event.pdu.content.get()));
-        Ok(content.and_then(Result::ok).and_then(|of| of.displayname))
+        let asking = users.iter().filter(|user| {
+            let rules = audience.own_rules.get(*user);
+            rules.is_some_and(|rules| ask_for_display_name(rules))
+        });
+        let entries: Vec<(&OwnedUserId, EventNr)> = asking
+            .filter_map(|user| Some((user, self.entry(MEMBER, user.as_str())?)))
+            .collect();
+        let numbers = entries.iter().map(|(_, nr)| *nr);
+        let found = self.found(&audience.new, numbers).await?;
+        let names = entries.into_iter().filter_map(|(user, nr)| {
+            let content = serde_json::from_str::<Content>(found.get(&nr)?.pdu.content.get());
+            Some((user.clone(), content.ok()?.displayname?))
+        });
+        Ok(names.collect())
     }
 
     /// Who may notify everybody.
@@ -281,31 +281,38 @@ impl Telling<'_> {
     }
 
     /// An entry of the current state after the commit.
+    fn entry(&self, event_type: &str, state_key: &str) -> Option<EventNr> {
+        let (after, keys) = (self.after?, self.room.keys());
+        let entry = after.state.get_named(&keys, event_type, state_key);
+        entry.map(|entry| entry.event())
+    }
+
+    /// The event of such an entry.
     async fn named(
         &self,
         new: &[Arc<Event>],
         event_type: &str,
         state_key: &str,
     ) -> Result<Option<Arc<Event>>, StorageError> {
-        let entry = self.after.and_then(|after| {
-            let keys = self.room.keys();
-            after.state.get_named(&keys, event_type, state_key)
-        });
-        match entry {
-            None => Ok(None),
-            Some(entry) => self.found(new, entry.event()).await,
-        }
+        let Some(nr) = self.entry(event_type, state_key) else {
+            return Ok(None);
+        };
+        Ok(self.found(new, [nr]).await?.remove(&nr))
     }
 
+    /// Events of the commit, or that are stored.
     async fn found(
         &self,
         new: &[Arc<Event>],
-        nr: EventNr,
-    ) -> Result<Option<Arc<Event>>, StorageError> {
-        if let Some(new) = new.iter().find(|new| new.nr == nr) {
-            return Ok(Some(new.clone()));
-        }
-        Ok(self.room.events(self.rooms, [nr]).await?.remove(&nr))
+        wanted: impl IntoIterator<Item = EventNr>,
+    ) -> Result<HashMap<EventNr, Arc<Event>>, StorageError> {
+        let (held, stored): (Vec<EventNr>, Vec<EventNr>) = wanted
+            .into_iter()
+            .partition(|nr| new.iter().any(|new| new.nr == *nr));
+        let mut found = self.room.events(self.rooms, stored).await?;
+        let held = new.iter().filter(|new| held.contains(&new.nr));
+        found.extend(held.map(|new| (new.nr, new.clone())));
+        Ok(found)
     }
 
     /// Who in the room may not see an event that comes late: it was written before they came, and history is
@@ -328,7 +335,10 @@ impl Telling<'_> {
             (visibility, memberships)
         };
         let visibility = match visibility {
-            Some(entry) => self.found(&audience.new, entry.event()).await?,
+            Some(entry) => {
+                let nr = entry.event();
+                self.found(&audience.new, [nr]).await?.remove(&nr)
+            }
             None => None,
         };
         let visibility = HistoryVisibility::read(visibility.as_ref().map(|event| &*event.pdu));

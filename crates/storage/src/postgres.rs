@@ -25,7 +25,11 @@ use crate::{
 /// How many transactions may go on at a time.
 const CONNECTIONS: usize = 16;
 
-/// How many of them may be bulk writes, so that the others find a connection at once.
+/// How many of them may write. Who reads does so in many small steps, and must not wait before each of them
+/// behind all who write.
+const WRITING_CONNECTIONS: usize = 8;
+
+/// How many of these may be bulk writes, so that the others find a connection at once.
 const BULK_CONNECTIONS: usize = 4;
 
 /// How long a transaction waits for its turn, and then for a connection, before it is refused.
@@ -40,6 +44,7 @@ pub(crate) struct Postgres {
     pool: Pool,
     guard: Guard,
     turns: Arc<Semaphore>,
+    write_turns: Arc<Semaphore>,
     bulk_turns: Arc<Semaphore>,
     env: Env,
 }
@@ -60,6 +65,7 @@ impl Postgres {
             pool,
             guard: guard.map_err(late)??,
             turns: Arc::new(Semaphore::new(CONNECTIONS)),
+            write_turns: Arc::new(Semaphore::new(WRITING_CONNECTIONS)),
             bulk_turns: Arc::new(Semaphore::new(BULK_CONNECTIONS)),
             env: env.clone(),
         })
@@ -97,17 +103,16 @@ impl Postgres {
     ) -> Result<(), StorageError> {
         let bulk_turn = match priority {
             Priority::Interactive => None,
-            Priority::Bulk => Some(
-                Arc::clone(&self.bulk_turns)
-                    .acquire_owned()
-                    .await
-                    .map_err(|_| StorageError::Closed)?,
-            ),
+            Priority::Bulk => {
+                let turn = Arc::clone(&self.bulk_turns).acquire_owned().await;
+                Some(turn.map_err(|_| StorageError::Closed)?)
+            }
         };
+        let write_turn = self.turn(&self.write_turns, name).await?;
         let mut session = self.session(name).await?;
         let clock = self.env.clock.clone();
         let write = self.env.tasks.spawn(name, async move {
-            let _bulk_turn = bulk_turn;
+            let _turns = (bulk_turn, write_turn);
             session.begin("BEGIN").await?;
             let mut tx = Tx::new(Engine::Postgres(session));
             let succeeded = work(&mut tx).await;
@@ -121,11 +126,27 @@ impl Postgres {
     /// Waits for the transactions under way, and closes the connections.
     pub(crate) async fn close(&self) {
         self.bulk_turns.close();
-        let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
-        let turns = self.turns.acquire_many(all);
-        if self.env.clock.timeout(CLOSE_TIMEOUT, turns).await.is_err() {
+        // Behind all that waits: first the writes, which wait for a connection when they have their turn.
+        let under_way = async {
+            let _writes = self
+                .write_turns
+                .acquire_many(permits(WRITING_CONNECTIONS))
+                .await;
+            self.turns
+                .acquire_many(permits(CONNECTIONS))
+                .await
+                .map(drop)
+        };
+        if self
+            .env
+            .clock
+            .timeout(CLOSE_TIMEOUT, under_way)
+            .await
+            .is_err()
+        {
             tracing::warn!("transactions were still going on when the database was closed");
         }
+        self.write_turns.close();
         self.turns.close();
         self.pool.close();
         if self
@@ -147,19 +168,26 @@ impl Postgres {
     async fn session(&self, name: &'static str) -> Result<Session, StorageError> {
         let clock = &self.env.clock;
         let started = clock.instant();
-        let late = |_| StorageError::Unavailable(format!("no connection in time for {name}"));
-        let turn: OwnedSemaphorePermit = clock
-            .timeout(TURN_TIMEOUT, Arc::clone(&self.turns).acquire_owned())
-            .await
-            .map_err(late)?
-            .map_err(|_| StorageError::Closed)?;
+        let turn = self.turn(&self.turns, name).await?;
         let client = clock
             .timeout(TURN_TIMEOUT, self.connection())
             .await
-            .map_err(late)??;
+            .map_err(|_| no_connection(name))??;
         metrics::histogram!("myelin_storage_connection_wait_seconds")
             .record(started.elapsed(clock).as_secs_f64());
         Ok(Session::new(client, turn, self.env.tasks.clone()))
+    }
+
+    /// A transaction's turn, for which it waits a bounded time.
+    async fn turn(
+        &self,
+        turns: &Arc<Semaphore>,
+        name: &'static str,
+    ) -> Result<OwnedSemaphorePermit, StorageError> {
+        let turn = Arc::clone(turns).acquire_owned();
+        let turn = self.env.clock.timeout(TURN_TIMEOUT, turn).await;
+        turn.map_err(|_| no_connection(name))?
+            .map_err(|_| StorageError::Closed)
     }
 
     /// A connection for a transaction, while no other process has the database.
@@ -167,6 +195,14 @@ impl Postgres {
         self.guard.hold().await?;
         self.pool.get().await.map_err(connection_error)
     }
+}
+
+fn permits(connections: usize) -> u32 {
+    u32::try_from(connections).unwrap_or(u32::MAX)
+}
+
+fn no_connection(name: &str) -> StorageError {
+    StorageError::Unavailable(format!("no connection in time for {name}"))
 }
 
 fn pool(config: Config, connector: Connector, connections: usize) -> Result<Pool, StorageError> {
