@@ -9,12 +9,14 @@ mod clock;
 mod network;
 mod random;
 mod tasks;
+mod trace;
 
 pub use clock::{Clock, Elapsed, Moment, Sleep};
 pub use network::{Network, SimulatedNetwork, Stream};
 pub use random::Random;
 pub use tasks::{StillRunning, Task, TaskFailed, Tasks, contain};
 pub use tokio_util::sync::{CancellationToken, DropGuard};
+pub use trace::TracePoint;
 
 /// The surroundings of one server. Clones are cheap and share everything.
 #[derive(Clone, Debug)]

@@ -17,7 +17,7 @@ use tokio::{sync::Semaphore, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
-use crate::Clock;
+use crate::{Clock, trace::carry_on};
 
 /// Starts tasks and knows which of them still run. Clones share everything.
 #[derive(Clone)]
@@ -102,7 +102,7 @@ impl Tasks {
     }
 
     /// Runs `future` to its end, whether or not anybody waits for the handle. `name` says in logs
-    /// what it is; the caller's log fields go with it.
+    /// what it is; the caller's log fields and trace go with it.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
@@ -128,7 +128,7 @@ impl Tasks {
         let span = tracing::error_span!("task", name);
         Task {
             name,
-            handle: tokio::spawn(tracked.instrument(span)),
+            handle: tokio::spawn(carry_on(tracked.instrument(span))),
         }
     }
 

@@ -16,6 +16,7 @@
 mod address;
 mod authentication;
 mod authority;
+mod beside;
 mod canonical;
 mod connector;
 mod destinations;
@@ -49,6 +50,7 @@ mod x_matrix;
 
 pub use address::AddressPolicy;
 pub use authentication::AuthError;
+pub use beside::send_beside;
 pub use destinations::{Urgency, Waits};
 pub use error::{FederationError, RemoteError, SetupError};
 pub use events::{EventAtTime, MissingEvents, StateIds};

@@ -27,6 +27,7 @@ use crate::{
     new_event::NewEvent,
     room::{Graph, Room},
     states::NewSnapshot,
+    trace::Trace,
 };
 
 /// What a turn writes.
@@ -46,6 +47,7 @@ pub(crate) struct Batch {
     outbox: Vec<OutboxRow>,
     transactions: Vec<(OwnedUserId, ClientTransaction, OwnedEventId)>,
     judged: Vec<i64>,
+    traces: Vec<(StreamPosition, Trace)>,
     founding: Option<Founding>,
     replaced: Vec<Replaced>,
     join: Option<JoinOutcome>,
@@ -154,6 +156,15 @@ impl Batch {
             auth_events,
             prev_events,
         });
+    }
+
+    /// An event of this batch is traced.
+    pub(crate) fn trace(&mut self, event: &Event, mut trace: Trace) {
+        if let Place::Timeline { position, .. } = event.place {
+            trace.identify(&event.pdu.event_id);
+            trace.judged(event.verdict.name());
+            self.traces.push((position, trace));
+        }
     }
 
     pub(crate) fn put_reference(&mut self, nr: EventNr, id: &EventId) {
@@ -328,6 +339,9 @@ impl Batch {
         for read in &mut self.read {
             place(&mut read.position);
         }
+        for (position, _) in &mut self.traces {
+            place(position);
+        }
         allocation
     }
 
@@ -398,6 +412,7 @@ impl Batch {
     ) -> Result<Written, StorageError> {
         let allocation = self.place(rooms.events_stream());
         let keys = room.unsaved_keys();
+        let mut traces = std::mem::take(&mut self.traces);
         let batch = Arc::new(self);
         let priority = if batch.bulk {
             Priority::Bulk
@@ -419,7 +434,14 @@ impl Batch {
             })
             .await?;
         room.keys_saved(&keys);
-        Ok(Written { batch, allocation })
+        for (_, trace) in &mut traces {
+            trace.step("wake");
+        }
+        Ok(Written {
+            batch,
+            allocation,
+            traces,
+        })
     }
 }
 
@@ -548,12 +570,18 @@ impl Write {
 pub(crate) struct Written {
     batch: Arc<Batch>,
     allocation: Allocation,
+    /// They end when everybody is awake.
+    traces: Vec<(StreamPosition, Trace)>,
 }
 
 impl Written {
     /// Brings memory up to date and wakes whom it concerns.
     pub(crate) async fn announce(self, rooms: &Rooms, room: &Arc<Room>) {
-        let Self { batch, allocation } = self;
+        let Self {
+            batch,
+            allocation,
+            traces,
+        } = self;
         // A bulk of events would push those in use out of memory.
         for new in batch.events.iter().filter(|_| !batch.bulk) {
             room.cache_event(&Arc::new(new.event.clone()));
@@ -581,6 +609,9 @@ impl Written {
             rooms.came_into(room, batch.events.iter().map(|new| &new.event));
         }
         batch.forget_unread(room);
+        for (position, trace) in &traces {
+            rooms.traced().put(*position, room, trace);
+        }
         let newest = allocation.positions().last();
         let to_send = !batch.outbox.is_empty();
         drop(allocation);

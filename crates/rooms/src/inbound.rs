@@ -8,6 +8,8 @@ use std::{
 use myelin_storage::staged::Staged;
 use ruma::{OwnedUserId, UserId};
 
+use crate::trace::{self, Trace};
+
 /// The figure for all rooms together.
 const BACKLOG: &str = "myelin_events_waiting";
 
@@ -29,6 +31,7 @@ struct Waiting {
     in_hand: BTreeSet<i64>,
     settling: bool,
     backlog: usize,
+    traces: trace::Waiting,
     /// Our users who are about to bring this server into the room: what arrives waits for them (R42).
     joining: BTreeSet<OwnedUserId>,
 }
@@ -101,6 +104,16 @@ impl Inbound {
         let counted = count.min(waiting.backlog);
         waiting.backlog -= counted;
         metrics::gauge!(BACKLOG).decrement(counted as f64);
+    }
+
+    /// Keeps the trace of an event that is staged, or going to be.
+    pub(crate) fn put_trace(&self, staged: i64, trace: Trace) {
+        self.lock().traces.put(staged, trace);
+    }
+
+    /// The trace of an event that is taken up, or was not staged after all.
+    pub(crate) fn take_trace(&self, staged: i64) -> Trace {
+        self.lock().traces.take(staged)
     }
 
     /// A join through another server is under way.

@@ -19,7 +19,7 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     RoomError, Rooms, ServeError, new_event::NewEvent, outliers::remote, resident::Handed,
-    room::Room, send::accepted, stripped::Told, turn::Turn,
+    room::Room, send::accepted, stripped::Told, trace::Trace, turn::Turn,
 };
 
 /// The body of a request to invite.
@@ -190,12 +190,14 @@ impl Rooms {
             .map_err(|Unsigned(why)| {
                 RoomError::NoServer(format!("the invite came back altered: {why}"))
             })?;
+        let mut trace = Trace::begin(&room.key.room_id);
+        trace.step("decide");
         let (mut turn, decision) = self.decide_recommended(room, signed).await?;
         // The room heard of it from the other server.
         if matches!(decision, Decision::Drop(DropReason::Known)) {
             return Ok(invite.event_id.clone());
         }
-        let event_id = turn.take_sent(accepted(decision)?, None).await?;
+        let event_id = turn.take_sent(accepted(decision)?, None, trace).await?;
         turn.commit().await?;
         Ok(event_id)
     }

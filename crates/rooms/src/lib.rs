@@ -64,6 +64,8 @@ mod taking;
 mod template;
 mod third_party_invites;
 mod timestamps;
+mod trace;
+mod traced;
 mod turn;
 mod typing;
 mod unread;
@@ -149,6 +151,7 @@ struct Inner {
     resyncs: resync::Resyncs,
     search_index: Follower,
     user_directory: Follower,
+    traced: traced::Recent,
     /// A change of a profile was noted.
     profile_news: tokio::sync::Notify,
     /// An account was closed.
@@ -228,6 +231,7 @@ impl Rooms {
             resyncs: resync::Resyncs::default(),
             search_index: Follower::new(search_index::NAME),
             user_directory: Follower::new(user_directory::NAME),
+            traced: traced::Recent::default(),
             profile_news: tokio::sync::Notify::new(),
             departure_news: tokio::sync::Notify::new(),
         }));
@@ -324,6 +328,10 @@ impl Rooms {
 
     pub(crate) fn receipts(&self) -> &receipts::Receipts {
         &self.0.receipts
+    }
+
+    pub(crate) fn traced(&self) -> &traced::Recent {
+        &self.0.traced
     }
 
     pub(crate) fn key(&self) -> &KeyPair {

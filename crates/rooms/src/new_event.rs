@@ -6,7 +6,7 @@ use ruma::{OwnedEventId, OwnedUserId, UserId};
 use serde_json::{Map, Value, value::RawValue};
 use tokio::sync::oneshot;
 
-use crate::RoomError;
+use crate::{RoomError, trace::Trace};
 
 /// What a user wants to send.
 #[derive(Clone, Debug)]
@@ -65,6 +65,7 @@ pub(crate) fn raw(value: &Value) -> Box<RawValue> {
 #[derive(Debug)]
 pub(crate) struct Waiting {
     pub(crate) event: NewEvent,
+    pub(crate) trace: Trace,
     pub(crate) answer: oneshot::Sender<Result<OwnedEventId, SendError>>,
 }
 

@@ -23,6 +23,7 @@ use crate::{
     new_event::Unsigned,
     room::Room,
     send::accepted,
+    trace::Trace,
     turn::{Candidate, Turn},
 };
 
@@ -123,9 +124,12 @@ impl Rooms {
         transaction: Option<ClientTransaction>,
     ) -> Result<OwnedEventId, RoomError> {
         let Unsigned { pdu, server } = unsigned;
+        let mut trace = Trace::begin(&room.key.room_id);
+        trace.step("ask the policy server");
         let sender = pdu.sender.clone();
         let signed = self.ask_policy_server(room, &server, &pdu, FOR_A_PERSON);
         let signed = signed.await.map_err(RoomError::NotRecommended)?;
+        trace.step("decide");
         let (mut turn, decision) = self.decide_recommended(room, signed).await?;
         // The same request may have come again meanwhile.
         if let Some(transaction) = &transaction
@@ -133,7 +137,9 @@ impl Rooms {
         {
             return Ok(event_id);
         }
-        let event_id = turn.take_sent(accepted(decision)?, transaction).await?;
+        let event_id = turn
+            .take_sent(accepted(decision)?, transaction, trace)
+            .await?;
         turn.commit().await?;
         Ok(event_id)
     }

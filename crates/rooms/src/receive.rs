@@ -26,12 +26,14 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 use tokio::sync::Notify;
+use tracing::Instrument as _;
 
 use crate::{
     ReceiveError, RoomError, Rooms,
     containment::contained,
     room::Room,
     staging::Arrival,
+    trace::Trace,
     turn::{Candidate, Turn},
 };
 
@@ -82,9 +84,7 @@ impl Rooms {
         }
         let answer = to_raw_value(&json!({ "pdus": results })).expect("values can be written");
         // Before they are staged: a worker that runs may judge them at once.
-        for arrival in &arrivals {
-            arrival.room.inbound.add_to_backlog(1);
-        }
+        arrivals.iter_mut().for_each(Arrival::wait);
         let staged = self
             .stage(
                 origin.to_owned(),
@@ -95,7 +95,7 @@ impl Rooms {
             .await;
         if let Err(error) = staged {
             for arrival in &arrivals {
-                self.lessen_backlog(&arrival.room, 1);
+                arrival.give_up(self);
             }
             return Err(error.into());
         }
@@ -165,16 +165,14 @@ impl Rooms {
     ) -> Vec<Arrival> {
         let checked = self
             .validate_each(room.key.version, &room.key.room_id, pdus)
+            .instrument(tracing::debug_span!("check signatures"))
             .await;
         let mut arrivals = Vec::new();
         for (id, result) in checked {
             match result {
                 Ok(pdu) => {
                     results.insert(pdu.event_id.to_string(), json!({}));
-                    arrivals.push(Arrival {
-                        room: room.clone(),
-                        pdu,
-                    });
+                    arrivals.push(Arrival::new(self, room, pdu));
                 }
                 Err(reason) => {
                     tracing::info!(room = %room.key.room_id, %reason, "a pushed event was dropped");
@@ -288,9 +286,15 @@ impl Rooms {
             .await?;
         let mut parked = Vec::new();
         for (pdu, staged) in pdus {
+            let mut trace = room.inbound.take_trace(staged.staged);
+            trace.step("decide");
             match turn.decide(Candidate::live(pdu)).await? {
-                Decision::NeedRemote(_) => parked.push(staged.clone()),
-                decision => turn.settle(staged, decision).await?,
+                Decision::NeedRemote(_) => {
+                    trace.step("park");
+                    room.inbound.put_trace(staged.staged, trace);
+                    parked.push(staged.clone());
+                }
+                decision => turn.settle(staged, decision, trace).await?,
             }
         }
         let judged = run.len() - parked.len();
@@ -312,6 +316,7 @@ impl Rooms {
             room = %room.key.room_id, event = %staged.event_id, origin = %staged.origin, %error,
             "a pushed event can't be judged and is set aside"
         );
+        room.inbound.take_trace(staged.staged);
         let (number, failure) = (staged.staged, error.to_string());
         self.database()
             .write("set aside", Priority::Interactive, move |tx| {
@@ -322,7 +327,7 @@ impl Rooms {
         Ok(())
     }
 
-    fn lessen_backlog(&self, room: &Room, by: usize) {
+    pub(crate) fn lessen_backlog(&self, room: &Room, by: usize) {
         room.inbound.take_from_backlog(by);
         self.0.workers.shorter.notify_waiters();
     }
@@ -380,17 +385,20 @@ impl Rooms {
         let mut candidate = Candidate::live(room.read(staged)?);
         let mut asked_for_parents = false;
         let mut asked_for_auth = false;
+        let mut trace = room.inbound.take_trace(staged.staged);
         loop {
             let mut turn = Turn::take(self, room).await?;
+            trace.step("decide");
             let need = match turn.decide(candidate.clone()).await? {
                 Decision::NeedRemote(RemoteNeed::PolicySignature(server)) => {
                     drop(turn);
+                    trace.step("ask the policy server");
                     candidate = self.seek_recommendation(room, &server, candidate).await?;
                     continue;
                 }
                 Decision::NeedRemote(need) => need,
                 decision => {
-                    turn.settle(staged, decision).await?;
+                    turn.settle(staged, decision, trace).await?;
                     return turn.commit().await;
                 }
             };
@@ -407,6 +415,7 @@ impl Rooms {
                 return turn.commit().await;
             }
             drop(turn);
+            trace.step("ask the origin");
             self.fetch_for(room, staged, &candidate.pdu, &need).await?;
         }
     }
@@ -454,10 +463,12 @@ impl Turn<'_> {
         &mut self,
         staged: &Staged,
         decision: Decision<Plan>,
+        trace: Trace,
     ) -> Result<(), StorageError> {
         match decision {
             Decision::Done(plan) => {
                 let event = self.accept(plan).await?;
+                self.batch.trace(&event, trace);
                 if event.verdict != myelin_core::event::Verdict::Accepted {
                     tracing::info!(event = %staged.event_id, verdict = ?event.verdict, "judged");
                 }

@@ -330,6 +330,12 @@ impl Room {
         users.iter().cloned().collect()
     }
 
+    /// Whether a user is one of these.
+    pub(crate) fn tells(&self, user: &ruma::UserId) -> bool {
+        let users = self.users.read().unwrap_or_else(PoisonError::into_inner);
+        users.contains(user)
+    }
+
     pub(crate) fn set_local_user(&self, user: &ruma::UserId, listens: bool) {
         let mut users = self.users.write().unwrap_or_else(PoisonError::into_inner);
         if listens {

@@ -29,6 +29,7 @@ use crate::{
     alias::CANONICAL_ALIAS,
     new_event::{NewEvent, SendError, Unsigned, Waiting},
     room::Room,
+    trace::Trace,
     turn::{Candidate, Turn},
 };
 
@@ -102,7 +103,11 @@ impl Rooms {
     ) -> Result<OwnedEventId, RoomError> {
         let transaction = event.transaction.clone();
         let (answer, answered) = oneshot::channel();
-        room.sends().push_back(Waiting { event, answer });
+        room.sends().push_back(Waiting {
+            event,
+            trace: Trace::begin(&room.key.room_id),
+            answer,
+        });
         let sending = {
             let (rooms, room) = (self.clone(), room.clone());
             async move { rooms.send_waiting(&room).await }
@@ -149,8 +154,13 @@ async fn send_run(mut turn: Turn<'_>, run: Vec<Waiting>) {
     let mut sent = Vec::with_capacity(run.len());
     let mut run = run.into_iter();
     let mut failed = None;
-    for Waiting { event, answer } in run.by_ref() {
-        match turn.send(event).await {
+    for waiting in run.by_ref() {
+        let Waiting {
+            event,
+            trace,
+            answer,
+        } = waiting;
+        match turn.send_traced(event, trace).await {
             Ok(event_id) => sent.push((answer, event_id)),
             Err(SendError::Room(RoomError::Storage(error))) => {
                 drop(answer.send(Err(error.clone().into())));
@@ -187,6 +197,17 @@ fn same_json(left: &RawValue, right: &RawValue) -> bool {
 impl Turn<'_> {
     /// Makes a local event, judges it and takes it into the turn, to be sent to the other servers.
     pub(crate) async fn send(&mut self, event: NewEvent) -> Result<OwnedEventId, SendError> {
+        let trace = Trace::begin(&self.room.key.room_id);
+        self.send_traced(event, trace).await
+    }
+
+    /// The same with an event that has waited.
+    async fn send_traced(
+        &mut self,
+        event: NewEvent,
+        mut trace: Trace,
+    ) -> Result<OwnedEventId, SendError> {
+        trace.step("decide");
         let transaction = event.transaction.clone();
         let sender = event.sender.clone();
         if let Some(transaction) = &transaction
@@ -200,7 +221,7 @@ impl Turn<'_> {
             self.check_redaction(&event).await?;
         }
         let plan = self.propose(event, Recommendation::NotAsked).await?;
-        Ok(self.take_sent(plan, transaction).await?)
+        Ok(self.take_sent(plan, transaction, trace).await?)
     }
 
     /// Whether a user is in the room, by the current state.
@@ -216,9 +237,11 @@ impl Turn<'_> {
         &mut self,
         plan: Plan,
         transaction: Option<ClientTransaction>,
+        trace: Trace,
     ) -> Result<OwnedEventId, StorageError> {
         let target_server = self.target_server(&plan);
         let sent = self.accept(plan).await?;
+        self.batch.trace(&sent, trace);
         self.deliver(&sent, target_server);
         if let Some(transaction) = transaction {
             self.batch

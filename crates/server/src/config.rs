@@ -21,8 +21,8 @@ use serde::Deserialize;
 pub use load::{ConfigError, load, parse};
 use reference::{Documented, Holds, section};
 pub use reference::{documented_file, reference};
-pub use values::LogFormat;
 use values::WrittenListener;
+pub use values::{CollectorAddress, LogFormat, SampleRatio};
 
 section! {
     /// Everything that the operator decides.
@@ -65,6 +65,8 @@ section! {
         pub log: LogSection,
         /// Figures in the format of Prometheus.
         pub metrics: MetricsSection,
+        /// Traces of requests and events, for a collector of OpenTelemetry.
+        pub traces: TracesSection,
     }
 }
 
@@ -87,6 +89,7 @@ impl Default for Config {
             presence: PresenceSection::default(),
             log: LogSection::default(),
             metrics: MetricsSection::default(),
+            traces: TracesSection::default(),
         }
     }
 }
@@ -377,5 +380,22 @@ section! {
 impl Default for MetricsSection {
     fn default() -> Self {
         Self { enabled: true }
+    }
+}
+
+section! {
+    /// `[traces]`
+    #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct TracesSection {
+        /// Where the collector takes OTLP over HTTP: a program beside this server, since it is spoken to without
+        /// TLS. Without it nothing is traced.
+        #[example = "\"http://127.0.0.1:4318\""]
+        #[serde(deserialize_with = "values::collector")]
+        pub collector: Option<CollectorAddress>,
+        /// Which part of the requests is traced, with all that follows from them: 1 is all of them, 0.01 one in a
+        /// hundred.
+        #[serde(deserialize_with = "values::sample_ratio")]
+        pub sample_ratio: SampleRatio,
     }
 }

@@ -9,6 +9,7 @@ pub mod memory;
 mod server;
 mod telemetry;
 mod tls;
+mod traces;
 mod welcome;
 pub mod workers;
 

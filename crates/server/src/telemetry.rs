@@ -7,27 +7,34 @@ use std::{
 
 use metrics::Unit;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::{
+    EnvFilter, Layer as _, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
-use crate::config::{LogFormat, LogSection};
+use crate::{
+    config::{LogFormat, LogSection},
+    traces::TraceLayer,
+};
 
 /// What took how long is counted in these classes, in seconds.
 const BUCKETS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
 ];
 
-/// Sends the log to standard error. Does nothing if something else was installed before.
-pub(crate) fn install_log(config: &LogSection) {
+/// Sends the log to standard error, and spans to the layer that traces them, if there is one. Does nothing if
+/// something else was installed before.
+pub(crate) fn install_log(config: &LogSection, traces: Option<TraceLayer>) {
     // The configuration was checked when it was read.
     let filter = EnvFilter::try_new(&config.filter).unwrap_or_default();
-    let builder = fmt()
-        .with_env_filter(filter)
+    let log = fmt::layer()
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr);
-    let installed = match config.format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    let log = match config.format {
+        LogFormat::Text => log.with_filter(filter).boxed(),
+        LogFormat::Json => log.json().flatten_event(true).with_filter(filter).boxed(),
     };
+    let layers: Vec<_> = traces.into_iter().chain([log]).collect();
+    let installed = tracing_subscriber::registry().with(layers).try_init();
     if installed.is_err() {
         tracing::debug!("a log was installed before");
     }
@@ -138,6 +145,12 @@ const FIGURES: &[(Kind, &str, Unit, &str)] = &[
         "myelin_cached_bytes",
         Unit::Bytes,
         "How much JSON the cached events have",
+    ),
+    (
+        Kind::Counter,
+        "myelin_trace_spans_total",
+        Unit::Count,
+        "Spans of traces that were exported or dropped, by outcome",
     ),
     (
         Kind::Gauge,

@@ -94,6 +94,10 @@ impl Sync {
         since: Option<SyncToken>,
     ) -> Result<Answer, SyncError> {
         let upto = self.rooms().events_stream().readable();
+        let _traced = since.map(|since| {
+            let user = &request.viewer.user_id;
+            self.rooms().trace_sync(user, (since.events, upto))
+        });
         let typing = self.rooms().typing_stream().readable();
         let receipts = self.rooms().receipts_stream().readable();
         let after = |position: fn(&SyncToken) -> StreamPosition| {

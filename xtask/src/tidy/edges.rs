@@ -123,6 +123,16 @@ const OUTSIDE: &[(&str, &[&str], &str)] = &[
         "the configuration file is the program's",
     ),
     (
+        "opentelemetry",
+        &["env", "server"],
+        "spans are those of tracing, and only server exports them",
+    ),
+    (
+        "tracing-opentelemetry",
+        &["env", "server"],
+        "spans are those of tracing, and only server exports them",
+    ),
+    (
         "reqwest",
         &[],
         "federation has its own client over env's network",

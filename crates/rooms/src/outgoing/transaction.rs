@@ -7,6 +7,7 @@ use myelin_core::{
     number::{EventNr, StreamPosition},
     state::Membership,
 };
+use myelin_env::TracePoint;
 use myelin_federation::{FederationError, MOST_EDUS, MOST_PDUS, Transaction};
 use myelin_storage::{
     Priority, StorageError, edu_outbox, events,
@@ -16,7 +17,7 @@ use ruma::ServerName;
 use serde_json::value::RawValue;
 
 use super::{READ_TOGETHER, is_old, unless_lasting};
-use crate::{Rooms, containment::contained, room::Room};
+use crate::{Rooms, containment::contained, room::Room, traced::trace_delivery};
 
 /// How many bytes of EDUs a transaction has at most, but for a single one that has more.
 const MOST_EDU_BYTES: usize = 1024 * 1024;
@@ -36,6 +37,8 @@ pub(super) struct Prepared {
     /// The server has everything up to here when it has taken this.
     pub(super) upto: StreamPosition,
     edus: Edus,
+    /// Where its events are in their traces.
+    traces: Vec<TracePoint>,
 }
 
 impl Prepared {
@@ -48,6 +51,15 @@ impl Prepared {
     pub(super) fn may_be_lost(&self) -> bool {
         self.pdus.is_empty() && self.edus.stored.is_empty()
     }
+}
+
+/// The events of a transaction.
+struct Pdus {
+    json: Vec<Box<RawValue>>,
+    /// Where those are in the stream because of which something is sent.
+    positions: Vec<StreamPosition>,
+    /// The server has everything up to here with them.
+    upto: StreamPosition,
 }
 
 /// The EDUs of a transaction.
@@ -77,15 +89,16 @@ impl Rooms {
             true => self.prepare_edus(server).await?,
             false => Edus::default(),
         };
-        let (pdus, upto) = self.prepare_pdus(server, cursor, wanted).await?;
+        let pdus = self.prepare_pdus(server, cursor, wanted).await?;
         // Last, since after this nothing fails.
         let room = MOST_EDUS.saturating_sub(edus.json.len());
         edus.json.extend(self.take_passing(server, room));
         Ok(Prepared {
             txn_id: self.env().random.alphanumeric(16),
             made_ms: self.env().clock.now_ms(),
-            pdus,
-            upto,
+            traces: self.trace_points(&pdus.positions),
+            pdus: pdus.json,
+            upto: pdus.upto,
             edus,
         })
     }
@@ -110,36 +123,43 @@ impl Rooms {
         edus
     }
 
-    /// The next events for a server, and up to where it has everything with them.
+    /// The next events for a server.
     async fn prepare_pdus(
         &self,
         server: &ServerName,
         cursor: StreamPosition,
         wanted: StreamPosition,
-    ) -> Result<(Vec<Box<RawValue>>, StreamPosition), StorageError> {
-        let mut pdus = Vec::new();
-        let mut upto = cursor;
+    ) -> Result<Pdus, StorageError> {
+        let mut pdus = Pdus {
+            json: Vec::new(),
+            positions: Vec::new(),
+            upto: cursor,
+        };
         let wanted = wanted.min(self.events_stream().readable());
         let rows = self.outbox_after(cursor).await?;
         let at_end = rows.len() < READ_TOGETHER;
         for row in rows {
             if row.position > wanted {
                 // The dispatcher has yet to come to it, and would have it sent again.
-                return Ok((pdus, upto.max(wanted)));
+                pdus.upto = pdus.upto.max(wanted);
+                return Ok(pdus);
             }
             let next = contained("read an event", self.pdus_for(server, &row)).await;
             let next = unless_lasting(&row, next)?.unwrap_or_default();
-            if pdus.len() + next.len() > MOST_PDUS {
-                return Ok((pdus, upto));
+            if pdus.json.len() + next.len() > MOST_PDUS {
+                return Ok(pdus);
             }
-            pdus.extend(next);
-            upto = row.position;
+            if !next.is_empty() {
+                pdus.positions.push(row.position);
+            }
+            pdus.json.extend(next);
+            pdus.upto = row.position;
         }
         if at_end {
             // Nothing lies between here and there.
-            upto = upto.max(wanted);
+            pdus.upto = pdus.upto.max(wanted);
         }
-        Ok((pdus, upto))
+        Ok(pdus)
     }
 
     /// What a row has for a server: its event, or what the room has come to since.
@@ -283,6 +303,7 @@ impl Rooms {
         let outgoing = self.outgoing();
         // Never closed.
         let permit = outgoing.permits.acquire().await.ok();
+        let _traced = trace_delivery(&prepared.traces, server);
         let transaction = Transaction {
             origin_server_ts: prepared.made_ms,
             pdus: &prepared.pdus,

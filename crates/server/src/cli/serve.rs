@@ -14,7 +14,7 @@ use super::{Failure, Place, print};
 use crate::{
     Running, Server,
     config::{self, Config, documented_file},
-    telemetry, welcome,
+    telemetry, traces, welcome,
 };
 
 /// Where the configuration is if nobody says.
@@ -26,10 +26,14 @@ pub(super) fn serve(place: &Place) -> Result<(), Failure> {
         print(&format!("A configuration was written to {DEFAULT_PLACE}\n"))?;
     }
     let config = read_config(place)?;
-    telemetry::install_log(&config.log);
+    let env = Env::real();
+    let (layer, exporter) = traces::set_up(&config, &env)?.unzip();
+    telemetry::install_log(&config.log, layer);
     raise_file_limit();
     run(async move {
-        let env = Env::real();
+        if let Some(exporter) = &exporter {
+            exporter.start();
+        }
         let running = Server::start(config.clone(), env.clone()).await?;
         greet(&config, &running, &env).await?;
         let ended = tokio::select! {
@@ -38,6 +42,9 @@ pub(super) fn serve(place: &Place) -> Result<(), Failure> {
         };
         tracing::info!("stopping");
         running.stop().await;
+        if let Some(exporter) = exporter {
+            exporter.finish().await;
+        }
         ended
     })
 }

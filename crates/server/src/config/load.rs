@@ -75,6 +75,7 @@ fn override_key(table: &mut Table, name: &str, value: &str) -> Result<Config, St
     let text = Value::String(value.to_owned());
     let other = value.parse::<bool>().map(Value::Boolean);
     let other = other.or_else(|_| value.parse().map(Value::Integer));
+    let other = other.or_else(|_| value.parse().map(Value::Float));
     let mut refused = None;
     for candidate in [Some(text), other.ok()].into_iter().flatten() {
         let mut changed = table.clone();

@@ -59,6 +59,7 @@ fn the_documented_examples_are_valid() {
     let config = read(&uncommented, &[]).unwrap();
     assert!(config.public_base_url.is_some() && config.database.url.is_some());
     assert!(config.registration.shared_secret.is_some());
+    assert!(config.traces.collector.is_some());
     assert!(config.listeners[0].tls.is_some());
 }
 
@@ -129,6 +130,27 @@ const REFUSED: &[(&str, &str)] = &[
         "[log]\nformat = \"xml\"",
         "m.toml:2:10: unknown variant `xml`, expected `text` or `json`",
     ),
+    (
+        "[traces]\ncollector = \"127.0.0.1:4318\"",
+        "m.toml:2:13: \"127.0.0.1:4318\" is no collector, expected http://HOST:PORT",
+    ),
+    (
+        "[traces]\ncollector = \"https://collector.example\"",
+        "expected http://HOST:PORT, for instance \"http://127.0.0.1:4318\"",
+    ),
+    (
+        "[traces]\ncollector = \"http://127.0.0.1:4318/v1/traces\"",
+        "is no collector",
+    ),
+    (
+        "[traces]\nsample_ratio = 2",
+        "m.toml:2:16: 2 is no part of the requests, expected a number from 0 to 1",
+    ),
+    ("[traces]\nsample_ratio = nan", "NaN is no part of"),
+    (
+        "[traces]\nsample_ratio = \"all\"",
+        "m.toml:2:16: invalid type: string \"all\", expected f64",
+    ),
     ("server_name = ", "m.toml:1:"),
     ("a = 1\na = 2", "m.toml:2:1: duplicate key"),
 ];
@@ -156,6 +178,8 @@ fn variables_override_keys_with_a_single_value() {
             ("MYELIN_REGISTRATION__SHARED_SECRET", "12345"),
             ("MYELIN_DEFAULT_ROOM_VERSION", "11"),
             ("MYELIN_LOG__FORMAT", "json"),
+            ("MYELIN_TRACES__SAMPLE_RATIO", "0.25"),
+            ("MYELIN_TRACES__COLLECTOR", "http://[::1]"),
             ("MYELIN_TEST_SOMETHING", "is not ours"),
             ("SERVER_NAME", "is not ours"),
         ],
@@ -166,6 +190,9 @@ fn variables_override_keys_with_a_single_value() {
     assert_eq!(config.registration.shared_secret.as_deref(), Some("12345"));
     assert_eq!(config.default_room_version.as_str(), "11");
     assert_eq!(config.log.format, LogFormat::Json);
+    assert_eq!(config.traces.sample_ratio.get(), 0.25);
+    let collector = config.traces.collector.unwrap();
+    assert_eq!(collector.url("/x"), "http://[::1]:4318/x");
 }
 
 #[test]

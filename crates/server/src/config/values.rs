@@ -1,12 +1,14 @@
 //! Values that are more than a text or a number, each with words for what was expected.
 
 use std::{
+    fmt,
     net::{IpAddr, SocketAddr},
     num::NonZeroU32,
     path::PathBuf,
     str::FromStr as _,
 };
 
+use http::{Uri, uri::Scheme};
 use ipnet::IpNet;
 use myelin_core::room_version::RoomVersion;
 use myelin_storage::DatabaseUrl;
@@ -208,6 +210,110 @@ pub(super) fn log_filter<'de, D: Deserializer<'de>>(from: D) -> Result<String, D
         Ok(_) => Ok(filter),
         Err(error) => Err(D::Error::custom(format!(
             "{filter:?} is no filter ({error}), expected for instance \"info\" or \"info,myelin_rooms=debug\""
+        ))),
+    }
+}
+
+/// Where a collector of traces listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CollectorAddress {
+    /// A name or an address; one of IPv6 stands without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+/// The port of OTLP over HTTP.
+const OTLP_PORT: u16 = 4318;
+
+impl CollectorAddress {
+    /// The URL of a path there.
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{self}{path}")
+    }
+}
+
+impl fmt::Display for CollectorAddress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        match host.contains(':') {
+            true => write!(formatter, "[{host}]:{port}"),
+            false => write!(formatter, "{host}:{port}"),
+        }
+    }
+}
+
+impl Value for CollectorAddress {
+    fn kind() -> String {
+        "address".to_owned()
+    }
+
+    fn written(&self) -> String {
+        quoted(self.url(""))
+    }
+}
+
+pub(super) fn collector<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<CollectorAddress>, D::Error> {
+    let url = String::deserialize(from)?;
+    let address = || {
+        let uri: Uri = url.parse().ok()?;
+        let is_root = uri.path_and_query().is_none_or(|path| path == "/");
+        let is_plain = uri.scheme() == Some(&Scheme::HTTP) && is_root;
+        let authority = uri.authority().filter(|_| is_plain)?;
+        let host = authority.host().trim_matches(['[', ']']);
+        (!host.is_empty() && !authority.as_str().contains('@')).then(|| CollectorAddress {
+            host: host.to_owned(),
+            port: authority.port_u16().unwrap_or(OTLP_PORT),
+        })
+    };
+    match address() {
+        Some(address) => Ok(Some(address)),
+        None => Err(D::Error::custom(format!(
+            "{url:?} is no collector, expected http://HOST:PORT, for instance \"http://127.0.0.1:4318\""
+        ))),
+    }
+}
+
+/// A part of all: from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SampleRatio(f64);
+
+/// It is never NaN.
+impl Eq for SampleRatio {}
+
+impl SampleRatio {
+    /// From 0 to 1.
+    #[must_use]
+    pub fn get(self) -> f64 {
+        self.0
+    }
+}
+
+impl Default for SampleRatio {
+    fn default() -> Self {
+        Self(1.0)
+    }
+}
+
+impl Value for SampleRatio {
+    fn kind() -> String {
+        "number from 0 to 1".to_owned()
+    }
+
+    fn written(&self) -> String {
+        toml::Value::Float(self.0).to_string()
+    }
+}
+
+pub(super) fn sample_ratio<'de, D: Deserializer<'de>>(from: D) -> Result<SampleRatio, D::Error> {
+    let ratio = f64::deserialize(from)?;
+    match (0.0..=1.0).contains(&ratio) {
+        true => Ok(SampleRatio(ratio)),
+        false => Err(D::Error::custom(format!(
+            "{ratio} is no part of the requests, expected a number from 0 to 1"
         ))),
     }
 }

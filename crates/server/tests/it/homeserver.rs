@@ -62,6 +62,11 @@ pub(crate) struct Homeserver {
 impl Homeserver {
     /// Writes a configuration for a fresh server, starts it, and waits until it answers.
     pub(crate) async fn start(kind: Kind, ca: &Ca) -> Self {
+        Self::start_with(kind, ca, "").await
+    }
+
+    /// The same with further sections in Myelin's configuration.
+    pub(crate) async fn start_with(kind: Kind, ca: &Ca, sections: &str) -> Self {
         let address = own_address();
         let identity = ca.identity(address);
         let listen = SocketAddr::from((address, 8008));
@@ -82,7 +87,7 @@ impl Homeserver {
         };
         match kind {
             Kind::Synapse => site.synapse().write(),
-            Kind::Myelin => myelin::write_config(&site),
+            Kind::Myelin => myelin::write_config(&site, sections),
         }
         let mut server = Self {
             kind,

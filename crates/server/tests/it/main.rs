@@ -17,6 +17,7 @@ mod machine;
 mod myelin;
 mod program;
 mod proxy;
+mod traces;
 mod trouble;
 mod witness;
 

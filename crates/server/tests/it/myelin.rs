@@ -31,8 +31,8 @@ pub(crate) fn signing_key(site: &Site) -> (String, SigningKey) {
     )
 }
 
-/// One listener without TLS behind the test's proxy, one with TLS of its own.
-pub(crate) fn write_config(site: &Site) {
+/// One listener without TLS behind the test's proxy, one with TLS of its own, and whatever the test adds.
+pub(crate) fn write_config(site: &Site, sections: &str) {
     let in_directory = |name: &str| site.directory.join(name);
     std::fs::write(in_directory("tls.crt"), &site.identity.certificate_pem).unwrap();
     std::fs::write(in_directory("tls.key"), &site.identity.key_pem).unwrap();
@@ -68,6 +68,8 @@ enabled = false
 
 [public_rooms]
 allow_publishing = true
+
+{sections}
 "#,
         name = site.name,
         data = in_directory("data").display(),
