@@ -1,4 +1,5 @@
-//! The project's own commands: `cargo xtask tidy`, `cargo xtask ci`, `cargo xtask requirements`.
+//! The project's own commands: `cargo xtask tidy`, `cargo xtask ci`, `cargo xtask requirements`,
+//! `cargo xtask sim`.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -8,6 +9,7 @@
 
 mod ci;
 mod requirements;
+mod sim;
 mod source;
 mod tidy;
 
@@ -21,6 +23,8 @@ Usage: cargo xtask COMMAND
   ci fast              format, lints, tidy and every test that needs nothing but cargo
   ci full              install what the tests need, then everything, then the requirements
   requirements [FILE]  compare docs/requirements.md with the JUnit report of `ci full`
+  sim [OPTIONS]        simulate many servers, seed after seed: --seeds A..B, --servers N, --actions N,
+                       --faults N; --replay SEED prints all that happens
 ";
 
 fn main() -> ExitCode {
@@ -33,6 +37,7 @@ fn main() -> ExitCode {
         ["ci", "full"] => ci::full(&root),
         ["requirements"] => requirements::run(&root, &root.join(requirements::DEFAULT_REPORT)),
         ["requirements", report] => requirements::run(&root, Path::new(report)),
+        ["sim", options @ ..] => sim::run(&root, options),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);

@@ -1,0 +1,346 @@
+//! One simulation from beginning to end.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use myelin_core::room_version::RoomVersion;
+use myelin_env::{CancellationToken, Clock, Random, Tasks};
+use ruma::RoomId;
+use tokio::runtime::{Builder, RngSeed};
+
+use crate::{
+    check::{self, Views, Violations},
+    client::Client,
+    faults::Faults,
+    machine::{Machine, World},
+    network::Fabric,
+    reader::Reader,
+    trace::Trace,
+    view::{Server, View, waiting},
+    workload::{USERS, Workload},
+};
+
+/// When simulations begin, in Unix milliseconds.
+const START_MS: u64 = 1_700_000_000_000;
+
+/// How long everything may take to come to rest when nothing goes wrong any more.
+const LONGEST_REST: Duration = Duration::from_secs(6 * 3600);
+
+/// How often is looked whether it has.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// What is to be simulated.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// What everything follows from.
+    pub seed: u64,
+    /// How many servers there are; by chance if not given.
+    pub servers: Option<usize>,
+    /// How many things users do, all together.
+    pub actions: usize,
+    /// How much goes wrong.
+    pub faults: usize,
+    /// Whether the trace is kept as text.
+    pub is_readable: bool,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// How many servers there were.
+    pub servers: usize,
+    /// How many events there are in the rooms.
+    pub events: usize,
+    /// Faults by kind, and outcomes by kind.
+    pub counted: BTreeMap<String, u64>,
+    /// How much time passed there.
+    pub simulated: Duration,
+    /// The number that stands for all that happened.
+    pub trace: u64,
+    /// What was violated.
+    pub violations: Vec<String>,
+    /// All that happened, if that was asked for.
+    pub text: Option<String>,
+}
+
+/// The name of a server by its number.
+#[must_use]
+pub fn name(server: usize) -> String {
+    let octet = u8::try_from(server + 1).unwrap_or(u8::MAX);
+    Ipv4Addr::new(10, 0, 0, octet).to_string()
+}
+
+/// Simulates, on the calling thread.
+///
+/// # Panics
+/// If there is no place for the databases.
+#[must_use]
+pub fn run(scenario: &Scenario) -> Report {
+    let clock = Clock::manual(START_MS);
+    let trace = Trace::new(clock.clone(), scenario.is_readable);
+    let moving = clock.clone();
+    let mut runtime = Builder::new_current_thread();
+    let runtime = runtime
+        .enable_time()
+        .rng_seed(RngSeed::from_bytes(&scenario.seed.to_le_bytes()))
+        // Nothing is left to do at this moment, so the next one comes.
+        .on_thread_park(move || {
+            moving.advance_to_next();
+        })
+        .build()
+        .expect("a runtime can be made");
+    let memory = PathBuf::from("/dev/shm");
+    let directory = if memory.is_dir() {
+        tempfile::tempdir_in(memory)
+    } else {
+        tempfile::tempdir()
+    };
+    let directory = directory.expect("a temporary directory can be made");
+    let simulation = Simulation::new(scenario, &clock, &trace, directory.path().to_owned());
+    let tasks = simulation.tasks.clone();
+    let (report, fabric) = metrics::with_local_recorder(&trace, || {
+        let fabric = simulation.world.fabric.clone();
+        let begun = clock.instant();
+        let running = async { tasks.spawn("simulation", simulation.run(begun)).await };
+        (runtime.block_on(running), fabric)
+    });
+    drop(runtime);
+    fabric.end();
+    report.expect("the simulation does not panic")
+}
+
+/// What a simulation consists of.
+struct Simulation {
+    scenario: Scenario,
+    world: World,
+    trace: Trace,
+    random: Random,
+    /// Everything that isn't a server's.
+    tasks: Tasks,
+    machines: Arc<[Machine]>,
+    violations: Violations,
+}
+
+impl Simulation {
+    fn new(scenario: &Scenario, clock: &Clock, trace: &Trace, directory: PathBuf) -> Self {
+        let seeds = Random::seeded(scenario.seed);
+        let random = || Random::seeded(seeds.u64());
+        let versions = [RoomVersion::V10, RoomVersion::V11, RoomVersion::V12];
+        let world = World {
+            clock: clock.clone(),
+            fabric: Fabric::new(clock.clone(), random(), trace.clone()),
+            directory,
+            version: versions[seeds.below(3) as usize],
+            seed: seeds.u64(),
+        };
+        let servers = scenario.servers.unwrap_or(3 + seeds.below(5) as usize);
+        let machines = (0..servers).map(|number| Machine::new(&world, number as u8));
+        Self {
+            machines: machines.collect(),
+            scenario: scenario.clone(),
+            trace: trace.clone(),
+            random: random(),
+            tasks: Tasks::on_one_thread(clock.clone()),
+            violations: Violations::default(),
+            world,
+        }
+    }
+
+    async fn run(mut self, begun: myelin_env::Moment) -> Report {
+        let mut events = 0;
+        match Box::pin(self.live()).await {
+            Ok(held) => events = held,
+            Err(why) => self.violations.add("stuck", why),
+        }
+        let report = Report {
+            seed: self.scenario.seed,
+            servers: self.machines.len(),
+            events,
+            counted: self.trace.counted(),
+            simulated: begun.elapsed(&self.world.clock),
+            trace: self.trace.hash(),
+            violations: self.violations.lines(),
+            text: self.trace.text(),
+        };
+        for machine in self.machines.iter() {
+            machine.crash().await;
+        }
+        report
+    }
+
+    /// Lets everything happen, and looks at what came of it. Answers how many events there are.
+    async fn live(&mut self) -> Result<usize, String> {
+        let workload = Arc::new(self.begin().await?);
+        let readers = self.readers(&workload);
+        let stop = CancellationToken::new();
+        let reading: Vec<_> = readers
+            .iter()
+            .map(|reader| {
+                let (reader, stop) = (Arc::clone(reader), stop.clone());
+                self.tasks
+                    .spawn("reader", async move { reader.read(&stop).await })
+            })
+            .collect();
+        let faults = Faults {
+            machines: Arc::clone(&self.machines),
+            fabric: self.world.fabric.clone(),
+            clock: self.world.clock.clone(),
+            random: Random::seeded(self.random.u64()),
+            trace: self.trace.clone(),
+        };
+        let tasks = self.tasks.clone();
+        let times = self.scenario.faults;
+        let faults = self
+            .tasks
+            .spawn("faults", async move { faults.happen(times, &tasks).await });
+        let each = self.scenario.actions.div_ceil(workload.clients.len());
+        let acting: Vec<_> = (0..workload.clients.len())
+            .map(|index| {
+                let workload = Arc::clone(&workload);
+                self.tasks
+                    .spawn("user", async move { workload.act(index, each).await })
+            })
+            .collect();
+        for user in acting {
+            user.await.map_err(|ended| ended.to_string())?;
+        }
+        faults.await.map_err(|ended| ended.to_string())??;
+        stop.cancel();
+        for reader in reading {
+            reader.await.map_err(|ended| ended.to_string())?;
+        }
+        for why in workload.failures() {
+            self.violations.add("not answered", why);
+        }
+        self.rest("after the faults").await?;
+        self.merge(&workload).await?;
+        for reader in &readers {
+            while !reader.once(0).await {
+                reader.client().pause().await;
+            }
+        }
+        self.judge(&workload, &readers).await
+    }
+
+    /// Starts all servers, with their users and rooms.
+    async fn begin(&self) -> Result<Workload, String> {
+        let mut clients = Vec::new();
+        for (server, machine) in self.machines.iter().enumerate() {
+            machine.start().await.map_err(|why| why.to_string())?;
+            for number in 1..=USERS {
+                let place = (&self.world.fabric, &self.world.clock);
+                clients.push(Client::register((server, machine), number, place).await?);
+            }
+        }
+        let random = Random::seeded(self.random.u64());
+        let mut workload = Workload::new(clients, &self.world, random);
+        workload.make_rooms().await?;
+        self.trace.note("begun");
+        Ok(workload)
+    }
+
+    /// Two clients of each server read.
+    fn readers(&self, workload: &Workload) -> Vec<Arc<Reader>> {
+        let clients = workload.clients.iter().enumerate();
+        clients
+            .filter(|(index, _)| index % usize::from(USERS) < 2)
+            .map(|(_, client)| Arc::new(Reader::new(client.clone())))
+            .collect()
+    }
+
+    /// Each server in turn sends an event on top of all it knows, until all know the same.
+    async fn merge(&self, workload: &Workload) -> Result<(), String> {
+        for round in 0..2 {
+            for server in 0..self.machines.len() {
+                for room in 0..workload.rooms.len() {
+                    let first = server * usize::from(USERS);
+                    for index in first..first + usize::from(USERS) {
+                        let transaction = format!("merge-{round}-{index}");
+                        if workload.say(index, room, &transaction).await? {
+                            break;
+                        }
+                    }
+                }
+                self.rest("while states are merged").await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing waits anywhere.
+    async fn rest(&self, when: &str) -> Result<(), String> {
+        let begun = self.world.clock.instant();
+        let mut quiet = 0;
+        loop {
+            self.world.clock.sleep(LOOK).await;
+            let mut busy = Vec::new();
+            for (number, machine) in self.machines.iter().enumerate() {
+                let server = machine.with_server(Server::of).ok_or("a server is off")?;
+                let waiting = waiting(&server.database)
+                    .await
+                    .map_err(|why| why.to_string())?;
+                if !waiting.is_nothing() {
+                    busy.push(format!("server {number}: {waiting:?}"));
+                }
+            }
+            quiet = if busy.is_empty() { quiet + 1 } else { 0 };
+            if quiet == 2 {
+                return Ok(());
+            }
+            if begun.elapsed(&self.world.clock) > LONGEST_REST {
+                return Err(format!("no rest {when}: {}", busy.join("; ")));
+            }
+        }
+    }
+
+    async fn judge(
+        &mut self,
+        workload: &Workload,
+        readers: &[Arc<Reader>],
+    ) -> Result<usize, String> {
+        let mut all = Vec::new();
+        let mut events = 0;
+        for (number, room) in workload.rooms.iter().enumerate() {
+            let views = self.views(&room.id).await?;
+            check::room(number, room, &views, &mut self.violations);
+            events += views
+                .values()
+                .map(|view| view.events.len())
+                .max()
+                .unwrap_or(0);
+            all.push(views);
+        }
+        let sent = workload.acknowledged();
+        check::acknowledged(&sent, &workload.rooms, &all, &mut self.violations);
+        for reader in readers {
+            check::shown(reader, &workload.rooms, &all, &mut self.violations);
+        }
+        Ok(events)
+    }
+
+    async fn views(&self, room: &str) -> Result<Views, String> {
+        let room: &RoomId = room.try_into().map_err(|_| "a room without an ID")?;
+        let mut views = Views::new();
+        for (number, machine) in self.machines.iter().enumerate() {
+            let server = machine.with_server(Server::of).ok_or("a server is off")?;
+            let view = View::read(&server, room)
+                .await
+                .map_err(|why| why.to_string())?;
+            views.extend(view.map(|view| (number, view)));
+        }
+        Ok(views)
+    }
+}
+
+/// Whether an address is a server's.
+#[must_use]
+pub fn is_server(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(address) if address.octets()[1] == 0)
+}

@@ -1,0 +1,237 @@
+//! What a server holds, read from its database: what the checkers compare.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use myelin_core::{
+    completeness::Completeness,
+    event::{Event, Verdict},
+    number::{EventNr, SnapshotNr, StreamPosition},
+};
+use myelin_rooms::{Room, Rooms};
+use myelin_server::Assembled;
+use myelin_storage::{
+    Database, StorageError, events, joins, params,
+    queues::{self, Queues},
+};
+use ruma::{EventId, OwnedEventId, RoomId};
+
+/// Which events are held in a room.
+const HELD: &str = "SELECT event FROM events WHERE room = $1 AND verdict > 0 ORDER BY event";
+
+/// What waits at a server.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    /// The queues.
+    pub queues: Queues,
+    /// Joins that were begun.
+    pub joins: usize,
+    /// Rooms whose state is partial, and why the last attempt to complete it failed.
+    pub partial: Vec<String>,
+}
+
+impl Waiting {
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        let Queues {
+            staged,
+            edus,
+            behind,
+            ..
+        } = self.queues;
+        [staged, edus, behind] == [0; 3] && self.joins == 0 && self.partial.is_empty()
+    }
+}
+
+/// Reads what waits.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn waiting(database: &Database) -> Result<Waiting, StorageError> {
+    let read = database.read("what waits", |tx| {
+        Box::pin(async move {
+            let partial = joins::partial_rooms(tx).await?;
+            let shown = partial.into_iter().map(|room| {
+                let why = room.last_error.unwrap_or_default();
+                format!(
+                    "room {} after {} attempts: {why}",
+                    room.room.0, room.attempts
+                )
+            });
+            Ok(Waiting {
+                queues: queues::count(tx).await?,
+                joins: joins::joins(tx).await?.len(),
+                partial: shown.collect(),
+            })
+        })
+    });
+    read.await
+}
+
+/// The IDs of a state's events, in order.
+pub type StateIds = Arc<BTreeSet<OwnedEventId>>;
+
+/// What a server thinks of an event.
+#[derive(Clone, Debug)]
+pub struct Opinion {
+    /// What the checks said.
+    pub verdict: Verdict,
+    /// The state before the event, if it is in the timeline.
+    pub before: Option<StateIds>,
+    /// Whether that state lacks memberships.
+    pub is_partial: bool,
+    /// What the event says, for people.
+    pub summary: String,
+}
+
+/// What a server holds of a room.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// All events, by ID.
+    pub events: BTreeMap<OwnedEventId, Opinion>,
+    /// Those that clients are shown, in order.
+    pub timeline: Vec<OwnedEventId>,
+    /// The current state.
+    pub current: StateIds,
+    /// The servers in the room by that state.
+    pub servers: BTreeSet<String>,
+}
+
+impl View {
+    /// Reads it; nothing if the server doesn't know the room.
+    ///
+    /// # Errors
+    /// Any [`StorageError`].
+    pub async fn read(server: &Server, room_id: &RoomId) -> Result<Option<Self>, StorageError> {
+        let Some(room) = server.rooms.room(room_id).await? else {
+            return Ok(None);
+        };
+        let held = server.held(&room).await?;
+        let by_number: BTreeMap<EventNr, Arc<Event>> =
+            held.into_iter().map(|event| (event.nr, event)).collect();
+        let mut states = BTreeMap::new();
+        let mut view = Self::default();
+        for event in by_number.values() {
+            let before = match event.before() {
+                None => None,
+                Some(before) => {
+                    let nr = before.snapshot();
+                    if let std::collections::btree_map::Entry::Vacant(vacant) = states.entry(nr) {
+                        vacant.insert(server.state(&room, nr, &by_number).await?);
+                    }
+                    states.get(&nr).cloned()
+                }
+            };
+            let is_partial = event
+                .before()
+                .is_some_and(|before| before.completeness() != Completeness::FULL);
+            let opinion = Opinion {
+                verdict: event.verdict,
+                before,
+                is_partial,
+                summary: summary(event),
+            };
+            view.events.insert(event.id().to_owned(), opinion);
+        }
+        view.timeline = server.timeline(&room).await?;
+        if let Some(current) = room.current() {
+            view.current = ids(&current.state, &by_number);
+            view.servers = current
+                .state
+                .servers()
+                .map(|(name, _)| name.to_string())
+                .collect();
+        }
+        Ok(Some(view))
+    }
+
+    /// What the server thinks of an event.
+    #[must_use]
+    pub fn opinion(&self, id: &str) -> Option<&Opinion> {
+        let id: &EventId = id.try_into().ok()?;
+        self.events.get(id)
+    }
+}
+
+fn summary(event: &Event) -> String {
+    let pdu = &event.pdu;
+    format!(
+        "{} {} by {}",
+        pdu.event_type,
+        pdu.state_key.as_deref().unwrap_or("-"),
+        pdu.sender
+    )
+}
+
+fn ids(state: &myelin_core::state::State, events: &BTreeMap<EventNr, Arc<Event>>) -> StateIds {
+    let of = |event: EventNr| events.get(&event).map(|event| event.id().to_owned());
+    Arc::new(
+        state
+            .entries()
+            .filter_map(|(_, entry)| of(entry.event()))
+            .collect(),
+    )
+}
+
+/// The parts of a server that are looked into.
+#[derive(Clone)]
+pub struct Server {
+    /// Its database.
+    pub database: Database,
+    /// Its rooms.
+    pub rooms: Rooms,
+}
+
+impl Server {
+    /// The parts of a server that runs.
+    #[must_use]
+    pub fn of(server: &Assembled) -> Self {
+        Self {
+            database: server.database().clone(),
+            rooms: server.rooms().clone(),
+        }
+    }
+
+    async fn held(&self, room: &Arc<Room>) -> Result<Vec<Arc<Event>>, StorageError> {
+        let key = room.key.clone();
+        let read = self.database.read("all events of a room", move |tx| {
+            Box::pin(async move {
+                let rows = tx.query(HELD, params![key.room.0]).await?;
+                let numbers: Result<Vec<_>, _> =
+                    rows.iter().map(|row| row.int(0).map(EventNr)).collect();
+                events::by_number(tx, &key, &numbers?).await
+            })
+        });
+        read.await
+    }
+
+    async fn state(
+        &self,
+        room: &Arc<Room>,
+        nr: SnapshotNr,
+        events: &BTreeMap<EventNr, Arc<Event>>,
+    ) -> Result<StateIds, StorageError> {
+        let state = room.state(&self.rooms, nr).await?;
+        Ok(ids(&state, events))
+    }
+
+    async fn timeline(&self, room: &Arc<Room>) -> Result<Vec<OwnedEventId>, StorageError> {
+        let key = room.key.clone();
+        let read = self.database.read("a room's timeline", move |tx| {
+            Box::pin(async move {
+                let span = (StreamPosition(0), StreamPosition(i64::MAX));
+                let direction = events::Direction::Forward;
+                let numbers = events::timeline(tx, key.room, direction, span, 1_000_000).await?;
+                let found = events::by_number(tx, &key, &numbers).await?;
+                let by_number: BTreeMap<_, _> =
+                    found.into_iter().map(|event| (event.nr, event)).collect();
+                let ids = numbers.iter().filter_map(|nr| by_number.get(nr));
+                Ok(ids.map(|event| event.id().to_owned()).collect())
+            })
+        });
+        read.await
+    }
+}
