@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use myelin_core::event::Verdict;
 
 use crate::{
+    liar::Forgery,
     reader::Reader,
     run::name,
     view::{Opinion, View},
@@ -57,7 +58,7 @@ pub fn room(number: usize, room: &Room, views: &Views, violations: &mut Violatio
                 Some((other, known)) => {
                     let place = format!(
                         "{id} ({}) of room {number} at {other} and {server}",
-                        known.summary
+                        known.summary()
                     );
                     compare(known, opinion, &place, violations);
                 }
@@ -79,7 +80,7 @@ pub fn room(number: usize, room: &Room, views: &Views, violations: &mut Violatio
     if let Some(((a, one), (b, other))) = apart {
         let only = |x: &View, y: &View| -> Vec<String> {
             let only = x.current.difference(&y.current);
-            only.map(|id| format!("{id} ({})", x.events[id].summary))
+            only.map(|id| format!("{id} ({})", x.events[id].summary()))
                 .collect()
         };
         let (there, here) = (only(one, other), only(other, one));
@@ -91,21 +92,69 @@ pub fn room(number: usize, room: &Room, views: &Views, violations: &mut Violatio
 }
 
 fn compare(one: &Opinion, other: &Opinion, place: &str, violations: &mut Violations) {
-    let is_rejected = |opinion: &Opinion| opinion.verdict == Verdict::Rejected;
+    let is_rejected = |opinion: &Opinion| opinion.verdict() == Verdict::Rejected;
     if is_rejected(one) != is_rejected(other) {
         violations.add(
             "verdict",
-            format!("{place}: {:?} and {:?}", one.verdict, other.verdict),
+            format!("{place}: {:?} and {:?}", one.verdict(), other.verdict()),
         );
     }
     for opinion in [one, other] {
-        if opinion.is_partial {
+        if opinion.is_partial() {
             violations.add("partial state", place.to_owned());
         }
     }
     if one.before != other.before {
         violations.add("state before", place.to_owned());
     }
+}
+
+/// Whether each message, however often its request was repeated, made one event.
+pub fn sent_once(number: usize, views: &Views, violations: &mut Violations) {
+    let mut first: BTreeMap<(String, &str), &str> = BTreeMap::new();
+    for (id, opinion) in views.values().flat_map(|view| &view.events) {
+        let pdu = &opinion.event.pdu;
+        if pdu.event_type.to_string() != "m.room.message" || opinion.verdict() == Verdict::Rejected
+        {
+            continue;
+        }
+        let message = (pdu.sender.to_string(), pdu.content.get());
+        let known = *first.entry(message).or_insert(id.as_str());
+        if known != id.as_str() {
+            violations.add("sent twice", format!("{known} and {id} of room {number}"));
+        }
+    }
+}
+
+/// Whether everybody to whom a server lied says what is to be said.
+pub fn forgeries(forgeries: &[Forgery], views: &Views, violations: &mut Violations) {
+    for forgery in forgeries {
+        let id = forgery.pdu.event_id.as_str();
+        // The liar keeps its lies from itself.
+        for (server, view) in views.iter().filter(|(server, _)| **server != 1) {
+            let verdict = view.opinion(id).map(Opinion::verdict);
+            let is_right = match verdict {
+                Some(verdict) => verdict == forgery.expected,
+                None => forgery.may_be_dropped || !is_tied(view, forgery),
+            };
+            if !is_right {
+                let (what, expected) = (forgery.what, forgery.expected);
+                violations.add(
+                    "forged",
+                    format!("{id} ({what}) is {verdict:?} at {server}, not {expected:?}"),
+                );
+            }
+        }
+    }
+}
+
+/// Whether the server has in its timeline what the forgery hangs on. Else it is too old to be kept.
+fn is_tied(view: &View, forgery: &Forgery) -> bool {
+    let parents = &forgery.pdu.prev_events;
+    parents.iter().all(|parent| {
+        let known = view.events.get(parent);
+        known.is_some_and(|known| known.before.is_some())
+    })
 }
 
 /// Whether everything that was acknowledged is there, and where the room was all the time everywhere.
@@ -133,7 +182,7 @@ pub fn acknowledged(
             match opinion {
                 None if must_have => violations.add("lost", place()),
                 Some(opinion)
-                    if *server == event.server && opinion.verdict != Verdict::Accepted =>
+                    if *server == event.server && opinion.verdict() != Verdict::Accepted =>
                 {
                     violations.add("acknowledged and refused", place());
                 }

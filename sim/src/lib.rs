@@ -8,6 +8,7 @@
 pub mod check;
 pub mod client;
 pub mod faults;
+pub mod liar;
 pub mod machine;
 pub mod network;
 pub mod reader;

@@ -1,12 +1,6 @@
 //! One simulation from beginning to end.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
 
 use myelin_core::room_version::RoomVersion;
 use myelin_env::{CancellationToken, Clock, Random, Tasks};
@@ -17,12 +11,13 @@ use crate::{
     check::{self, Views, Violations},
     client::Client,
     faults::Faults,
+    liar::{Forgery, Liar},
     machine::{Machine, World},
     network::Fabric,
     reader::Reader,
     trace::Trace,
     view::{Server, View, waiting},
-    workload::{USERS, Workload},
+    workload::{OUTSIDER, USERS, Workload},
 };
 
 /// When simulations begin, in Unix milliseconds.
@@ -220,13 +215,16 @@ impl Simulation {
             self.violations.add("not answered", why);
         }
         self.rest("after the faults").await?;
-        self.merge(&workload).await?;
+        self.look_before_merging(&workload).await?;
+        self.merge(&workload, &["once", "again"]).await?;
+        let forgeries = self.lie(&workload).await?;
+        self.merge(&workload, &["last"]).await?;
         for reader in &readers {
             while !reader.once(0).await {
                 reader.client().pause().await;
             }
         }
-        self.judge(&workload, &readers).await
+        self.judge(&workload, &readers, &forgeries).await
     }
 
     /// Starts all servers, with their users and rooms.
@@ -256,8 +254,8 @@ impl Simulation {
     }
 
     /// Each server in turn sends an event on top of all it knows, until all know the same.
-    async fn merge(&self, workload: &Workload) -> Result<(), String> {
-        for round in 0..2 {
+    async fn merge(&self, workload: &Workload, rounds: &[&str]) -> Result<(), String> {
+        for round in rounds {
             for server in 0..self.machines.len() {
                 for room in 0..workload.rooms.len() {
                     let first = server * usize::from(USERS);
@@ -300,16 +298,66 @@ impl Simulation {
         }
     }
 
+    /// What was acknowledged has to be everywhere by itself: events on top of it would bring it along.
+    async fn look_before_merging(&mut self, workload: &Workload) -> Result<(), String> {
+        let mut all = Vec::new();
+        for (number, room) in workload.rooms.iter().enumerate() {
+            let views = self.views(&room.id).await?;
+            check::sent_once(number, &views, &mut self.violations);
+            all.push(views);
+        }
+        let sent = workload.acknowledged();
+        check::acknowledged(&sent, &workload.rooms, &all, &mut self.violations);
+        Ok(())
+    }
+
+    /// The second server lies to all others, in the room in which all of them are.
+    async fn lie(&self, workload: &Workload) -> Result<Vec<Forgery>, String> {
+        let (insider, outsider) = (usize::from(USERS), OUTSIDER);
+        workload.leave(outsider, 0).await?;
+        self.rest("before the lies").await?;
+        let room = self.views(&workload.rooms[0].id).await?;
+        let other = self.views(&workload.rooms[1].id).await?;
+        let (Some(view), Some(other)) = (room.get(&1), other.get(&1)) else {
+            return Err("the liar is in no room".to_owned());
+        };
+        let server = self.machines[1]
+            .with_server(Server::of)
+            .ok_or("a server is off")?;
+        let room_id = workload.rooms[0].id.as_str().try_into();
+        let liar = Liar {
+            server: &server,
+            room_id: room_id.map_err(|_| "a room without an ID")?,
+            version: workload.version,
+            view,
+            other,
+            insider: &workload.clients[insider].user_id,
+            outsider: &workload.clients[outsider].user_id,
+            now_ms: self.world.clock.now_ms(),
+        };
+        let forgeries = liar.forgeries();
+        let others = (0..self.machines.len()).filter(|number| *number != 1);
+        liar.send(&forgeries, &others.map(name).collect::<Vec<_>>())
+            .await?;
+        self.rest("after the lies").await?;
+        Ok(forgeries)
+    }
+
     async fn judge(
         &mut self,
         workload: &Workload,
         readers: &[Arc<Reader>],
+        forgeries: &[Forgery],
     ) -> Result<usize, String> {
         let mut all = Vec::new();
         let mut events = 0;
         for (number, room) in workload.rooms.iter().enumerate() {
             let views = self.views(&room.id).await?;
             check::room(number, room, &views, &mut self.violations);
+            check::sent_once(number, &views, &mut self.violations);
+            if number == 0 {
+                check::forgeries(forgeries, &views, &mut self.violations);
+            }
             events += views
                 .values()
                 .map(|view| view.events.len())
@@ -337,10 +385,4 @@ impl Simulation {
         }
         Ok(views)
     }
-}
-
-/// Whether an address is a server's.
-#[must_use]
-pub fn is_server(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V4(address) if address.octets()[1] == 0)
 }

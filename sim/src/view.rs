@@ -77,14 +77,33 @@ pub type StateIds = Arc<BTreeSet<OwnedEventId>>;
 /// What a server thinks of an event.
 #[derive(Clone, Debug)]
 pub struct Opinion {
-    /// What the checks said.
-    pub verdict: Verdict,
+    /// The event, as the server has it.
+    pub event: Arc<Event>,
     /// The state before the event, if it is in the timeline.
     pub before: Option<StateIds>,
-    /// Whether that state lacks memberships.
-    pub is_partial: bool,
+}
+
+impl Opinion {
+    /// What the checks said.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        self.event.verdict
+    }
+
+    /// Whether the state before the event lacks memberships.
+    #[must_use]
+    pub fn is_partial(&self) -> bool {
+        let before = self.event.before();
+        before.is_some_and(|before| before.completeness() != Completeness::FULL)
+    }
+
     /// What the event says, for people.
-    pub summary: String,
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let pdu = &self.event.pdu;
+        let key = pdu.state_key.as_deref().unwrap_or("-");
+        format!("{} {key} by {}", pdu.event_type, pdu.sender)
+    }
 }
 
 /// What a server holds of a room.
@@ -125,14 +144,9 @@ impl View {
                     states.get(&nr).cloned()
                 }
             };
-            let is_partial = event
-                .before()
-                .is_some_and(|before| before.completeness() != Completeness::FULL);
             let opinion = Opinion {
-                verdict: event.verdict,
+                event: Arc::clone(event),
                 before,
-                is_partial,
-                summary: summary(event),
             };
             view.events.insert(event.id().to_owned(), opinion);
         }
@@ -154,16 +168,6 @@ impl View {
         let id: &EventId = id.try_into().ok()?;
         self.events.get(id)
     }
-}
-
-fn summary(event: &Event) -> String {
-    let pdu = &event.pdu;
-    format!(
-        "{} {} by {}",
-        pdu.event_type,
-        pdu.state_key.as_deref().unwrap_or("-"),
-        pdu.sender
-    )
 }
 
 fn ids(state: &myelin_core::state::State, events: &BTreeMap<EventNr, Arc<Event>>) -> StateIds {

@@ -56,6 +56,9 @@ pub struct Workload {
 /// How many users each server has.
 pub const USERS: u8 = 3;
 
+/// The second server is the liar; for a lie its last user has to leave.
+pub const OUTSIDER: usize = 2 * USERS as usize - 1;
+
 /// The level of the first user of each server in strict rooms: none of them can put out another.
 const RESIDENT_LEVEL: i64 = 90;
 
@@ -91,7 +94,9 @@ impl Workload {
             let number = self.rooms.len();
             self.rooms.push(Room { id, is_strict });
             for (index, client) in self.clients.iter().enumerate() {
-                let comes_later = !is_resident(index) && self.random.below(3) == 0;
+                // The liar's last user must have been in the room.
+                let may_come_later = !is_resident(index) && index != OUTSIDER;
+                let comes_later = may_come_later && self.random.below(3) == 0;
                 if index == creator || comes_later {
                     continue;
                 }
@@ -188,7 +193,7 @@ impl Workload {
                 )
                 .await
             }
-            34..39 if !is_bound => self.to_room(index, room, "leave").await,
+            34..39 if !is_bound => self.leave(index, room).await,
             39..45 if !is_bound => self.rejoin(client, room).await,
             45..50 => self.redact(index, room, number).await,
             _ => self.say(index, room, &format!("{index}-{number}")).await,
@@ -228,6 +233,14 @@ impl Workload {
     ) -> Result<bool, String> {
         let body = json!({ "user_id": user });
         self.request(index, room, ("POST", what), body).await
+    }
+
+    /// Leaves a room, if the user is in it.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn leave(&self, index: usize, room: usize) -> Result<bool, String> {
+        self.to_room(index, room, "leave").await
     }
 
     /// Kicks or bans somebody who may be put out.

@@ -1,0 +1,220 @@
+//! A server that lies: with its own key it signs events that nobody may accept, and sends them to the others.
+//!
+//! Servers with the same mistake agree with each other. What the specification says of these events is
+//! known beforehand, so they show mistakes that all servers make.
+
+use std::sync::Arc;
+
+use myelin_core::{
+    build::EventDraft,
+    event::{Event, Verdict},
+    pdu::Pdu,
+    room_version::RoomVersion,
+    state::Membership,
+};
+use myelin_federation::Transaction;
+use ruma::{MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, UInt};
+use serde_json::value::{RawValue, to_raw_value};
+
+use crate::view::{Server, View};
+
+/// An event that was made up, and what everybody has to say of it.
+#[derive(Clone, Debug)]
+pub struct Forgery {
+    /// The event.
+    pub pdu: Arc<Pdu>,
+    /// What is wrong with it.
+    pub what: &'static str,
+    /// What the checks say.
+    pub expected: Verdict,
+    /// Whether it need not be kept at all, since what it claims is nowhere to be had.
+    pub may_be_dropped: bool,
+}
+
+/// A liar, and what it knows of the room and of another one.
+pub struct Liar<'a> {
+    /// Its server.
+    pub server: &'a Server,
+    /// The room in which it lies.
+    pub room_id: OwnedRoomId,
+    /// The version of the room.
+    pub version: RoomVersion,
+    /// What it knows of the room.
+    pub view: &'a View,
+    /// What it knows of another room.
+    pub other: &'a View,
+    /// Its user who is in both.
+    pub insider: &'a str,
+    /// Its user who was in the room and is not any more.
+    pub outsider: &'a str,
+    /// When it lies, in Unix milliseconds.
+    pub now_ms: u64,
+}
+
+/// What an event hangs on.
+struct Place {
+    parent: Arc<Event>,
+    /// The state after the parent.
+    state: Vec<Arc<Event>>,
+}
+
+impl Liar<'_> {
+    /// Makes events up: one for each check on receipt that it knows to break alone.
+    #[must_use]
+    pub fn forgeries(&self) -> Vec<Forgery> {
+        let mut made = Vec::new();
+        let Some(now) = self.newest() else {
+            return made;
+        };
+        let rejected = Verdict::Rejected;
+        let without = self.selected(&now, None);
+        made.extend(self.forge(
+            (self.insider, &now),
+            without,
+            ("no membership is claimed", rejected),
+        ));
+        let mut others = self.other.events.values().map(|opinion| &opinion.event);
+        if let Some(foreign) = others.find(|event| is_join(event, self.insider)) {
+            let claimed = self.selected(&now, Some(foreign));
+            let what = "the membership of another room is claimed";
+            let forged = self.forge((self.insider, &now), claimed, (what, rejected));
+            made.extend(forged.map(|forged| Forgery {
+                may_be_dropped: true,
+                ..forged
+            }));
+        }
+        // The last join of somebody who has gone.
+        let Some(join) = self.last_join() else {
+            return made;
+        };
+        let claimed = self.selected(&now, Some(&join));
+        let what = "a membership that is over is claimed";
+        made.extend(self.forge((self.outsider, &now), claimed, (what, rejected)));
+        if let Some(then) = self.after(&join) {
+            let claimed = self.selected(&then, Some(&join));
+            let what = "it hangs on a time before its author left";
+            let expected = (what, Verdict::SoftFailed);
+            made.extend(self.forge((self.outsider, &then), claimed, expected));
+        }
+        made
+    }
+
+    /// Sends what was made up to others.
+    ///
+    /// # Errors
+    /// What went wrong.
+    pub async fn send(&self, forgeries: &[Forgery], to: &[String]) -> Result<(), String> {
+        let pdus: Vec<Box<RawValue>> = forgeries
+            .iter()
+            .map(|forgery| {
+                let json = forgery.pdu.json.to_string();
+                RawValue::from_string(json).map_err(|why| why.to_string())
+            })
+            .collect::<Result<_, _>>()?;
+        let federation = self.server.rooms.federation();
+        for server in to {
+            let name = server
+                .as_str()
+                .try_into()
+                .map_err(|_| "not a server's name")?;
+            let transaction = Transaction {
+                origin_server_ts: self.now_ms,
+                pdus: &pdus,
+                edus: &[],
+            };
+            let sent = federation.send_transaction(name, "lies", &transaction);
+            sent.await
+                .map_err(|why| format!("{server} takes no lies: {why}"))?;
+        }
+        Ok(())
+    }
+
+    fn forge(
+        &self,
+        (sender, place): (&str, &Place),
+        claimed: Vec<OwnedEventId>,
+        (what, expected): (&'static str, Verdict),
+    ) -> Option<Forgery> {
+        let content = serde_json::json!({ "msgtype": "m.text", "body": what });
+        let draft = EventDraft {
+            room_id: Some(self.room_id.clone()),
+            sender: sender.try_into().ok()?,
+            event_type: "m.room.message".to_owned(),
+            state_key: None,
+            content: to_raw_value(&content).ok()?,
+            prev_events: vec![place.parent.id().to_owned()],
+            auth_events: claimed,
+            depth: place.parent.pdu.depth + 1,
+            origin_server_ts: MilliSecondsSinceUnixEpoch(UInt::try_from(self.now_ms).ok()?),
+            redacts: None,
+        };
+        let key = self.server.rooms.federation().signing_keys().active();
+        let made = draft.finish(self.version, key).ok()?;
+        Some(Forgery {
+            pdu: made.pdu().clone(),
+            what,
+            expected,
+            may_be_dropped: false,
+        })
+    }
+
+    /// The end of the room's timeline.
+    fn newest(&self) -> Option<Place> {
+        let id = self.view.timeline.last()?;
+        let parent = Arc::clone(&self.view.events.get(id)?.event);
+        let state = self.view.current.iter();
+        Some(Place {
+            parent,
+            state: state.filter_map(|id| self.event(id)).collect(),
+        })
+    }
+
+    /// The place right after a state event.
+    fn after(&self, event: &Arc<Event>) -> Option<Place> {
+        let before = self.view.events.get(event.id())?.before.as_ref()?;
+        let is_other = |known: &Arc<Event>| {
+            known.pdu.event_type != event.pdu.event_type
+                || known.pdu.state_key != event.pdu.state_key
+        };
+        let before = before.iter().filter_map(|id| self.event(id));
+        let mut state: Vec<_> = before.filter(is_other).collect();
+        state.push(Arc::clone(event));
+        Some(Place {
+            parent: Arc::clone(event),
+            state,
+        })
+    }
+
+    fn event(&self, id: &OwnedEventId) -> Option<Arc<Event>> {
+        Some(Arc::clone(&self.view.events.get(id)?.event))
+    }
+
+    /// What a message has to claim, with this membership.
+    fn selected(&self, place: &Place, membership: Option<&Arc<Event>>) -> Vec<OwnedEventId> {
+        let types: &[&str] = if self.version.room_id_is_create_hash() {
+            &["m.room.power_levels"]
+        } else {
+            &["m.room.create", "m.room.power_levels"]
+        };
+        let is_needed = |event: &&Arc<Event>| types.iter().any(|of| event.pdu.is_state(of, ""));
+        let needed = place.state.iter().filter(is_needed);
+        needed
+            .chain(membership)
+            .map(|event| event.id().to_owned())
+            .collect()
+    }
+
+    fn last_join(&self) -> Option<Arc<Event>> {
+        let mut current = self.view.current.iter().filter_map(|id| self.event(id));
+        if current.any(|event| is_join(&event, self.outsider)) {
+            return None;
+        }
+        let ids = self.view.timeline.iter().rev();
+        let mut events = ids.filter_map(|id| self.event(id));
+        events.find(|event| is_join(event, self.outsider))
+    }
+}
+
+fn is_join(event: &Event, user: &str) -> bool {
+    event.pdu.is_state("m.room.member", user) && event.pdu.membership == Some(Membership::Join)
+}
