@@ -41,6 +41,15 @@ pub fn encode(text: &str) -> String {
 impl Client {
     /// Registers through the shared-secret API, which logs in too.
     pub async fn register(address: SocketAddr, user: &str) -> Self {
+        Self::register_as(address, user, false).await
+    }
+
+    /// The same, for who administers the server.
+    pub async fn register_admin(address: SocketAddr, user: &str) -> Self {
+        Self::register_as(address, user, true).await
+    }
+
+    async fn register_as(address: SocketAddr, user: &str, admin: bool) -> Self {
         const PATH: &str = "/_synapse/admin/v1/register";
         let nobody = Self {
             user_id: String::new(),
@@ -50,14 +59,15 @@ impl Client {
         let nonce = nobody.get(PATH).await["nonce"].clone();
         let nonce = nonce.as_str().unwrap();
         let mut mac = Hmac::<Sha1>::new_from_slice(SHARED_SECRET.as_bytes()).unwrap();
-        mac.update([nonce, user, PASSWORD, "notadmin"].join("\0").as_bytes());
+        let kind = if admin { "admin" } else { "notadmin" };
+        mac.update([nonce, user, PASSWORD, kind].join("\0").as_bytes());
         let mac: String = mac
             .finalize()
             .into_bytes()
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
-        let body = json!({ "nonce": nonce, "username": user, "password": PASSWORD, "admin": false, "mac": mac });
+        let body = json!({ "nonce": nonce, "username": user, "password": PASSWORD, "admin": admin, "mac": mac });
         let answer = nobody.post(PATH, body).await;
         let text = |key: &str| answer[key].as_str().unwrap().to_owned();
         Self {

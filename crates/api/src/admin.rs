@@ -6,6 +6,7 @@ pub(crate) mod devices;
 pub(crate) mod event_reports;
 pub(crate) mod rate_limits;
 pub(crate) mod registration_tokens;
+pub(crate) mod room_deletions;
 pub(crate) mod rooms;
 pub(crate) mod server;
 pub(crate) mod shared_secret;

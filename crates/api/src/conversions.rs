@@ -16,6 +16,9 @@ impl From<StorageError> for ApiError {
             tracing::warn!(%error, "the database is not available");
             return Self::unavailable("The database is not available at the moment");
         }
+        if error == StorageError::Gone {
+            return Self::not_found("It was deleted");
+        }
         if let StorageError::Unstorable(what) = error {
             return Self::invalid_param(format!("The request has {what} where that cannot be"));
         }

@@ -191,7 +191,10 @@ table! {
     "Synapse admin API: Rooms" Client {
         Admin Read GET "/_synapse/admin/v1/rooms" => admin::rooms::list;
         Admin Read GET "/_synapse/admin/v1/rooms/{room_id}" => admin::rooms::details;
-        Admin Change DELETE "/_synapse/admin/v1/rooms/{room_id}" => admin::rooms::delete;
+        Admin Change DELETE "/_synapse/admin/v1/rooms/{room_id}" => admin::room_deletions::delete;
+        Admin Change DELETE "/_synapse/admin/v2/rooms/{room_id}" => admin::room_deletions::begin_to_delete;
+        Admin Read GET "/_synapse/admin/v2/rooms/{room_id}/delete_status" => admin::room_deletions::of_room;
+        Admin Read GET "/_synapse/admin/v2/rooms/delete_status/{delete_id}" => admin::room_deletions::one;
         Admin Read GET "/_synapse/admin/v1/rooms/{room_id}/members" => admin::rooms::members;
         Admin Read GET "/_synapse/admin/v1/rooms/{room_id}/state" => admin::rooms::state;
         Admin Read GET "/_synapse/admin/v1/rooms/{room_id}/block" => admin::rooms::blocked;

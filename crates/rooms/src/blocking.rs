@@ -1,19 +1,10 @@
-//! Rooms that administrators want no user of this server to come into, and putting out those who are there.
+//! Rooms that administrators want no user of this server to come into.
 
 use myelin_core::{key_table::MEMBER, state::Membership};
 use myelin_storage::{Priority, StorageError, blocked_rooms};
 use ruma::{OwnedUserId, RoomId, UserId};
 
 use crate::{RoomError, Rooms, new_event::NewEvent, send::membership};
-
-/// What became of a room's users of this server.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PutOut {
-    /// Who was in the room, or had been invited, or knocked, and does not any more.
-    pub gone: Vec<OwnedUserId>,
-    /// Whom the room did not let go.
-    pub left: Vec<OwnedUserId>,
-}
 
 impl Rooms {
     /// Blocks a room, known here or not: nobody joins it, knocks upon it or is invited to it any more, of
@@ -83,25 +74,5 @@ impl Rooms {
             }
             _ => Ok(()),
         }
-    }
-
-    /// Lets all users of this server leave a room.
-    ///
-    /// # Errors
-    /// [`RoomError::NotFound`] for an unknown room, [`RoomError::Storage`].
-    pub async fn put_users_out(&self, room_id: &RoomId) -> Result<PutOut, RoomError> {
-        let room = self.known_room(room_id).await?;
-        let mut outcome = PutOut::default();
-        for user in room.local_users() {
-            match self.leave(&user, room_id, None).await {
-                Ok(()) => outcome.gone.push(user),
-                Err(RoomError::Storage(error)) => return Err(error.into()),
-                Err(error) => {
-                    tracing::warn!(room = %room_id, %user, %error, "a user stays in a room");
-                    outcome.left.push(user);
-                }
-            }
-        }
-        Ok(outcome)
     }
 }

@@ -60,7 +60,17 @@ pub enum RoomError {
     Internal(String),
     /// The database failed.
     #[error(transparent)]
-    Storage(#[from] StorageError),
+    Storage(StorageError),
+}
+
+/// A room that is deleted while something goes on in it is unknown from then on.
+impl From<StorageError> for RoomError {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::Gone => Self::unknown_room(),
+            error => Self::Storage(error),
+        }
+    }
 }
 
 impl RoomError {
@@ -104,7 +114,16 @@ pub enum ServeError {
     Internal(String),
     /// The database failed.
     #[error(transparent)]
-    Storage(#[from] StorageError),
+    Storage(StorageError),
+}
+
+impl From<StorageError> for ServeError {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::Gone => Self::unknown_room(),
+            error => Self::Storage(error),
+        }
+    }
 }
 
 impl From<DropReason> for ServeError {

@@ -13,6 +13,7 @@ mod commit;
 mod completion;
 mod containment;
 mod create;
+mod deletion;
 mod departures;
 mod edus;
 mod error;
@@ -56,6 +57,7 @@ mod send;
 mod serve;
 mod server_acl;
 mod sharing;
+mod shutdown;
 mod staging;
 mod state_cache;
 mod states;
@@ -76,7 +78,7 @@ mod validation;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicU64},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicU64},
 };
 
 use myelin_core::{
@@ -93,8 +95,8 @@ use myelin_storage::{
 };
 use ruma::{OwnedServerName, RoomId, ServerName, UserId};
 
-pub use blocking::PutOut;
 pub use create::{CreateRoom, Preset};
+pub use deletion::Deletion;
 pub use error::{ReceiveError, RoomError, ServeError};
 pub use membership::JoinContent;
 pub use new_event::NewEvent;
@@ -104,6 +106,7 @@ pub use presence::{PresenceState, Syncing, UserPresence};
 pub use receipts::{Mark, ReceiptType};
 pub use resident::Handed;
 pub use room::{CurrentState, Keys, Room};
+pub use shutdown::{DeleteRoom, Replacement, ShutDown};
 pub use third_party_invites::{Ownership, ThirdParty};
 pub use timestamps::{EventsNear, Moment};
 pub use upgrade::Upgrade;
@@ -149,6 +152,7 @@ struct Inner {
     workers: receive::Workers,
     transactions: taking::Transactions,
     resyncs: resync::Resyncs,
+    deletions: deletion::Deletions,
     search_index: Follower,
     user_directory: Follower,
     traced: traced::Recent,
@@ -163,9 +167,16 @@ struct InUse {
     rooms: HashMap<ruma::OwnedRoomId, Weak<Room>>,
     /// The rooms used last are held, so that a busy room is not read again and again.
     recent: std::collections::VecDeque<Arc<Room>>,
+    /// Counts the rooms that were deleted.
+    deleted: u64,
 }
 
 impl InUse {
+    fn existing_or(&mut self, room: Arc<Room>) -> Arc<Room> {
+        let existing = self.rooms.get(&room.key.room_id).and_then(Weak::upgrade);
+        existing.unwrap_or_else(|| self.insert(room))
+    }
+
     fn insert(&mut self, room: Arc<Room>) -> Arc<Room> {
         self.rooms.retain(|_, room| room.strong_count() > 0);
         self.rooms
@@ -229,6 +240,7 @@ impl Rooms {
             workers: receive::Workers::default(),
             transactions: taking::Transactions::default(),
             resyncs: resync::Resyncs::default(),
+            deletions: deletion::Deletions::default(),
             search_index: Follower::new(search_index::NAME),
             user_directory: Follower::new(user_directory::NAME),
             traced: traced::Recent::default(),
@@ -244,6 +256,7 @@ impl Rooms {
         rooms.start_departures();
         rooms.start_search_index();
         rooms.start_user_directory();
+        rooms.resume_deletions().await?;
         Ok(rooms)
     }
 
@@ -363,10 +376,17 @@ impl Rooms {
         if let Some(room) = self.room_in_use(room_id) {
             return Ok(Some(room));
         }
-        let Some(loaded) = Room::load(self, room_id).await? else {
-            return Ok(None);
-        };
-        Ok(Some(self.use_room(loaded)))
+        loop {
+            let deleted = self.rooms_in_use().deleted;
+            let Some(loaded) = Room::load(self, room_id).await? else {
+                return Ok(None);
+            };
+            let mut in_use = self.rooms_in_use();
+            // It may be one that was deleted since.
+            if in_use.deleted == deleted {
+                return Ok(Some(in_use.existing_or(loaded)));
+            }
+        }
     }
 
     /// A room by its number.
@@ -454,26 +474,36 @@ impl Rooms {
         }))
     }
 
+    fn rooms_in_use(&self) -> MutexGuard<'_, InUse> {
+        self.0.in_use.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn room_in_use(&self, room_id: &RoomId) -> Option<Arc<Room>> {
-        let in_use = self.0.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        let in_use = self.rooms_in_use();
         in_use.rooms.get(room_id).and_then(Weak::upgrade)
     }
 
     /// Makes a room that was read, or made, the one in use. If somebody was faster, theirs is.
     pub(crate) fn use_room(&self, room: Arc<Room>) -> Arc<Room> {
-        let mut in_use = self.0.in_use.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(existing) = in_use.rooms.get(&room.key.room_id).and_then(Weak::upgrade) {
-            return existing;
-        }
-        in_use.insert(room)
+        self.rooms_in_use().existing_or(room)
     }
 
     /// Makes a room the one in use, in place of one whose number is no longer that of the room.
     pub(crate) fn use_instead(&self, room: Arc<Room>) -> Arc<Room> {
-        let mut in_use = self.0.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut in_use = self.rooms_in_use();
         in_use
             .recent
             .retain(|old| old.key.room_id != room.key.room_id);
         in_use.insert(room)
+    }
+
+    /// Lets nobody find a room any more that was deleted. Who has it ends with it.
+    pub(crate) fn use_no_more(&self, room: &Room) {
+        let mut in_use = self.rooms_in_use();
+        in_use.deleted += 1;
+        in_use
+            .recent
+            .retain(|old| old.key.room_id != room.key.room_id);
+        in_use.rooms.remove(&room.key.room_id);
     }
 }

@@ -57,6 +57,8 @@ const KEPT_WHOLE_MS: u64 = 3_600_000;
 /// The senders that run.
 pub(crate) struct Outgoing {
     news: Notify,
+    /// Some sender has come further, or fallen behind.
+    moved: Notify,
     senders: Mutex<Senders>,
     permits: Semaphore,
     silent_permits: Semaphore,
@@ -66,6 +68,14 @@ struct Senders {
     by_server: HashMap<OwnedServerName, Sender>,
     /// Every row of the outbox up to here has woken its senders. Who has none has everything.
     dispatched: StreamPosition,
+}
+
+impl Senders {
+    fn have_got(&self, position: StreamPosition) -> bool {
+        let mut live = self.by_server.values().filter(|sender| !sender.behind);
+        self.dispatched >= position
+            && live.all(|sender| sender.cursor >= position.min(sender.wanted))
+    }
 }
 
 struct Sender {
@@ -90,6 +100,7 @@ impl Default for Outgoing {
     fn default() -> Self {
         Self {
             news: Notify::new(),
+            moved: Notify::new(),
             senders: Mutex::new(Senders {
                 by_server: HashMap::new(),
                 dispatched: StreamPosition(0),
@@ -104,6 +115,18 @@ impl Outgoing {
     /// There is a new row.
     pub(crate) fn wake(&self) {
         self.news.notify_one();
+    }
+
+    /// Waits until all servers have got what the outbox has for them up to a position, but for those that are
+    /// behind. To be bounded.
+    pub(crate) async fn have_got(&self, position: StreamPosition) {
+        loop {
+            let moved = self.moved.notified();
+            if self.lock().have_got(position) {
+                return;
+            }
+            moved.await;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Senders> {
@@ -211,6 +234,7 @@ impl Rooms {
                 self.wake_sender(&server, Wanted::Row(row.position));
             }
             self.outgoing().lock().dispatched = row.position;
+            self.outgoing().moved.notify_waiters();
         }
         Ok(rows.last().map(|row| row.position))
     }
@@ -335,6 +359,7 @@ impl Rooms {
                     return;
                 };
                 sender.cursor = cursor;
+                self.outgoing().moved.notify_waiters();
                 if sender.wanted == StreamPosition(i64::MAX) {
                     sender.wanted = self.events_stream().readable();
                 }
@@ -437,6 +462,7 @@ impl Rooms {
         if let Some(sender) = self.outgoing().lock().by_server.get_mut(server) {
             sender.behind = true;
         }
+        self.outgoing().moved.notify_waiters();
         // Others are not held up by this one.
         self.outgoing().wake();
         Ok(())

@@ -88,6 +88,18 @@ impl Rooms {
             .await
     }
 
+    /// What a user who comes into a room shows of itself there.
+    pub(crate) async fn profile_in_rooms(
+        &self,
+        user: &UserId,
+    ) -> Result<Map<String, Value>, StorageError> {
+        let user = user.to_owned();
+        let profile = self.database().read("profile", move |tx| {
+            Box::pin(async move { profiles::by_user(tx, &user).await })
+        });
+        Ok(profile.await?.map(shown).unwrap_or_default())
+    }
+
     /// Puts what a user shows of itself into its membership of a room, unless it stands there, or the
     /// user is not in the room any more: that must not make it come back.
     async fn renew_join(

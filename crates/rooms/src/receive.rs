@@ -236,6 +236,7 @@ impl Rooms {
                     rooms.env().clock.sleep(PAUSE_AFTER_FAILURE).await;
                 }
             };
+            let working = room.while_it_lasts(working);
             Box::pin(stopping.run_until_cancelled(working)).await;
         }));
     }

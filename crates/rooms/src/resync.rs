@@ -99,6 +99,7 @@ impl Rooms {
                     rooms.env().clock.sleep(FIRST_PAUSE).await;
                 }
             };
+            let completing = room.while_it_lasts(completing);
             Box::pin(stopping.run_until_cancelled(completing)).await;
             let mut active = rooms
                 .0

@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
 };
 
+use futures_util::future::select;
 use myelin_core::{
     completeness::StateRef,
     event::Event,
@@ -43,6 +44,8 @@ pub struct Room {
     unread: UnreadCache,
     /// Whether the room has a partial record: its resync isn't done.
     partial: watch::Sender<bool>,
+    /// Whether it was deleted: what goes on in it comes to nothing.
+    ended: watch::Sender<bool>,
     /// While the room is partial: the servers that were in it at the join.
     servers_at_join: RwLock<Arc<[String]>>,
     /// Pushed events that wait to be judged.
@@ -175,6 +178,7 @@ impl Room {
         match stored {
             // It was to be made with that write.
             None => Ok(Graph::default()),
+            Some(stored) if stored.row.key.room != self.key.room => Err(StorageError::Gone),
             Some(stored) => self.take_over(rooms, stored).await,
         }
     }
@@ -228,6 +232,7 @@ impl Room {
             events: EventCache::default(),
             unread: UnreadCache::default(),
             partial: watch::channel(false).0,
+            ended: watch::channel(false).0,
             servers_at_join: RwLock::default(),
             inbound: crate::inbound::Inbound::default(),
             sends: Mutex::default(),
@@ -365,6 +370,24 @@ impl Room {
             .write()
             .unwrap_or_else(PoisonError::into_inner) = Arc::default();
         self.partial.send_replace(false);
+    }
+
+    /// The room was deleted. Who waits for its state gets what there is.
+    pub(crate) fn end(&self) {
+        self.ended.send_replace(true);
+        self.set_full();
+    }
+
+    /// Whether the room was deleted.
+    pub(crate) fn has_ended(&self) -> bool {
+        *self.ended.borrow()
+    }
+
+    /// Does something that goes on for long, until the room is deleted.
+    pub(crate) async fn while_it_lasts(&self, work: impl Future<Output = ()>) {
+        let mut ended = self.ended.subscribe();
+        let end = ended.wait_for(|ended| *ended);
+        drop(select(Box::pin(work), Box::pin(end)).await);
     }
 
     /// While the room is partial: the servers that were in it at the join, for an approximate list.

@@ -82,12 +82,16 @@ impl<'r> Turn<'r> {
     /// Waits for the turn.
     ///
     /// # Errors
-    /// Any storage error, if the last write failed and the room must be read again.
+    /// [`StorageError::Gone`] for a room that was deleted; any storage error, if the last write failed and the
+    /// room must be read again.
     pub(crate) async fn take(
         rooms: &'r Rooms,
         room: &'r Arc<Room>,
     ) -> Result<Turn<'r>, StorageError> {
         let mut committed = room.turn.clone().lock_owned().await;
+        if room.has_ended() {
+            return Err(StorageError::Gone);
+        }
         let graph = match &*committed {
             Some(graph) => graph.clone(),
             None => {

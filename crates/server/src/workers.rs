@@ -12,7 +12,7 @@ use myelin_rooms::thin_outbox;
 use myelin_storage::{
     BoxFuture, Database, Priority, StorageError, client_transactions,
     old_notifications::{self, Bounds, Progress},
-    queues, staged, to_device,
+    queues, room_deletions, staged, to_device,
 };
 
 use crate::telemetry;
@@ -24,6 +24,9 @@ const TRANSACTION_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// For how long a message to a device is known to be a repeated one. A server that could not be
 /// answered repeats it after a week at the latest, and more than once.
 const MESSAGE_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// For how long administrators can ask what became of a deletion.
+const DELETION_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// For how long users are told again of what they have read, and unread events are kept beyond those that are
 /// counted.
@@ -135,12 +138,14 @@ async fn forget_old_transactions(env: Env, database: Database) -> Result<(), Sto
     let now_ms = env.clock.now_ms();
     let before_ms = now_ms.saturating_sub(TRANSACTION_LIFETIME.as_millis() as u64);
     let messages_before_ms = now_ms.saturating_sub(MESSAGE_LIFETIME.as_millis() as u64);
+    let deletions_before_ms = now_ms.saturating_sub(DELETION_LIFETIME.as_millis() as u64);
     database
         .write("forget old transactions", Priority::Bulk, move |tx| {
             Box::pin(async move {
                 client_transactions::delete_before(tx, before_ms).await?;
                 staged::delete_transactions(tx, before_ms).await?;
                 to_device::delete_taken(tx, messages_before_ms).await?;
+                room_deletions::delete_before(tx, deletions_before_ms).await?;
                 Ok(())
             })
         })

@@ -28,6 +28,9 @@ pub enum StorageError {
     /// 63 bits. Both engines refuse it alike. Who sent it has to send something else.
     #[error("{0} cannot be stored")]
     Unstorable(&'static str),
+    /// What this was about was deleted meanwhile.
+    #[error("it was deleted")]
+    Gone,
     /// A mistake in the program, for instance in a statement.
     #[error("bug in a use of the database: {0}")]
     Bug(String),
@@ -54,7 +57,11 @@ impl StorageError {
     pub fn is_lasting(&self) -> bool {
         matches!(
             self,
-            Self::Corrupt(_) | Self::Constraint(_) | Self::Unstorable(_) | Self::Bug(_)
+            Self::Corrupt(_)
+                | Self::Constraint(_)
+                | Self::Unstorable(_)
+                | Self::Gone
+                | Self::Bug(_)
         )
     }
 }

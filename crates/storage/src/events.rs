@@ -10,7 +10,9 @@ use myelin_core::{
 use ruma::{EventId, OwnedEventId, OwnedRoomId};
 use std::sync::Arc;
 
-use crate::{Param, Row, StorageError, Tx, event_id, param::message, relations, search_index};
+use crate::{
+    Param, Row, StorageError, Tx, event_id, param::message, relations, rooms, search_index,
+};
 
 /// The first byte of stored event JSON: canonical JSON as it is.
 const FORMAT_PLAIN: u8 = 1;
@@ -97,6 +99,9 @@ statements! {
             (SELECT COALESCE(MAX(position), 0) FROM events WHERE position > 0),
             (SELECT COALESCE(MIN(position), 0) FROM events WHERE position < 0)";
 }
+
+/// The settings for the last numbers and positions of events that may be gone.
+const KEPT: [&str; 3] = ["last_event", "last_position", "last_backfilled"];
 
 /// What is known of an event ID.
 #[derive(Clone, Debug)]
@@ -229,7 +234,7 @@ pub async fn by_id(
 pub async fn room_of(tx: &mut Tx, id: &EventId) -> Result<Option<RoomKey>, StorageError> {
     let id = event_id::to_stored(id);
     let row = tx.query_opt(ROOM_OF_EVENT, params![&id[..]]).await?;
-    row.map(|row| crate::rooms::read_key(&row, 1)).transpose()
+    row.map(|row| rooms::read_key(&row, 1)).transpose()
 }
 
 /// Stores an event in place of what was known of it, with its edges. Events that it refers to must
@@ -532,11 +537,25 @@ pub async fn last_numbers(tx: &mut Tx) -> Result<LastNumbers, StorageError> {
     let row = rows
         .first()
         .ok_or_else(|| StorageError::Corrupt("no last numbers".into()))?;
+    let (event, position, backfilled) = (row.int(0)?, row.int(1)?, row.int(2)?);
+    let [kept_event, kept_position, kept_backfilled] = KEPT;
     Ok(LastNumbers {
-        event: row.int(0)?,
-        position: row.int(1)?.max(0),
-        backfilled: row.int(2)?.min(0),
+        event: event.max(rooms::kept(tx, kept_event).await?),
+        position: position.max(rooms::kept(tx, kept_position).await?),
+        backfilled: backfilled.min(rooms::kept(tx, kept_backfilled).await?),
     })
+}
+
+/// Keeps in mind how far numbers and positions have come, before events that have some are deleted.
+pub(crate) async fn keep_numbers(tx: &mut Tx) -> Result<(), StorageError> {
+    let last = last_numbers(tx).await?;
+    for (name, number) in KEPT
+        .into_iter()
+        .zip([last.event, last.position, last.backfilled])
+    {
+        rooms::keep(tx, name, number).await?;
+    }
+    Ok(())
 }
 
 /// Those of some event IDs that are held in a room, with their numbers; nothing else of them is

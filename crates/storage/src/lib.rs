@@ -37,6 +37,7 @@ mod postgres;
 pub mod presence;
 pub mod profiles;
 pub mod published_rooms;
+pub mod purge;
 pub mod queues;
 pub mod rate_limit_overrides;
 pub mod receipts;
@@ -44,6 +45,7 @@ pub mod refresh_tokens;
 pub mod registration_tokens;
 pub mod relations;
 pub mod reports;
+pub mod room_deletions;
 pub mod rooms;
 mod row;
 pub mod search_index;
@@ -95,6 +97,7 @@ const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
     ("presence", presence::STATEMENTS),
     ("profiles", profiles::STATEMENTS),
     ("published_rooms", published_rooms::STATEMENTS),
+    ("purge", purge::STATEMENTS),
     ("rate_limit_overrides", rate_limit_overrides::STATEMENTS),
     ("queues", queues::STATEMENTS),
     ("receipts", receipts::STATEMENTS),
@@ -102,6 +105,7 @@ const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
     ("registration_tokens", registration_tokens::STATEMENTS),
     ("relations", relations::STATEMENTS),
     ("reports", reports::STATEMENTS),
+    ("room_deletions", room_deletions::STATEMENTS),
     ("rooms", rooms::STATEMENTS),
     ("search_index", search_index::STATEMENTS),
     ("server_keys", server_keys::STATEMENTS),

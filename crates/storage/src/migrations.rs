@@ -141,6 +141,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "user directory",
         sql: include_str!("../migrations/0025_user_directory.sql"),
     },
+    Migration {
+        number: 26,
+        name: "room deletions",
+        sql: include_str!("../migrations/0026_room_deletions.sql"),
+    },
 ];
 
 statements! {

@@ -3,7 +3,7 @@
 use myelin_core::number::{RoomNr, StreamPosition};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 
-use crate::{Row, StorageError, Tx};
+use crate::{Row, StorageError, Tx, rooms};
 
 statements! {
     /// A receipt takes the place of an earlier one, unless it is for an older event.
@@ -30,6 +30,9 @@ statements! {
     /// The last position in use.
     LAST_RECEIPT = "SELECT MAX(position) FROM receipts";
 }
+
+/// The setting for the last position of receipts that may be gone.
+const KEPT_POSITION: &str = "last_receipt";
 
 /// What a receipt is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,14 +155,21 @@ pub async fn fully_read(
     row.map(|row| row.parsed(0)).transpose()
 }
 
-/// The last position that is in use. A receipt is never deleted, only replaced by a later one.
+/// The last position that was given out. A receipt is replaced by a later one, or goes with its room.
 ///
 /// # Errors
 /// Any [`StorageError`].
 pub async fn last_position(tx: &mut Tx) -> Result<StreamPosition, StorageError> {
     let row = tx.query_opt(LAST_RECEIPT, params![]).await?;
     let last = row.map_or(Ok(None), |row| row.opt_int(0))?;
-    Ok(StreamPosition(last.unwrap_or(0)))
+    let kept = rooms::cursor(tx, KEPT_POSITION).await?;
+    Ok(StreamPosition(last.unwrap_or(0)).max(kept))
+}
+
+/// Keeps in mind how far positions have come, before rows that hold some are deleted.
+pub(crate) async fn keep_position(tx: &mut Tx) -> Result<(), StorageError> {
+    let last = last_position(tx).await?;
+    rooms::set_cursor(tx, KEPT_POSITION, last).await
 }
 
 fn read(row: &Row) -> Result<Receipt, StorageError> {

@@ -88,6 +88,10 @@ statements! {
         ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 }
 
+/// The settings for the highest number of a room, and position of a state, that may be gone.
+const KEPT_NUMBER: &str = "last_room";
+const KEPT_POSITION: &str = "last_state_position";
+
 /// A room as it is stored.
 #[derive(Clone, Debug)]
 pub struct RoomRow {
@@ -187,7 +191,15 @@ pub async fn update(
 /// The highest room number that was given out.
 pub async fn last_number(tx: &mut Tx) -> Result<i64, StorageError> {
     let row = tx.query_opt(LAST_ROOM, params![]).await?;
-    Ok(row.map(|row| row.int(0)).transpose()?.unwrap_or(0))
+    let last = row.map(|row| row.int(0)).transpose()?.unwrap_or(0);
+    Ok(last.max(kept(tx, KEPT_NUMBER).await?))
+}
+
+/// Keeps in mind how far numbers and positions have come, before rows that have some are deleted.
+pub(crate) async fn keep_numbers(tx: &mut Tx) -> Result<(), StorageError> {
+    let (number, position) = (last_number(tx).await?, last_state_position(tx).await?);
+    keep(tx, KEPT_NUMBER, number).await?;
+    keep(tx, KEPT_POSITION, position).await
 }
 
 /// Text of an event as a column that can't hold U+0000.
@@ -411,8 +423,19 @@ pub(crate) async fn set_cursor(
     set_setting(tx, name, &position.0.to_be_bytes()).await
 }
 
+/// A number that was kept in mind, by the name of its setting; 0 if none was.
+pub(crate) async fn kept(tx: &mut Tx, name: &str) -> Result<i64, StorageError> {
+    Ok(cursor(tx, name).await?.0)
+}
+
+/// Keeps a number in mind.
+pub(crate) async fn keep(tx: &mut Tx, name: &str, number: i64) -> Result<(), StorageError> {
+    set_cursor(tx, name, StreamPosition(number)).await
+}
+
 /// The highest position at which a room's current state changed.
 pub async fn last_state_position(tx: &mut Tx) -> Result<i64, StorageError> {
     let row = tx.query_opt(LAST_STATE_POSITION, params![]).await?;
-    Ok(row.map(|row| row.int(0)).transpose()?.unwrap_or(0))
+    let last = row.map(|row| row.int(0)).transpose()?.unwrap_or(0);
+    Ok(last.max(kept(tx, KEPT_POSITION).await?))
 }

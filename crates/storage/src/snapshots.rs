@@ -5,7 +5,7 @@ use myelin_core::{
     state::StateHash,
 };
 
-use crate::{StorageError, Tx};
+use crate::{StorageError, Tx, rooms};
 
 statements! {
     /// One link of a chain.
@@ -24,6 +24,9 @@ statements! {
     /// The highest number.
     LAST_SNAPSHOT = "SELECT COALESCE(MAX(snapshot), 0) FROM snapshots";
 }
+
+/// The setting for the highest number of states that may be gone.
+const KEPT_NUMBER: &str = "last_snapshot";
 
 /// One link of a chain of stored states.
 #[derive(Clone, Debug)]
@@ -130,5 +133,12 @@ pub async fn put_chunk(tx: &mut Tx, nr: SnapshotNr, chunk: &Chunk) -> Result<(),
 /// The highest snapshot number that was given out.
 pub async fn last_number(tx: &mut Tx) -> Result<i64, StorageError> {
     let row = tx.query_opt(LAST_SNAPSHOT, params![]).await?;
-    Ok(row.map(|row| row.int(0)).transpose()?.unwrap_or(0))
+    let last = row.map(|row| row.int(0)).transpose()?.unwrap_or(0);
+    Ok(last.max(rooms::kept(tx, KEPT_NUMBER).await?))
+}
+
+/// Keeps in mind how far numbers have come, before rows that have some are deleted.
+pub(crate) async fn keep_number(tx: &mut Tx) -> Result<(), StorageError> {
+    let last = last_number(tx).await?;
+    rooms::keep(tx, KEPT_NUMBER, last).await
 }

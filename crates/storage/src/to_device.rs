@@ -158,6 +158,14 @@ pub async fn delete_upto(
     Ok(())
 }
 
+/// Notes how far positions have come, before rows that hold some are deleted.
+pub(crate) async fn note_deleted(tx: &mut Tx) -> Result<(), StorageError> {
+    let last = last_position(tx).await?;
+    tx.execute(NOTE_DELETED, params![&last.0.to_be_bytes()])
+        .await
+        .map(drop)
+}
+
 /// The highest position that was ever given out.
 ///
 /// # Errors

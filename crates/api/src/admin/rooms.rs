@@ -1,4 +1,4 @@
-//! "Room Admin API". Rooms are not purged: their events stay.
+//! "Room Admin API", but for deleting rooms.
 
 use std::cmp::Ordering;
 
@@ -224,56 +224,6 @@ pub(crate) async fn block(
         false => api.rooms().unblock(&room).await?,
     }
     Ok(Json(json!({ "block": block })))
-}
-
-#[derive(Deserialize)]
-pub(crate) struct Deletion {
-    #[serde(default)]
-    block: bool,
-    /// As elsewhere, who says nothing wants it.
-    #[serde(default = "yes")]
-    purge: bool,
-    new_room_user_id: Option<String>,
-}
-
-fn yes() -> bool {
-    true
-}
-
-/// Puts this server's users out of a room, and blocks it if that is wished.
-pub(crate) async fn delete(
-    State(api): State<Api>,
-    User(requester): User,
-    Path(room): Path<OwnedRoomId>,
-    Json(wish): Json<Deletion>,
-) -> Result<Json<Value>, ApiError> {
-    if wish.purge {
-        let why = "This server does not purge rooms; \"purge\" has to be false";
-        return Err(ApiError::unknown(why));
-    }
-    if wish.new_room_user_id.is_some() {
-        let why = "This server makes no room in place of one that is deleted";
-        return Err(ApiError::unknown(why));
-    }
-    let rooms = api.rooms();
-    let is_known = rooms.room(&room).await?.is_some();
-    if !is_known && !wish.block {
-        return Err(ApiError::not_found("Room not found"));
-    }
-    // First, or somebody may come in again meanwhile.
-    if wish.block {
-        rooms.block(&room, &requester.user_id).await?;
-    }
-    let outcome = match is_known {
-        true => rooms.put_users_out(&room).await?,
-        false => Default::default(),
-    };
-    Ok(Json(json!({
-        "kicked_users": outcome.gone,
-        "failed_to_kick_users": outcome.left,
-        "local_aliases": [],
-        "new_room_id": null,
-    })))
 }
 
 #[derive(Deserialize)]

@@ -3,6 +3,7 @@
 mod event_reports;
 mod federation;
 mod registration_tokens;
+mod room_deletions;
 mod rooms;
 
 use std::time::Duration;

@@ -37,6 +37,7 @@ pub(crate) fn filled_in(path: &str) -> String {
         ("{tag}", "m.favourite"),
         ("{token}", "abcd"),
         ("{report_id}", "1"),
+        ("{delete_id}", "d"),
         ("{server}", "other.example"),
         ("{kind}", "content"),
         ("{rule_id}", "kettle"),

@@ -49,6 +49,7 @@ use tower::ServiceExt as _;
 struct Site {
     router: Router,
     users: Users,
+    rooms: Rooms,
     keys: Arc<SigningKeys>,
     fresh: Fresh,
 }
@@ -103,12 +104,13 @@ impl Site {
             env,
             users: users.clone(),
             sync: Sync::new(rooms.clone(), users.clone()),
-            rooms,
+            rooms: rooms.clone(),
             federation,
         });
         Self {
             router: router(&api, true, true),
             users,
+            rooms,
             keys,
             fresh: fresh.clone(),
         }

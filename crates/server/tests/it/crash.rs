@@ -6,6 +6,7 @@
 //! disks that are full, and for a PostgreSQL server that is killed.
 
 mod crowd;
+mod deletion;
 mod disk_full;
 mod join;
 mod own_postgres;

@@ -11,13 +11,19 @@ const BLOCKED: &str = "This room has been blocked on this server";
 
 impl Office {
     /// A request of a user below the client-server API's path.
-    async fn client(&self, token: &str, method: Method, end: &str, body: Value) -> (u16, Value) {
+    pub(super) async fn client(
+        &self,
+        token: &str,
+        method: Method,
+        end: &str,
+        body: Value,
+    ) -> (u16, Value) {
         let target = format!("/_matrix/client/v3/{end}");
         let (status, answer) = self.site.call(method, &target, Some(token), body).await;
         (status.as_u16(), answer)
     }
 
-    async fn create(&self, token: &str, wish: Value) -> String {
+    pub(super) async fn create(&self, token: &str, wish: Value) -> String {
         let (status, created) = self.client(token, Method::POST, "createRoom", wish).await;
         assert_eq!(status, 200, "{created}");
         created["room_id"].as_str().unwrap().to_owned()
@@ -30,7 +36,7 @@ impl Office {
         list["rooms"].as_array().unwrap().iter().map(name).collect()
     }
 
-    async fn is_in(&self, user: &str, room: &str) -> bool {
+    pub(super) async fn is_in(&self, user: &str, room: &str) -> bool {
         let end = format!("v1/users/@{user}:example.org/joined_rooms");
         let rooms = self.get(&end).await;
         rooms["joined_rooms"]
@@ -186,45 +192,6 @@ async fn nobody_comes_into_a_blocked_room_and_everybody_comes_out() {
         assert_eq!(send().await.0, StatusCode::OK);
         let missing = office.refused(Method::PUT, &block, json!({})).await;
         assert_eq!(missing, (400, "M_MISSING_PARAM Missing block".to_owned()));
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_deleted_room_has_no_users_of_this_server() {
-    on_each_engine(async |fresh: Fresh| {
-        let office = Office::open(&fresh).await;
-        let (anna, bert) = (
-            office.site.token("anna").await,
-            office.site.token("bert").await,
-        );
-        let wish = json!({ "invite": ["@bert:example.org"] });
-        let room = office.create(&anna, wish).await;
-        let end = format!("v1/rooms/{room}");
-        let purge = office.refused(Method::DELETE, &end, json!({})).await;
-        let why = "M_UNKNOWN This server does not purge rooms; \"purge\" has to be false";
-        assert_eq!(purge, (400, why.to_owned()));
-        assert!(office.is_in("anna", &room).await);
-        let wish = json!({ "purge": false, "block": true });
-        let (status, done) = office.ask(Method::DELETE, &end, wish).await;
-        assert_eq!(status, StatusCode::OK, "{done}");
-        assert_eq!(
-            done["kicked_users"],
-            json!(["@anna:example.org", "@bert:example.org"])
-        );
-        assert_eq!(done["failed_to_kick_users"], json!([]));
-        assert!(!office.is_in("anna", &room).await);
-        let (status, _) = office
-            .client(&bert, Method::POST, &format!("join/{room}"), json!({}))
-            .await;
-        assert_eq!(status, 403);
-        let unknown = "v1/rooms/!no:example.org";
-        let refused = office
-            .refused(Method::DELETE, unknown, json!({ "purge": false }))
-            .await;
-        assert_eq!(refused, (404, "M_NOT_FOUND Room not found".to_owned()));
-        let instead = json!({ "purge": false, "new_room_user_id": "@root:example.org" });
-        assert_eq!(office.refused(Method::DELETE, &end, instead).await.0, 400);
     })
     .await;
 }
