@@ -63,12 +63,7 @@ impl Administrator {
     /// All members, when they are known.
     async fn members(&self) -> BTreeSet<String> {
         let joined = self.client.joined_members(&self.room).await;
-        joined["joined"]
-            .as_object()
-            .unwrap()
-            .keys()
-            .cloned()
-            .collect()
+        joined.as_object().unwrap().keys().cloned().collect()
     }
 
     /// Deletes the room; nothing if the power goes meanwhile.
