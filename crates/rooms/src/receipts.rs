@@ -36,7 +36,7 @@ pub(crate) struct Receipts {
 
 impl Receipts {
     pub(crate) async fn load(database: &Database) -> Result<Self, StorageError> {
-        let last = database.look_up("last receipt", |tx| Box::pin(receipts::last_position(tx)));
+        let last = database.read("last receipt", |tx| Box::pin(receipts::last_position(tx)));
         Ok(Self {
             stream: Stream::new(last.await?),
             waking: Waking::default(),
