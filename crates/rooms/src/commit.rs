@@ -36,7 +36,10 @@ pub(crate) struct Batch {
     events: Vec<events::NewEvent>,
     references: Vec<(EventNr, OwnedEventId)>,
     snapshots: Vec<NewSnapshot>,
-    backward: Vec<(EventNr, Option<i64>)>,
+    /// Backward extremities, and the depth of an event that names them.
+    missing_parents: Vec<(EventNr, i64)>,
+    /// Events that came into the timeline.
+    placed: Vec<EventNr>,
     current: Vec<(StreamPosition, StateRef)>,
     local_memberships: Vec<LocalMembership>,
     out_of_band: Vec<OutOfBand>,
@@ -176,11 +179,11 @@ impl Batch {
     }
 
     pub(crate) fn put_backward_extremity(&mut self, nr: EventNr, depth: i64) {
-        self.backward.push((nr, Some(depth)));
+        self.missing_parents.push((nr, depth));
     }
 
     pub(crate) fn delete_backward_extremity(&mut self, nr: EventNr) {
-        self.backward.push((nr, None));
+        self.placed.push(nr);
     }
 
     pub(crate) fn put_current(&mut self, position: StreamPosition, current: StateRef) {
@@ -498,19 +501,20 @@ impl Write {
         for (user, transaction, event) in &self.batch.transactions {
             client_transactions::put(tx, user, transaction, event, self.now_ms).await?;
         }
-        for judged in &self.batch.judged {
-            staged::delete(tx, *judged).await?;
+        if !self.batch.judged.is_empty() {
+            staged::delete(tx, &self.batch.judged).await?;
         }
         self.write_completeness(tx, room).await
     }
 
     /// Extremities, the current state and who is in it.
     async fn write_graph(&self, tx: &mut Tx, room: RoomNr) -> Result<(), StorageError> {
-        for (nr, depth) in &self.batch.backward {
-            match depth {
-                Some(depth) => events::put_backward_extremity(tx, room, *nr, *depth).await?,
-                None => events::delete_backward_extremity(tx, room, *nr).await?,
-            }
+        for (nr, depth) in &self.batch.missing_parents {
+            events::put_backward_extremity(tx, room, *nr, *depth).await?;
+        }
+        // What is in the timeline is missing no more, whenever in this batch it was missed.
+        if !self.batch.placed.is_empty() {
+            events::delete_backward_extremities(tx, room, &self.batch.placed).await?;
         }
         for gone in self.before.extremities.difference(&self.after.extremities) {
             events::set_forward_extremity(tx, room, *gone, false).await?;

@@ -77,8 +77,8 @@ statements! {
     /// Adds a backward extremity.
     PUT_BACKWARD_EXTREMITY = "INSERT INTO backward_extremities (room, event, depth) VALUES ($1, $2, $3)
         ON CONFLICT (room, event) DO UPDATE SET depth = excluded.depth WHERE excluded.depth < backward_extremities.depth";
-    /// Removes a backward extremity.
-    DELETE_BACKWARD_EXTREMITY = "DELETE FROM backward_extremities WHERE room = $1 AND event = $2";
+    /// Removes backward extremities.
+    DELETE_BACKWARD_EXTREMITIES = "DELETE FROM backward_extremities WHERE room = $1 AND event IN int_list($2)";
     /// A redaction of an event that isn't held.
     PUT_PENDING_REDACTION = "INSERT INTO pending_redactions (redacts, redaction) VALUES ($1, $2) ON CONFLICT DO NOTHING";
     /// The redactions in a room that wait for an event. Anybody may redact any ID in a room of theirs.
@@ -464,15 +464,15 @@ pub async fn put_backward_extremity(
     Ok(())
 }
 
-/// Removes a backward extremity.
-pub async fn delete_backward_extremity(
+/// Removes backward extremities: these events are in the timeline now.
+pub async fn delete_backward_extremities(
     tx: &mut Tx,
     room: RoomNr,
-    event: EventNr,
+    events: &[EventNr],
 ) -> Result<(), StorageError> {
-    tx.run(DELETE_BACKWARD_EXTREMITY, params![room.0, event.0])
-        .await?;
-    Ok(())
+    let events: Param<'_> = events.iter().map(|nr| nr.0).collect();
+    tx.run(DELETE_BACKWARD_EXTREMITIES, params![room.0, events])
+        .await
 }
 
 /// The first events of a room, by position, whose state is partial.

@@ -3,7 +3,7 @@
 use myelin_core::number::RoomNr;
 use ruma::{OwnedEventId, OwnedServerName, ServerName};
 
-use crate::{StorageError, Tx, event_id, param::message};
+use crate::{Param, StorageError, Tx, event_id, param::message};
 
 statements! {
     /// One more staged PDU.
@@ -11,8 +11,8 @@ statements! {
     /// The oldest staged PDUs of a room, without some and without those that were set aside.
     STAGED = "SELECT staged, origin, event_id, json FROM staged_pdus
         WHERE room = $1 AND failure IS NULL AND staged NOT IN int_list($2) ORDER BY staged LIMIT $3";
-    /// The PDU was judged.
-    DELETE_STAGED = "DELETE FROM staged_pdus WHERE staged = $1";
+    /// The PDUs were judged.
+    DELETE_STAGED = "DELETE FROM staged_pdus WHERE staged IN int_list($1)";
     /// The PDU can't be judged.
     SET_ASIDE = "UPDATE staged_pdus SET failure = $2 WHERE staged = $1";
     /// What was set aside is judged again.
@@ -85,10 +85,10 @@ pub async fn list(
         .collect()
 }
 
-/// Removes a PDU that was judged.
-pub async fn delete(tx: &mut Tx, staged: i64) -> Result<(), StorageError> {
-    tx.run(DELETE_STAGED, params![staged]).await?;
-    Ok(())
+/// Removes PDUs that were judged.
+pub async fn delete(tx: &mut Tx, staged: &[i64]) -> Result<(), StorageError> {
+    tx.run(DELETE_STAGED, params![Param::IntList(staged.into())])
+        .await
 }
 
 /// Keeps a PDU that can't be judged out of the way, with the reason. It isn't listed any more.
