@@ -146,6 +146,7 @@ impl state_res::Event for Incoming<'_> {
     /// Only what the event itself carries: a create event whose hash is the room ID has none.
     fn room_id(&self) -> Option<&RoomId> {
         let derived = self.0.event_type == TimelineEventType::RoomCreate
+            && self.0.room_id.server_name().is_none()
             && Some(self.0.room_id.strip_sigil()) == self.0.event_id.as_str().strip_prefix('$');
         (!derived).then_some(&self.0.room_id)
     }

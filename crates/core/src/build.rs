@@ -1,5 +1,8 @@
 //! Making events: hashes, signature, ID.
 
+use std::collections::BTreeMap;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ruma::{
     CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId,
     ServerName,
@@ -12,7 +15,8 @@ use crate::{
     pdu::Pdu,
     room_version::RoomVersion,
     validate::{
-        DropReason, ValidPdu, check_format, check_references, content_hash, encode_hash, identify,
+        DropReason, ValidPdu, check_format, check_references, content_hash, encode_hash, event_id,
+        signed_part,
     },
 };
 
@@ -53,11 +57,25 @@ pub struct EventDraft {
 }
 
 impl EventDraft {
-    /// Adds hashes and this server's signature.
+    /// Adds hashes and this server's signature, and before room version 3 an ID.
     ///
     /// # Errors
     /// If the content is not canonical JSON, or the event breaks a limit of its format.
     pub fn finish(self, version: RoomVersion, key: &KeyPair) -> Result<ValidPdu, BuildError> {
+        self.finish_referring(version, key, &BTreeMap::new())
+    }
+
+    /// The same with the [`reference_hash`](crate::validate::reference_hash) of each event that it names, which
+    /// goes with its ID before room version 3.
+    ///
+    /// # Errors
+    /// As for [`EventDraft::finish`].
+    pub fn finish_referring(
+        self,
+        version: RoomVersion,
+        key: &KeyPair,
+        hashes: &BTreeMap<OwnedEventId, String>,
+    ) -> Result<ValidPdu, BuildError> {
         let mut content = Object::parse(self.content.get()).map_err(BuildError::Content)?;
         let mut event = Object::default();
         if let Some(redacts) = &self.redacts {
@@ -68,6 +86,7 @@ impl EventDraft {
             };
             place.insert("redacts", Value::text(redacts.as_str()));
         }
+        let ids = |ids| references(version, ids, hashes);
         event.insert("auth_events", ids(&self.auth_events));
         event.insert("content", Value::Object(content));
         event.insert("depth", Value::Integer(self.depth));
@@ -89,7 +108,8 @@ impl EventDraft {
 }
 
 /// Completes an event that another server prepared (the answer to `make_join`, `make_leave` or
-/// `make_knock`): adds hashes and this server's signature. What the template says is for the caller
+/// `make_knock`): adds hashes and this server's signature, and before room
+/// version 3 an ID. What the template says is for the caller
 /// to check.
 ///
 /// # Errors
@@ -118,7 +138,7 @@ pub fn countersign<'a>(
 ) -> Result<String, BuildError> {
     let mut event = Object::parse_with(version.numbers(), json).map_err(BuildError::Content)?;
     event.remove("unsigned");
-    let (_, signed_json) = identify(version, &event);
+    let signed_json = signed_part(version, &event);
     let signature = key.sign_bytes(signed_json.as_bytes());
     let key_id = key.key_id().as_str();
     let event = insert_signature(event, key.server_name(), key_id, &signature);
@@ -147,8 +167,23 @@ fn object_or_empty(value: Option<Value<'_>>) -> Object<'_> {
     }
 }
 
-fn ids(ids: &[OwnedEventId]) -> Value<'_> {
-    Value::Array(ids.iter().map(|id| Value::text(id.as_str())).collect())
+fn references<'a>(
+    version: RoomVersion,
+    ids: &'a [OwnedEventId],
+    hashes: &'a BTreeMap<OwnedEventId, String>,
+) -> Value<'a> {
+    let reference = |id: &'a OwnedEventId| {
+        let name = Value::text(id.as_str());
+        if !version.has_ids_in_events() {
+            return name;
+        }
+        let hash = match hashes.get(id) {
+            Some(hash) => object("sha256", Value::text(hash.as_str())),
+            None => Value::Object(Object::default()),
+        };
+        Value::Array(vec![name, hash])
+    };
+    Value::Array(ids.iter().map(reference).collect())
 }
 
 /// Puts hash and signature on an event, in place of any it has.
@@ -157,14 +192,22 @@ fn seal<'a>(
     mut event: Object<'a>,
     key: &'a KeyPair,
 ) -> Result<ValidPdu, BuildError> {
+    if version.has_ids_in_events() {
+        // What is made up may be anything that is not made up twice.
+        event.remove("event_id");
+        let unique = URL_SAFE_NO_PAD.encode(content_hash(&event));
+        let id = format!("${unique}:{}", key.server_name());
+        event.insert("event_id", Value::text(id));
+    }
     let hash = Value::text(encode_hash(content_hash(&event)));
     event.insert("hashes", object("sha256", hash));
-    let (event_id, signed_json) = identify(version, &event);
+    let signed_json = signed_part(version, &event);
     let signature = Value::text(key.sign_bytes(signed_json.as_bytes()));
     let by_key = object(key.key_id().as_str(), signature);
     event.insert("signatures", object(key.server_name().as_str(), by_key));
     let json = canonical_json::write(&event);
     check_format(version, &event, json.len()).map_err(BuildError::Invalid)?;
+    let event_id = event_id(version, &event, &signed_json).map_err(BuildError::Invalid)?;
     let pdu = Pdu::from_stored(version, event_id, json)
         .map_err(|error| BuildError::Invalid(DropReason::Malformed(error)))?;
     check_references(version, &pdu).map_err(BuildError::Invalid)?;

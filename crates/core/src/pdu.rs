@@ -1,12 +1,15 @@
 //! A PDU: an event as it travels between servers, parsed once.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use ruma::{
-    MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId,
+    EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId,
     events::TimelineEventType,
 };
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error, IgnoredAny, SeqAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
 use crate::{
@@ -23,7 +26,7 @@ pub(crate) const CREATE: &str = "m.room.create";
 /// The parsed form of a PDU. Immutable; shared behind an `Arc`.
 #[derive(Clone, Debug)]
 pub struct Pdu {
-    /// The reference hash of the event, with a `$`.
+    /// The reference hash of the event, with a `$`; before room version 3 what its server made up.
     pub event_id: OwnedEventId,
     /// The room. For a create event of room version 12, which carries none, derived from its ID.
     pub room_id: OwnedRoomId,
@@ -66,12 +69,12 @@ pub struct MalformedPdu {
 /// The fields of a PDU, in one pass over its JSON.
 #[derive(Deserialize)]
 struct Fields<'a> {
-    auth_events: Vec<OwnedEventId>,
+    auth_events: Vec<Reference>,
     #[serde(borrow)]
     content: &'a RawValue,
     depth: i64,
     origin_server_ts: MilliSecondsSinceUnixEpoch,
-    prev_events: Vec<OwnedEventId>,
+    prev_events: Vec<Reference>,
     #[serde(default)]
     redacts: Option<&'a RawValue>,
     room_id: Option<OwnedRoomId>,
@@ -79,6 +82,38 @@ struct Fields<'a> {
     state_key: Option<String>,
     #[serde(borrow, rename = "type")]
     event_type: Cow<'a, str>,
+}
+
+/// The ID of another event, which before room version 3 stands in a list with its reference hash.
+struct Reference(OwnedEventId);
+
+impl<'de> Deserialize<'de> for Reference {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct IdOrPair;
+        impl<'de> Visitor<'de> for IdOrPair {
+            type Value = Reference;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an event ID, or a list of it and its hash")
+            }
+
+            fn visit_str<E: Error>(self, id: &str) -> Result<Reference, E> {
+                EventId::parse(id).map(Reference).map_err(E::custom)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut pair: A) -> Result<Reference, A::Error> {
+                let id = pair.next_element()?;
+                while pair.next_element::<IgnoredAny>()?.is_some() {}
+                id.map(Reference)
+                    .ok_or_else(|| A::Error::invalid_length(0, &self))
+            }
+        }
+        from.deserialize_any(IdOrPair)
+    }
+}
+
+fn ids(references: Vec<Reference>) -> Vec<OwnedEventId> {
+    references.into_iter().map(|Reference(id)| id).collect()
 }
 
 impl Pdu {
@@ -130,8 +165,8 @@ impl Pdu {
             event_type,
             state_key: fields.state_key,
             content: fields.content.to_owned(),
-            prev_events: fields.prev_events,
-            auth_events: fields.auth_events,
+            prev_events: ids(fields.prev_events),
+            auth_events: ids(fields.auth_events),
             redacts,
             origin_server_ts: fields.origin_server_ts,
             depth: fields.depth,

@@ -12,7 +12,7 @@ use crate::{
     pdu::Pdu,
     room_version::RoomVersion,
     state::State,
-    validate::{DropReason, ValidPdu, check_format, identify},
+    validate::{DropReason, ValidPdu, check_format, signed_part},
 };
 
 /// The type of the state event that names a room's policy server.
@@ -86,7 +86,7 @@ impl PolicyServer {
         let (Some(signature), Ok(key)) = (signature, decode_verifying_key(&self.key)) else {
             return false;
         };
-        let (_, signed_json) = identify(version, &event);
+        let signed_json = signed_part(version, &event);
         verify_bytes(signed_json.as_bytes(), signature, &key).is_ok()
     }
 

@@ -1,4 +1,4 @@
-//! State resolution (versions 2 and 2.1) of whole states, on the part of them that conflicts.
+//! State resolution (versions 1, 2 and 2.1) of whole states, on the part of them that conflicts.
 //!
 //! A room's states are large and mostly shared, so nothing here may cost what a state weighs. The
 //! algorithm itself (`state_res`) gets the entries that differ, the shared entries that the
@@ -12,6 +12,7 @@
 mod auth_difference;
 mod auth_graph;
 mod conflict;
+mod first_version;
 mod state_res;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -55,7 +56,7 @@ pub enum ResolutionError {
 pub type AuthState = BTreeMap<StateKey, Arc<Event>>;
 
 /// Resolves several states of one room (specification, room version 2, "State resolution"; room
-/// version 12 for version 2.1, MSC4297). The order of `states` doesn't matter.
+/// version 1 for its own algorithm, room version 12 for version 2.1, MSC4297). The order of `states` doesn't matter.
 ///
 /// # What belongs to an auth chain
 /// The specification defines the auth difference by the auth chains of a state's events, and an
@@ -82,7 +83,10 @@ pub fn resolve(
             .ok_or(ResolutionError::NoState);
     };
     let conflict = Conflict::between_states(keys, desk, &states)?;
-    let mut resolved = resolve_conflict(version, desk, &conflict)?;
+    let mut resolved = match version.resolves_as_at_first() {
+        true => first_version::resolve(version, desk, &conflict)?,
+        false => resolve_conflict(version, desk, &conflict)?,
+    };
 
     let mut result = (*first).clone();
     for key in conflict.numbered_keys() {
@@ -123,7 +127,8 @@ fn entry(event: &Event) -> Entry {
 /// question the two agree on entries that both maps have. The restricted one does not let entries
 /// that the event has nothing to do with decide over it: a join that the claim brings is judged by
 /// the join rules which *it* cites, not by those that came later. Servers need not agree here: each
-/// of them knows different members, and the resync judges the event anew by its full state.
+/// of them knows different members, and the resync judges the event anew by its full state. So
+/// version 2 of the algorithm does for rooms of version 1 too, whose own would judge by the two small maps alone.
 ///
 /// # Errors
 /// As for [`resolve`], without [`ResolutionError::Unnumbered`].

@@ -27,7 +27,9 @@ struct Row {
     rules: RoomVersionRules,
 }
 
-static ROWS: [Row; 10] = [
+static ROWS: [Row; 12] = [
+    row("1", RoomVersionId::V1, RoomVersionRules::V1),
+    row("2", RoomVersionId::V2, RoomVersionRules::V2),
     row("3", RoomVersionId::V3, RoomVersionRules::V3),
     row("4", RoomVersionId::V4, RoomVersionRules::V4),
     row("5", RoomVersionId::V5, RoomVersionRules::V5),
@@ -50,26 +52,30 @@ const fn row(name: &'static str, id: RoomVersionId, rules: RoomVersionRules) -> 
 pub struct UnsupportedVersion(pub String);
 
 impl RoomVersion {
+    /// Version 1.
+    pub const V1: Self = Self(0);
+    /// Version 2.
+    pub const V2: Self = Self(1);
     /// Version 3.
-    pub const V3: Self = Self(0);
+    pub const V3: Self = Self(2);
     /// Version 4.
-    pub const V4: Self = Self(1);
+    pub const V4: Self = Self(3);
     /// Version 5.
-    pub const V5: Self = Self(2);
+    pub const V5: Self = Self(4);
     /// Version 6.
-    pub const V6: Self = Self(3);
+    pub const V6: Self = Self(5);
     /// Version 7.
-    pub const V7: Self = Self(4);
+    pub const V7: Self = Self(6);
     /// Version 8.
-    pub const V8: Self = Self(5);
+    pub const V8: Self = Self(7);
     /// Version 9.
-    pub const V9: Self = Self(6);
+    pub const V9: Self = Self(8);
     /// Version 10.
-    pub const V10: Self = Self(7);
+    pub const V10: Self = Self(9);
     /// Version 11.
-    pub const V11: Self = Self(8);
+    pub const V11: Self = Self(10);
     /// Version 12.
-    pub const V12: Self = Self(9);
+    pub const V12: Self = Self(11);
 
     /// Every supported version, oldest first.
     pub fn supported() -> impl Iterator<Item = Self> {
@@ -144,7 +150,24 @@ impl RoomVersion {
         !self.row().rules.authorization.use_room_create_sender
     }
 
-    /// An event's ID: its reference hash, in version 3 by base64's standard alphabet, later by the
+    /// Whether events carry their IDs, which their servers make up, and name others with their reference hashes
+    /// (before version 3).
+    pub fn has_ids_in_events(self) -> bool {
+        self.row().rules.event_format.require_event_id
+    }
+
+    /// Whether states are resolved as in the first version.
+    pub(crate) fn resolves_as_at_first(self) -> bool {
+        self.row().rules.state_res.v2_rules().is_none()
+    }
+
+    /// Whether the rules of authorisation say who may redact what, so that a redaction that is accepted takes
+    /// effect (before version 3).
+    pub fn redactions_are_authorised(self) -> bool {
+        self.row().rules.authorization.special_case_room_redaction
+    }
+
+    /// An event's ID where it is its reference hash: in version 3 by base64's standard alphabet, later by the
     /// one that is safe in URLs.
     pub(crate) fn event_id(self, reference_hash: &[u8]) -> OwnedEventId {
         let hash = match self.row().rules.event_id_format {
@@ -196,14 +219,19 @@ mod tests {
     #[test]
     fn supported_versions_are_found_by_name_and_others_refused() {
         let names: Vec<_> = RoomVersion::supported().map(RoomVersion::as_str).collect();
-        assert_eq!(names, ["3", "4", "5", "6", "7", "8", "9", "10", "11", "12"]);
+        assert_eq!(
+            names,
+            [
+                "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12"
+            ]
+        );
         assert_eq!(RoomVersion::V6.as_str(), "6");
         assert_eq!(RoomVersion::V12.as_str(), "12");
         for version in RoomVersion::supported() {
             assert_eq!(version.as_str().parse(), Ok(version));
             assert_eq!(version.id().as_str(), version.as_str());
         }
-        for name in ["1", "2", "13", "", "org.matrix.msc2870"] {
+        for name in ["0", "13", "", "org.matrix.msc2870"] {
             assert_eq!(
                 RoomVersion::parse(name),
                 Err(UnsupportedVersion(name.to_owned()))

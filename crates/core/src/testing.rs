@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 pub use self::{
-    plain::resolve_plainly,
+    plain::{resolve_plainly, resolve_with_chains},
     story::{Action, Knob, Step, Story},
 };
 use crate::{

@@ -199,7 +199,8 @@ impl Unverified {
         let unsigned = object.remove("unsigned");
         let received = canonical_json::write(&object);
         check_format(version, &object, received.len())?;
-        let (event_id, signed_json) = identify(version, &object);
+        let signed_json = signed_part(version, &object);
+        let event_id = event_id(version, &object, &signed_json)?;
         let hash_matches = content_hash_matches(&object)?;
         let carried_on = if hash_matches {
             received
@@ -288,11 +289,36 @@ impl Unverified {
     }
 }
 
-/// The ID of an event, and what its signatures cover: of both, the redacted form without the
-/// signatures is the source.
-pub(crate) fn identify(version: RoomVersion, event: &Object<'_>) -> (OwnedEventId, String) {
-    let covered = canonical_json::write(&redacted(version, event, &["signatures", "unsigned"]));
-    (version.event_id(&Sha256::digest(&covered)), covered)
+/// What an event's signatures cover, and its reference hash: the redacted form without the signatures.
+pub(crate) fn signed_part(version: RoomVersion, event: &Object<'_>) -> String {
+    canonical_json::write(&redacted(version, event, &["signatures", "unsigned"]))
+}
+
+/// The ID of an event: the hash of its `signed_part`, or what it carries.
+pub(crate) fn event_id(
+    version: RoomVersion,
+    event: &Object<'_>,
+    signed_part: &str,
+) -> Result<OwnedEventId, DropReason> {
+    if !version.has_ids_in_events() {
+        return Ok(version.event_id(&Sha256::digest(signed_part)));
+    }
+    let carried = event.get("event_id").and_then(Value::as_str);
+    let id = carried.and_then(|id| EventId::parse(id).ok());
+    // Without a server nobody would have to sign for it.
+    id.filter(|id| id.server_name().is_some())
+        .ok_or(bad("event_id", "is no event ID with a server"))
+}
+
+/// The hash of an event with which others name it before room version 3.
+pub fn reference_hash(version: RoomVersion, pdu: &Pdu) -> Result<String, MalformedPdu> {
+    let malformed = |error: serde_json::Error| MalformedPdu {
+        event_id: pdu.event_id.clone(),
+        reason: error.to_string(),
+    };
+    let event = Object::parse_with(version.numbers(), &pdu.json).map_err(malformed)?;
+    let hash = Sha256::digest(signed_part(version, &event));
+    Ok(encode_hash(hash.into()))
 }
 
 /// The content hash that an event should have.
@@ -327,7 +353,7 @@ fn required_signatures(
     event: &Object<'_>,
 ) -> Result<Vec<Signatures>, DropReason> {
     let sender = || pdu.sender.server_name().to_owned();
-    let servers = if pdu.event_type == TimelineEventType::RoomMember {
+    let mut servers = if pdu.event_type == TimelineEventType::RoomMember {
         let content = Object::parse_with(version.numbers(), pdu.content.get())
             .map_err(DropReason::NotCanonicalJson)?;
         let authorising = authorising_server(version, &content)?;
@@ -338,6 +364,10 @@ fn required_signatures(
     } else {
         vec![sender()]
     };
+    if version.rules().signatures.check_event_id_server {
+        let made_by = pdu.event_id.server_name().map(ToOwned::to_owned);
+        servers.extend(made_by.filter(|server| !servers.contains(server)));
+    }
     let signatures = event.get("signatures").and_then(Value::as_object);
     servers
         .into_iter()

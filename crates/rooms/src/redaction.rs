@@ -66,7 +66,7 @@ impl Turn<'_> {
     }
 
     /// Redacts an event if the redaction's author may (room versions 3 and later, "Handling
-    /// redactions").
+    /// redactions"). Before version 3 it would not have been accepted otherwise.
     async fn redact(
         &mut self,
         target: &Arc<Event>,
@@ -87,6 +87,9 @@ impl Turn<'_> {
         target: &Event,
         redaction: &Event,
     ) -> Result<bool, StorageError> {
+        if self.room.key.version.redactions_are_authorised() {
+            return Ok(true);
+        }
         let Some(before) = redaction.before() else {
             return Ok(false);
         };

@@ -1,6 +1,6 @@
 //! Events of this server's own users.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use myelin_core::{
     auth,
@@ -10,7 +10,9 @@ use myelin_core::{
     event_type::EventType,
     key_table::MEMBER,
     receive::{Decision, Plan, Recommendation, RemoteNeed},
+    room_version::RoomVersion,
     state::Membership,
+    validate::reference_hash,
 };
 use myelin_storage::{
     StorageError,
@@ -275,9 +277,9 @@ impl Turn<'_> {
         event: NewEvent,
         recommendation: Recommendation,
     ) -> Result<Plan, SendError> {
-        let draft = self.draft(event).await?;
+        let (draft, hashes) = self.draft(event).await?;
         let pdu = draft
-            .finish(self.room.key.version, self.rooms.key())
+            .finish_referring(self.room.key.version, self.rooms.key(), &hashes)
             .map_err(not_built)?;
         let candidate = Candidate {
             recommendation,
@@ -340,7 +342,8 @@ impl Turn<'_> {
         })
     }
 
-    async fn draft(&mut self, event: NewEvent) -> Result<EventDraft, RoomError> {
+    /// An event on top of the room, with the hashes that go with what it refers to.
+    async fn draft(&mut self, event: NewEvent) -> Result<(EventDraft, Hashes), RoomError> {
         let event_type = EventType::from(event.event_type.as_str());
         if event.event_type == MEMBER && membership(&event.content).is_none() {
             return Err(RoomError::BadJson(
@@ -369,8 +372,9 @@ impl Turn<'_> {
                     .collect()
             }
         };
-        let auth_events = self.ids_of(auth_numbers).await?;
+        let auth_events = self.held(auth_numbers).await?;
         let parents = self.parents().await?;
+        let hashes = reference_hashes(self.room.key.version, parents.iter().chain(&auth_events))?;
         let depth = parents
             .iter()
             .map(|parent| parent.pdu.depth)
@@ -381,21 +385,19 @@ impl Turn<'_> {
         let is_create = event_type == TimelineEventType::RoomCreate;
         let room_id = (!is_create || !self.room.key.version.room_id_is_create_hash())
             .then(|| self.room.key.room_id.clone());
-        Ok(EventDraft {
+        let draft = EventDraft {
             room_id,
             sender: event.sender,
             event_type: event.event_type,
             state_key: event.state_key,
             content: event.content,
-            prev_events: parents
-                .iter()
-                .map(|parent| parent.pdu.event_id.clone())
-                .collect(),
-            auth_events,
+            prev_events: ids_of(&parents),
+            auth_events: ids_of(&auth_events),
             depth,
             origin_server_ts: timestamp(self.rooms),
             redacts: event.redacts,
-        })
+        };
+        Ok((draft, hashes))
     }
 
     /// The parents of a new event: the forward extremities, the deepest if there are many.
@@ -405,17 +407,6 @@ impl Turn<'_> {
         parents.sort_by_key(|parent| std::cmp::Reverse((parent.pdu.depth, parent.nr)));
         parents.truncate(MOST_PARENTS);
         Ok(parents)
-    }
-
-    async fn ids_of(
-        &mut self,
-        numbers: Vec<myelin_core::number::EventNr>,
-    ) -> Result<Vec<OwnedEventId>, RoomError> {
-        let held = self.held(numbers).await?;
-        Ok(held
-            .iter()
-            .map(|event| event.pdu.event_id.clone())
-            .collect())
     }
 
     /// Events by number, those of this turn included, in the order asked for.
@@ -439,6 +430,30 @@ impl Turn<'_> {
         self.desk.take_missing();
         Ok(held)
     }
+}
+
+/// The reference hashes of events, by ID.
+type Hashes = BTreeMap<OwnedEventId, String>;
+
+/// The hashes that go with the IDs of events where the room version wants them.
+fn reference_hashes<'e>(
+    version: RoomVersion,
+    events: impl Iterator<Item = &'e Arc<Event>>,
+) -> Result<Hashes, RoomError> {
+    if !version.has_ids_in_events() {
+        return Ok(Hashes::new());
+    }
+    let hashes = events.map(|event| {
+        let hash = reference_hash(version, &event.pdu);
+        let hash = hash.map_err(|error| RoomError::Internal(error.to_string()))?;
+        Ok((event.pdu.event_id.clone(), hash))
+    });
+    hashes.collect()
+}
+
+fn ids_of(events: &[Arc<Event>]) -> Vec<OwnedEventId> {
+    let id = |event: &Arc<Event>| event.pdu.event_id.clone();
+    events.iter().map(id).collect()
 }
 
 /// What was decided about a local event, if the room permits it.

@@ -109,7 +109,9 @@ impl Turn<'_> {
         let proposed = proposed.map_err(RoomError::from)?;
         let event: Map<String, Value> = serde_json::from_str(&proposed.pdu.json)
             .map_err(|error| ServeError::Internal(error.to_string()))?;
-        let unsealed = |(key, _): &(String, Value)| key != "hashes" && key != "signatures";
+        // An ID is given to it by whose event it is.
+        let sealing = ["event_id", "hashes", "signatures"];
+        let unsealed = |(key, _): &(String, Value)| !sealing.contains(&key.as_str());
         let event: Map<String, Value> = event.into_iter().filter(unsealed).collect();
         let version = self.room.key.version.as_str();
         Ok(json!({ "room_version": version, "event": event }))
@@ -130,7 +132,8 @@ fn check_user(origin: &ServerName, user: &UserId) -> Result<(), ServeError> {
 /// Without a list, the asking server knows version 1.
 fn check_versions(room: &Room, versions: &[String]) -> Result<(), ServeError> {
     let version: RoomVersion = room.key.version;
-    if versions.iter().any(|name| name == version.as_str()) {
+    let knows_first_only = versions.is_empty() && version == RoomVersion::V1;
+    if knows_first_only || versions.iter().any(|name| name == version.as_str()) {
         Ok(())
     } else {
         Err(ServeError::IncompatibleVersion(version.to_string()))

@@ -34,7 +34,7 @@ section! {
         pub server_name: OwnedServerName,
         /// Where the signing key, and SQLite's database unless `[database]` says otherwise, are kept.
         pub data_dir: PathBuf,
-        /// The version that new rooms get unless the client asks for another: "3" to "12".
+        /// The version that new rooms get unless the client asks for another: "1" to "12".
         #[serde(deserialize_with = "values::room_version")]
         pub default_room_version: RoomVersion,
         /// The address at which clients reach this server from outside. It is announced to them in

@@ -132,8 +132,8 @@ async fn what_a_client_asks_for_when_it_starts_is_answered() {
         assert_eq!(
             room_versions["available"],
             json!({
-                "3": "stable", "4": "stable", "5": "stable", "6": "stable", "7": "stable",
-                "8": "stable", "9": "stable", "10": "stable", "11": "stable", "12": "stable",
+                "1": "stable", "2": "stable", "3": "stable", "4": "stable", "5": "stable", "6": "stable",
+                "7": "stable", "8": "stable", "9": "stable", "10": "stable", "11": "stable", "12": "stable",
             })
         );
         let (_, rules) = get("/_matrix/client/v3/pushrules/").await;

@@ -10,6 +10,7 @@ use std::{cell::Cell, collections::BTreeMap, sync::Arc};
 
 use ruma::{
     EventId, OwnedEventId,
+    room_version_rules::StateResolutionV2Rules,
     state_res::{StateMap, utils::event_id_set::EventIdSet},
 };
 
@@ -58,7 +59,7 @@ pub(super) fn replay(
         rules
             .state_res
             .v2_rules()
-            .ok_or(ResolutionError::Malformed)?,
+            .unwrap_or(&StateResolutionV2Rules::V2_0),
         &maps,
         vec![ids(difference), EventIdSet::new()],
         fetch,

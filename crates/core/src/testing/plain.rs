@@ -4,22 +4,34 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{
     EventId, OwnedEventId,
+    room_version_rules::StateResolutionV2Rules,
     state_res::{StateMap, utils::event_id_set::EventIdSet},
 };
+use sha1::{Digest as _, Sha1};
 
 use super::Room;
 use crate::{
+    auth,
     event::Event,
     event_type::{key_for_ruma, key_from_ruma},
     key_table::StateKey,
     state::State,
 };
 
-/// Resolves whole states with their whole auth chains.
+/// Resolves whole states as the room's version wants it.
+pub fn resolve_plainly(room: &Room, states: &[State]) -> BTreeMap<StateKey, OwnedEventId> {
+    match room.version.resolves_as_at_first() {
+        true => resolve_as_at_first(room, states),
+        false => resolve_with_chains(room, states),
+    }
+}
+
+/// Resolves whole states with their whole auth chains: by version 2 of the algorithm, or a later one if the
+/// room's version has it.
 ///
 /// # Panics
 /// If the algorithm reports an error, which it never does for a room that was made here.
-pub fn resolve_plainly(room: &Room, states: &[State]) -> BTreeMap<StateKey, OwnedEventId> {
+pub fn resolve_with_chains(room: &Room, states: &[State]) -> BTreeMap<StateKey, OwnedEventId> {
     let maps = states
         .iter()
         .map(|state| whole_map(room, state))
@@ -34,7 +46,7 @@ pub fn resolve_plainly(room: &Room, states: &[State]) -> BTreeMap<StateKey, Owne
         rules
             .state_res
             .v2_rules()
-            .expect("every supported version has a later algorithm"),
+            .unwrap_or(&StateResolutionV2Rules::V2_0),
         &maps,
         chains,
         |id| room.event_by_id(id).cloned(),
@@ -44,6 +56,66 @@ pub fn resolve_plainly(room: &Room, states: &[State]) -> BTreeMap<StateKey, Owne
     resolved
         .into_iter()
         .map(|(key, id)| (key_from_ruma(key), id))
+        .collect()
+}
+
+/// The algorithm of room version 1.
+fn resolve_as_at_first(room: &Room, states: &[State]) -> BTreeMap<StateKey, OwnedEventId> {
+    let mut candidates: BTreeMap<StateKey, BTreeMap<OwnedEventId, Arc<Event>>> = BTreeMap::new();
+    for (_, entry) in states.iter().flat_map(State::entries) {
+        let event = room.event(entry.event());
+        let state_key = event.pdu.state_key.clone().unwrap_or_default();
+        let name = StateKey::new(event.pdu.event_type.to_string(), state_key);
+        let of_key = candidates.entry(name).or_default();
+        of_key.insert(event.pdu.event_id.clone(), event.clone());
+    }
+    let undisputed = candidates.iter().filter(|(_, events)| events.len() == 1);
+    let mut result: BTreeMap<StateKey, Arc<Event>> = undisputed
+        .map(|(name, events)| (name.clone(), events.values().next().unwrap().clone()))
+        .collect();
+    candidates.retain(|_, events| events.len() > 1);
+    let passes = [
+        "m.room.power_levels",
+        "m.room.join_rules",
+        "m.room.member",
+        "",
+    ];
+    for (pass, of_type) in passes.iter().enumerate() {
+        let settled = result.clone();
+        for (name, events) in &candidates {
+            let type_pass = passes.iter().position(|known| *known == name.event_type);
+            if type_pass.unwrap_or(3) != pass {
+                continue;
+            }
+            let mut ascending: Vec<_> = events.values().cloned().collect();
+            ascending.sort_by_key(|event| {
+                let hash = Sha1::digest(event.pdu.event_id.as_str());
+                (event.pdu.depth, std::cmp::Reverse(hash))
+            });
+            let permits = |state: &BTreeMap<StateKey, Arc<Event>>, event: &Event| {
+                let lookup = |kind: &str, key: &str| state.get(&StateKey::new(kind, key)).cloned();
+                auth::check_against(room.version, &event.pdu, lookup).is_ok()
+            };
+            let mut state = settled.clone();
+            let mut chosen = ascending[0].clone();
+            if of_type.is_empty() {
+                let mut descending = ascending.iter().rev();
+                let permitted = descending.find(|event| permits(&settled, event));
+                chosen = permitted.unwrap_or(&chosen).clone();
+            } else {
+                for event in &ascending[1..] {
+                    state.insert(name.clone(), chosen.clone());
+                    if !permits(&state, event) {
+                        break;
+                    }
+                    chosen = event.clone();
+                }
+            }
+            result.insert(name.clone(), chosen);
+        }
+    }
+    let ids = result.into_iter();
+    ids.map(|(name, event)| (name, event.pdu.event_id.clone()))
         .collect()
 }
 

@@ -44,8 +44,11 @@ pub(crate) fn check_format(
             return Err(bad(field, "is no object"));
         }
     }
-    let prev_events = references(event, "prev_events")?;
-    let auth_events = references(event, "auth_events")?;
+    if version.has_ids_in_events() {
+        required_text(event, "event_id")?;
+    }
+    let prev_events = references(version, event, "prev_events")?;
+    let auth_events = references(version, event, "auth_events")?;
     if prev_events > MAX_PREV_EVENTS || auth_events > MAX_AUTH_EVENTS {
         return Err(DropReason::TooManyReferences {
             prev_events,
@@ -77,13 +80,22 @@ fn integer(event: &Object<'_>, field: &'static str, max: i64) -> Result<(), Drop
     }
 }
 
-/// The number of event IDs in a field.
-fn references(event: &Object<'_>, field: &'static str) -> Result<usize, DropReason> {
+/// The number of event IDs in a field; before room version 3 each is in a list with a hash.
+fn references(
+    version: RoomVersion,
+    event: &Object<'_>,
+    field: &'static str,
+) -> Result<usize, DropReason> {
     let items = event
         .get(field)
         .and_then(Value::as_array)
         .ok_or(bad(field, "is no array"))?;
-    let fits = |item: &Value<'_>| item.as_str().is_some_and(|id| id.len() <= MAX_FIELD_BYTES);
+    let is_id = |item: &Value<'_>| item.as_str().is_some_and(|id| id.len() <= MAX_FIELD_BYTES);
+    let fits = |item: &Value<'_>| match item.as_array() {
+        Some([id, hash]) => version.has_ids_in_events() && is_id(id) && hash.as_object().is_some(),
+        Some(_) => false,
+        None => !version.has_ids_in_events() && is_id(item),
+    };
     if items.iter().all(fits) {
         Ok(items.len())
     } else {

@@ -262,6 +262,8 @@ fn sending_needs_membership_and_the_power_for_the_type() {
         ("writing may take power", "invite", set(json!({"events_default": 1})), ("@u:u", "m.room.message", None, text()), Forbidden),
         ("a state key that is another user's is refused", "invite", set(json!({"state_default": 0})), ("@u:u", "x.y", Some("@m:m"), json!({})), Forbidden),
         ("one's own is not", "invite", set(json!({"state_default": 0})), ("@u:u", "x.y", Some("@u:u"), json!({})), Allowed),
+    ]);
+    check(&since(RoomVersion::V3), vec![
         ("a redaction needs no power to redact; applying it does", "invite", vec![], ("@u:u", "m.room.redaction", None, json!({"redacts": "$x"})), Allowed),
     ]);
 }
@@ -340,6 +342,23 @@ fn aliases_events_once_needed_no_power_and_no_membership() {
     check(&since(RoomVersion::V6), vec![
         ("later they are like any other", "invite", vec![], aliases("x"), Forbidden),
     ]);
+}
+
+/// From version 3 on they don't, and it is decided when a redaction is to take effect.
+#[test]
+fn before_version_3_the_rules_say_who_redacts_what() {
+    for version in RoomVersion::supported() {
+        let room = Room::with_members(version, "invite");
+        let redacts = |sender, target: &str| {
+            let mut pdu = Pdu::clone(&room.make((sender, "m.room.redaction", None, json!({}))));
+            pdu.redacts = Some(target.try_into().unwrap());
+            room.judge(&pdu).is_ok()
+        };
+        assert!(redacts("@m:m", "$e:elsewhere"), "version {version}");
+        assert_eq!(redacts("@u:u", "$e:elsewhere"), version >= RoomVersion::V3);
+        // Here all events have IDs of the server "c".
+        assert!(redacts("@u:u", "$e:c"), "version {version}");
+    }
 }
 
 #[test]

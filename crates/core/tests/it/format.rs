@@ -4,7 +4,7 @@ use myelin_core::{
     build::{BuildError, EventDraft},
     keys::{KeyPair, KeySet},
     room_version::RoomVersion,
-    validate::{DropReason, MAX_PDU_BYTES, Unverified, ValidPdu},
+    validate::{DropReason, MAX_PDU_BYTES, Unverified, ValidPdu, reference_hash},
 };
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedServerName, owned_room_id, owned_server_name, owned_user_id,
@@ -335,7 +335,8 @@ fn before_version_6_others_may_send_any_numbers_and_we_do_not() {
 
 #[test]
 fn event_ids_are_safe_in_urls_from_version_4_on() {
-    for version in RoomVersion::supported() {
+    let hashed = RoomVersion::supported().filter(|version| *version >= RoomVersion::V3);
+    for version in hashed {
         let ids = (0..50).map(|depth| {
             let draft = EventDraft {
                 depth,
@@ -477,4 +478,85 @@ fn unknown_top_level_keys_are_kept() {
 
 fn pair(server: OwnedServerName, version: &str, seed: u8) -> KeyPair {
     KeyPair::new(server, version.try_into().unwrap(), [seed; 32])
+}
+
+fn in_version_1(change: impl Fn(&mut Value)) -> Result<Unverified, DropReason> {
+    let mut event = made(draft(RoomVersion::V1), RoomVersion::V1);
+    change(&mut event);
+    parse(RoomVersion::V1, &event)
+}
+
+#[test]
+fn before_version_3_events_carry_their_ids_and_name_others_with_hashes() {
+    for version in [RoomVersion::V1, RoomVersion::V2] {
+        let first = draft(version)
+            .finish(version, &specification_key())
+            .unwrap();
+        let id = first.event_id.as_str();
+        assert!(id.starts_with('$') && id.ends_with(":domain"), "{id}");
+        let hash = reference_hash(version, &first).unwrap();
+        let second = EventDraft {
+            prev_events: vec![first.event_id.clone()],
+            auth_events: vec![first.event_id.clone()],
+            ..draft(version)
+        };
+        let hashes = [(first.event_id.clone(), hash.clone())].into();
+        let second = second.finish_referring(version, &specification_key(), &hashes);
+        let second = second.unwrap();
+        let event: Value = serde_json::from_str(&second.json).unwrap();
+        assert_eq!(event["event_id"], second.event_id.as_str());
+        assert_ne!(second.event_id, first.event_id);
+        assert_eq!(event["prev_events"], json!([[id, { "sha256": hash }]]));
+        assert_eq!(event["auth_events"], event["prev_events"]);
+        let read = parse(version, &event).unwrap();
+        assert_eq!(read.event_id(), second.event_id);
+        assert_eq!(
+            *read.pdu().prev_events,
+            *std::slice::from_ref(&first.event_id)
+        );
+        assert!(read.verify(&key_set(&specification_key(), TIME)).is_ok());
+    }
+}
+
+#[test]
+fn before_version_3_an_event_without_the_form_of_its_version_is_dropped() {
+    assert!(in_version_1(|_| {}).is_ok());
+    let id = || json!("$a:domain");
+    let hash = || json!({ "sha256": "A" });
+    let dropped: [(&str, Value); 10] = [
+        ("event_id", json!(null)),
+        ("event_id", json!(1)),
+        ("event_id", json!("$without_a_server")),
+        ("event_id", json!("no ID:domain")),
+        ("prev_events", json!([id()])),
+        ("prev_events", json!([[id()]])),
+        ("prev_events", json!([[id(), hash(), 1]])),
+        ("auth_events", json!([[id(), "A"]])),
+        ("auth_events", json!([[1, hash()]])),
+        ("auth_events", json!([["a:domain", hash()]])),
+    ];
+    for (field, value) in dropped {
+        let result = in_version_1(|event| event[field] = value.clone());
+        assert!(result.is_err(), "{field}: {value}");
+    }
+    let mut of_3 = made(draft(RoomVersion::V3), RoomVersion::V3);
+    of_3["prev_events"] = json!([["$a:domain", hash()]]);
+    assert!(parse(RoomVersion::V3, &of_3).is_err());
+}
+
+#[test]
+fn before_version_3_the_server_that_made_up_the_id_signs_too() {
+    let other = |event: &mut Value| event["event_id"] = json!("$a:third");
+    let reason = in_version_1(other).unwrap_err();
+    assert!(
+        matches!(&reason, DropReason::NotSigned(server) if server == "third"),
+        "{reason}"
+    );
+    let signed = in_version_1(|event| {
+        other(event);
+        event["signatures"]["third"] = json!({ "ed25519:x": "AAAA" });
+    });
+    let required: Vec<_> = signed.unwrap().required_keys().collect();
+    let servers: Vec<_> = required.iter().map(|keys| keys.server.as_str()).collect();
+    assert_eq!(servers, ["domain", "third"]);
 }

@@ -71,9 +71,13 @@ fn any_template() -> impl Strategy<Value = (RoomVersion, CanonicalJsonObject)> {
     ]);
     let versions = prop::sample::select(RoomVersion::supported().collect::<Vec<_>>());
     (versions, types, any_content(), any_value()).prop_map(|(version, kind, content, extra)| {
+        let reference = |id: &str| match version.has_ids_in_events() {
+            true => json!([id, { "sha256": "h" }]),
+            false => json!(id),
+        };
         let event = json!({
             "type": kind, "sender": "@a:domain", "room_id": "!room", "content": content,
-            "depth": 3, "origin_server_ts": 5, "prev_events": ["$p"], "auth_events": ["$q"],
+            "depth": 3, "origin_server_ts": 5, "prev_events": [reference("$p")], "auth_events": [reference("$q")],
             "state_key": "", "extra": extra, "origin": "domain", "prev_state": [],
         });
         match CanonicalJsonValue::try_from(event).unwrap() {

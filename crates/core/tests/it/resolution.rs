@@ -9,11 +9,12 @@ use myelin_core::{
     resolution::{ResolutionError, resolve, resolve_with_claimed},
     room_version::RoomVersion,
     state::{Entry, Membership, State},
-    testing::{Draft, HASH_KEY, Room, Story, resolve_plainly, user},
+    testing::{Draft, HASH_KEY, Room, Story, resolve_plainly, resolve_with_chains, user},
 };
 use proptest::{prelude::*, test_runner::RngSeed};
 use ruma::OwnedEventId;
 use serde_json::json;
+use sha1::{Digest as _, Sha1};
 
 type Map = BTreeMap<StateKey, OwnedEventId>;
 
@@ -329,7 +330,7 @@ proptest! {
                 None => {}
             }
         }
-        let expected = resolve_plainly(room, &[known, claimed]);
+        let expected = resolve_with_chains(room, &[known, claimed]);
         prop_assert_eq!(judged_by(room, before, event.nr), expected);
     }
 }
@@ -413,4 +414,172 @@ fn a_known_ban_outweighs_the_membership_that_is_claimed() {
         let ban = &partial.room.event(ban).pdu.event_id;
         assert_eq!(known.get(&partial.member(1)), Some(ban), "{version}");
     }
+}
+
+/// Two branches of a room of version 1, and what they come to. Events are as deep as the test wants.
+struct Fork {
+    room: Room,
+    one: State,
+    other: State,
+    depths: BTreeMap<EventNr, i64>,
+}
+
+impl Fork {
+    fn new() -> Self {
+        let (mut room, mut state) = Room::new(RoomVersion::V1);
+        for n in [1, 2] {
+            let join = Draft::membership(&user(n), &user(n), Membership::Join, json!({}));
+            assert!(room.write(&mut state, &join));
+        }
+        Self {
+            room,
+            one: state.clone(),
+            other: state,
+            depths: BTreeMap::new(),
+        }
+    }
+
+    /// Writes an event on one of the branches.
+    fn write(&mut self, on_one: bool, depth: i64, draft: &Draft) -> OwnedEventId {
+        let state = if on_one {
+            &mut self.one
+        } else {
+            &mut self.other
+        };
+        assert!(self.room.write(state, draft), "{draft:?}");
+        let nr = EventNr(self.room.len() as i64);
+        self.depths.insert(nr, depth);
+        self.room.event(nr).pdu.event_id.clone()
+    }
+
+    fn resolved(&self, event_type: &str, state_key: &str) -> Option<OwnedEventId> {
+        let (keys, states) = renumber(&self.room, &[self.one.clone(), self.other.clone()]);
+        let mut desk = Desk::default();
+        loop {
+            match resolve(RoomVersion::V1, &keys, &desk, &states) {
+                Ok(state) => {
+                    let entry = state.get_named(&keys, event_type, state_key)?;
+                    return Some(self.room.event(entry.event()).pdu.event_id.clone());
+                }
+                Err(ResolutionError::Incomplete) => {
+                    for needed in desk.take_missing() {
+                        let Needed::Event(nr) = needed else {
+                            panic!("version 1 asks for events only, not for {needed:?}");
+                        };
+                        let mut event = (**self.room.event(nr)).clone();
+                        if let Some(depth) = self.depths.get(&nr) {
+                            let mut pdu = (*event.pdu).clone();
+                            pdu.depth = *depth;
+                            event.pdu = pdu.into();
+                        }
+                        desk.put_event(event.into());
+                    }
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+fn topic(words: &str) -> Draft {
+    Draft::new(&user(0), "m.room.topic", "", json!({ "topic": words }))
+}
+
+fn levels(of_1: i64, of_2: i64) -> Draft {
+    let users = json!({ "@user0:one.example": 100, "@user1:two.example": of_1, "@user2:three.example": of_2 });
+    Draft::new(
+        &user(0),
+        "m.room.power_levels",
+        "",
+        json!({ "users": users }),
+    )
+}
+
+fn membership(by: usize, of: usize, value: Membership) -> Draft {
+    Draft::membership(&user(by), &user(of), value, json!({}))
+}
+
+#[test]
+fn in_version_1_the_deepest_event_that_is_permitted_wins() {
+    let mut fork = Fork::new();
+    let deep = fork.write(true, 20, &topic("deep"));
+    fork.write(false, 19, &topic("later, and less deep"));
+    assert_eq!(fork.resolved("m.room.topic", ""), Some(deep));
+
+    // Its author has left on the other branch, where that is settled before topics are.
+    let mut fork = Fork::new();
+    let everybody = Draft::new(
+        &user(0),
+        "m.room.power_levels",
+        "",
+        json!({ "users": { "@user0:one.example": 100 }, "state_default": 0 }),
+    );
+    fork.write(true, 10, &everybody);
+    fork.other = fork.one.clone();
+    let by_1 = Draft::new(&user(1), "m.room.topic", "", json!({ "topic": "deep" }));
+    fork.write(true, 20, &by_1);
+    fork.write(false, 11, &membership(0, 1, Membership::Ban));
+    let shallow = fork.write(false, 12, &topic("shallow"));
+    assert_eq!(fork.resolved("m.room.topic", ""), Some(shallow));
+}
+
+#[test]
+fn in_version_1_the_lower_hash_of_the_id_decides_between_events_of_one_depth() {
+    let hash = |id: &OwnedEventId| Sha1::digest(id.as_str());
+    let mut fork = Fork::new();
+    let one = fork.write(true, 20, &topic("one"));
+    let other = fork.write(false, 20, &topic("other"));
+    let lower = if hash(&one) < hash(&other) {
+        &one
+    } else {
+        &other
+    };
+    assert_eq!(fork.resolved("m.room.topic", "").as_ref(), Some(lower));
+
+    // Of those that decide, the higher hash is tried first, and the lower counts if that permits it.
+    let mut fork = Fork::new();
+    let one = fork.write(true, 20, &levels(1, 0));
+    let other = fork.write(false, 20, &levels(2, 0));
+    let lower = if hash(&one) < hash(&other) {
+        &one
+    } else {
+        &other
+    };
+    assert_eq!(
+        fork.resolved("m.room.power_levels", "").as_ref(),
+        Some(lower)
+    );
+}
+
+#[test]
+fn in_version_1_what_decides_has_to_be_permitted_by_what_is_less_deep() {
+    // Whoever lost power on the one branch can't win on the other, however deep.
+    let mut fork = Fork::new();
+    fork.write(true, 10, &levels(50, 0));
+    fork.other = fork.one.clone();
+    let demoted = fork.write(true, 11, &levels(0, 0));
+    let mut by_1 = levels(50, 50);
+    by_1.sender = user(1);
+    fork.write(false, 13, &by_1);
+    assert_eq!(fork.resolved("m.room.power_levels", ""), Some(demoted));
+
+    let mut fork = Fork::new();
+    let ban = fork.write(true, 10, &membership(0, 1, Membership::Ban));
+    fork.write(false, 11, &membership(1, 1, Membership::Join));
+    assert_eq!(fork.resolved("m.room.member", user(1).as_str()), Some(ban));
+
+    let mut fork = Fork::new();
+    let ban = fork.write(true, 12, &membership(0, 1, Membership::Ban));
+    fork.write(false, 11, &membership(1, 1, Membership::Join));
+    assert_eq!(fork.resolved("m.room.member", user(1).as_str()), Some(ban));
+}
+
+#[test]
+fn in_version_1_what_only_one_state_has_is_no_conflict() {
+    let mut fork = Fork::new();
+    let name = Draft::new(&user(0), "m.room.name", "", json!({ "name": "Harbour" }));
+    let name = fork.write(true, 10, &name);
+    fork.write(true, 11, &topic("one"));
+    fork.write(false, 12, &topic("other"));
+    assert_eq!(fork.resolved("m.room.name", ""), Some(name));
 }

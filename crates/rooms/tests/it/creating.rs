@@ -33,7 +33,7 @@ async fn every_preset_in_every_version_makes_a_room_that_works() {
             (Preset::Private, "invite", "can_join"),
             (Preset::TrustedPrivate, "invite", "can_join"),
         ];
-        for version in ["3", "6", "9", "10", "11", "12"] {
+        for version in ["1", "2", "3", "6", "9", "10", "11", "12"] {
             for (preset, join_rule, guests) in presets {
                 let wish = CreateRoom {
                     preset,

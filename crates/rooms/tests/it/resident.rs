@@ -23,7 +23,7 @@ use crate::{
     story::{bob, carol, key_of, mallory, membership, message},
 };
 
-const VERSIONS: [&str; 8] = ["3", "6", "7", "8", "9", "10", "11", "12"];
+const VERSIONS: [&str; 10] = ["1", "2", "3", "6", "7", "8", "9", "10", "11", "12"];
 /// Those in which one can knock.
 const KNOCKING: [&str; 5] = ["7", "9", "10", "11", "12"];
 

@@ -80,7 +80,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "default_room_version = \"13\"",
-        "m.toml:1:24: unknown room version \"13\", expected one of \"3\", \"4\", \"5\", \"6\", \"7\", \"8\", \"9\", \"10\", \"11\", \"12\"",
+        "m.toml:1:24: unknown room version \"13\", expected one of \"1\", \"2\", \"3\", \"4\", \"5\", \"6\", \"7\", \"8\", \"9\", \"10\", \"11\", \"12\"",
     ),
     (
         "public_base_url = \"example.org\"",

@@ -153,6 +153,26 @@ async fn kicks_and_leaves(meeting: &Meeting, alice_sees: &mut Watch, bob_sees: &
 }
 
 #[tokio::test]
+async fn messages_state_redactions_profiles_kicks_and_leaves_v1() {
+    everything_goes_both_ways(Kind::Synapse, Kind::Myelin, "1").await;
+}
+
+#[tokio::test]
+async fn the_same_in_a_room_of_myelins_v1() {
+    everything_goes_both_ways(Kind::Myelin, Kind::Synapse, "1").await;
+}
+
+#[tokio::test]
+async fn messages_state_redactions_profiles_kicks_and_leaves_v2() {
+    everything_goes_both_ways(Kind::Synapse, Kind::Myelin, "2").await;
+}
+
+#[tokio::test]
+async fn the_same_in_a_room_of_myelins_v2() {
+    everything_goes_both_ways(Kind::Myelin, Kind::Synapse, "2").await;
+}
+
+#[tokio::test]
 async fn messages_state_redactions_profiles_kicks_and_leaves_v3() {
     everything_goes_both_ways(Kind::Synapse, Kind::Myelin, "3").await;
 }

@@ -52,6 +52,16 @@ async fn forks_are_resolved_alike(joining: Kind, room_version: &str) {
 }
 
 #[tokio::test]
+async fn forks_are_resolved_alike_v1() {
+    forks_are_resolved_alike(Kind::Myelin, "1").await;
+}
+
+#[tokio::test]
+async fn forks_are_resolved_alike_v2() {
+    forks_are_resolved_alike(Kind::Myelin, "2").await;
+}
+
+#[tokio::test]
 async fn forks_are_resolved_alike_v10() {
     forks_are_resolved_alike(Kind::Myelin, "10").await;
 }
