@@ -201,6 +201,10 @@ table! {
         Admin Change PUT "/_synapse/admin/v1/rooms/{room_id}/block" => admin::rooms::block;
         Admin Read GET "/_synapse/admin/v1/rooms/{room_id}/forward_extremities" => admin::rooms::forward_extremities;
         Admin Change POST "/_synapse/admin/v1/rooms/{room_id}/make_room_admin" => admin::rooms::make_admin;
+        Admin Wait GET "/_synapse/admin/v1/rooms/{room_id}/messages" => admin::history::messages;
+        Admin Read GET "/_synapse/admin/v1/rooms/{room_id}/context/{event_id}" => admin::history::context;
+        Admin Wait GET "/_synapse/admin/v1/rooms/{room_id}/timestamp_to_event" => admin::history::event_at;
+        Admin Read GET "/_synapse/admin/v1/fetch_event/{event_id}" => admin::history::fetch_event;
         Admin Change POST "/_synapse/admin/v1/join/{room_id_or_alias}" => admin::rooms::join;
     }
     "Synapse admin API: Federation" Client {

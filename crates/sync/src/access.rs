@@ -31,13 +31,24 @@ pub(crate) enum Access {
     Left(StreamPosition),
     /// The history is open to the world.
     Peeking,
+    /// The user administers the server.
+    Administering,
+}
+
+/// In whose place somebody asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asking {
+    /// As a user, who may see what the room shows it.
+    AsUser,
+    /// As an administrator of the server, who may see everything and be in no room.
+    AsAdministrator,
 }
 
 impl Access {
     /// Whether the user is, or was, in the room at some time after a position.
     pub(crate) fn joined_after(self, position: StreamPosition) -> bool {
         match self {
-            Self::Joined => true,
+            Self::Joined | Self::Administering => true,
             Self::Left(left) => position <= left,
             Self::Peeking => false,
         }
@@ -47,7 +58,7 @@ impl Access {
     pub(crate) fn upto(self, readable: StreamPosition) -> StreamPosition {
         match self {
             Self::Left(position) => position.min(readable),
-            Self::Joined | Self::Peeking => readable,
+            Self::Joined | Self::Peeking | Self::Administering => readable,
         }
     }
 }
@@ -84,6 +95,22 @@ pub(crate) async fn access(
         return Ok((room, Access::Peeking));
     }
     Err(SyncError::not_in_room())
+}
+
+/// The same for who may ask as an administrator.
+pub(crate) async fn access_as(
+    rooms: &Rooms,
+    asking: Asking,
+    user: &UserId,
+    room_id: &RoomId,
+) -> Result<(Arc<Room>, Access), SyncError> {
+    match asking {
+        Asking::AsUser => access(rooms, user, room_id).await,
+        Asking::AsAdministrator => match rooms.room(room_id).await? {
+            Some(room) => Ok((room, Access::Administering)),
+            None => Err(SyncError::NotFound("Room not found".to_owned())),
+        },
+    }
 }
 
 /// Where a user who is not in the room any more left it last, going back from its membership event.
@@ -147,7 +174,7 @@ pub(crate) async fn readable_state(
 ) -> Result<State, SyncError> {
     let at = match access {
         Access::Left(position) => Some(position),
-        Access::Joined | Access::Peeking => None,
+        Access::Joined | Access::Peeking | Access::Administering => None,
     };
     state_as_of(rooms, room, at, question).await
 }

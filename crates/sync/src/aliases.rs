@@ -20,7 +20,9 @@ impl Sync {
         room_id: &RoomId,
     ) -> Result<Vec<OwnedRoomAliasId>, SyncError> {
         match access(self.rooms(), &viewer.user_id, room_id).await? {
-            (_, Access::Joined | Access::Peeking) => Ok(self.rooms().aliases_of(room_id).await?),
+            (_, Access::Joined | Access::Peeking | Access::Administering) => {
+                Ok(self.rooms().aliases_of(room_id).await?)
+            }
             (_, Access::Left(_)) => Err(SyncError::Forbidden(
                 "You are not in this room any more".to_owned(),
             )),

@@ -19,11 +19,11 @@ use serde::Serialize;
 
 use crate::{
     EventJson, Sync, SyncError,
-    access::{Access, FULL_STATE_WAIT, placed, with_event},
+    access::{Access, Asking, FULL_STATE_WAIT, placed, with_event},
     client_event::{Form, Seen, client_events},
     event::no_such_event,
     filter::{MAX_LIMIT, RoomEventFilter},
-    ignored_users::ignored_by,
+    ignored_users::ignored_as,
     lazy_members::{numbers, of_senders},
     messages::{DEFAULT_LIMIT, Page, Reading, after},
     token::PageToken,
@@ -33,8 +33,10 @@ use crate::{
 /// What a client asks of `/context`.
 #[derive(Clone, Debug)]
 pub struct ContextRequest {
-    /// Who asks.
+    /// Who asks,
     pub viewer: Requester,
+    /// and as what.
+    pub asking: Asking,
     /// The room.
     pub room_id: OwnedRoomId,
     /// The event in the middle.
@@ -80,11 +82,12 @@ impl Sync {
     /// [`SyncError::StillPartial`] if all members are wanted and not known, [`SyncError::Storage`].
     pub async fn context(&self, request: &ContextRequest) -> Result<Context, SyncError> {
         let ContextRequest { viewer, filter, .. } = request;
-        let found = self.seen_event(viewer, &request.room_id, &request.event_id);
+        let by = (viewer, request.asking);
+        let found = self.seen_event(by, &request.room_id, &request.event_id);
         let (room, access, seen) = found.await?;
         let newest = access.upto(self.rooms().events_stream().readable());
         let limit = request.wanted_limit();
-        let ignored = ignored_by(self.rooms(), &viewer.user_id).await?;
+        let ignored = ignored_as(self.rooms(), request.asking, &viewer.user_id).await?;
         let wanted = Wanted {
             filter,
             ignored: &ignored,

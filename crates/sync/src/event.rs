@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use myelin_core::event::Verdict;
+use myelin_core::{event::Verdict, pdu::Pdu};
 use myelin_rooms::Room;
+use myelin_storage::events;
 use myelin_users::Requester;
 use ruma::{EventId, RoomId};
 
 use crate::{
     EventJson, Sync, SyncError,
-    access::{Access, access},
+    access::{Access, Asking, access_as},
     client_event::{Form, Seen, client_events},
     visibility::visible,
 };
@@ -26,7 +27,9 @@ impl Sync {
         room_id: &RoomId,
         event_id: &EventId,
     ) -> Result<EventJson, SyncError> {
-        let (room, access, seen) = self.seen_event(viewer, room_id, event_id).await?;
+        let (room, access, seen) = self
+            .seen_event((viewer, Asking::AsUser), room_id, event_id)
+            .await?;
         let form = Form::alone(viewer).bundled(access);
         client_events(self.rooms(), &room, &[seen], form)
             .await?
@@ -40,12 +43,12 @@ impl Sync {
     /// Those of [`Sync::event`].
     pub(crate) async fn seen_event(
         &self,
-        viewer: &Requester,
+        (viewer, asking): (&Requester, Asking),
         room_id: &RoomId,
         event_id: &EventId,
     ) -> Result<(Arc<Room>, Access, Seen), SyncError> {
         let rooms = self.rooms();
-        let (room, access) = match access(rooms, &viewer.user_id, room_id).await {
+        let (room, access) = match access_as(rooms, asking, &viewer.user_id, room_id).await {
             Err(SyncError::Forbidden(_)) => return Err(no_such_event()),
             found => found?,
         };
@@ -82,6 +85,25 @@ impl Sync {
         };
         let written = client_events(rooms, &room, &[event.into()], Form::alone(admin)).await?;
         Ok(written.into_iter().next())
+    }
+}
+
+impl Sync {
+    /// An event of any room, as it travels between servers and as it was before any redaction.
+    ///
+    /// # Errors
+    /// [`SyncError::NotFound`] if there is no such event here, [`SyncError::Storage`].
+    pub async fn original_event(&self, event_id: &EventId) -> Result<Arc<Pdu>, SyncError> {
+        let missing = || SyncError::NotFound("Event not found".to_owned());
+        let rooms = self.rooms();
+        let id = event_id.to_owned();
+        let room = rooms.database().read("room of an event", move |tx| {
+            Box::pin(async move { events::room_of(tx, &id).await })
+        });
+        let key = room.await?.ok_or_else(missing)?;
+        let room = rooms.room(&key.room_id).await?.ok_or_else(missing)?;
+        let event = room.event_by_id(rooms, event_id).await?;
+        Ok(event.ok_or_else(missing)?.pdu.clone())
     }
 }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::{
     Sync, SyncError,
-    access::{Access, access},
+    access::{Access, Asking, access_as},
     visibility::visible,
 };
 
@@ -32,12 +32,12 @@ impl Sync {
     /// room, [`SyncError::Storage`]. That other servers don't answer is no error.
     pub async fn event_at(
         &self,
-        viewer: &Requester,
+        (viewer, asking): (&Requester, Asking),
         room_id: &RoomId,
         moment: Moment,
     ) -> Result<EventAt, SyncError> {
         let rooms = self.rooms();
-        let (room, access) = access(rooms, &viewer.user_id, room_id).await?;
+        let (room, access) = access_as(rooms, asking, &viewer.user_id, room_id).await?;
         let upto = access.upto(rooms.events_stream().readable());
         let mut near = rooms.events_near(&room, moment, upto);
         let mut nearest = None;

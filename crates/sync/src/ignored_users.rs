@@ -8,7 +8,7 @@ use ruma::{OwnedUserId, UserId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::SyncError;
+use crate::{SyncError, access::Asking};
 
 /// The type of the user's data that names them.
 const IGNORED_USERS: &str = "m.ignored_user_list";
@@ -17,6 +17,18 @@ const IGNORED_USERS: &str = "m.ignored_user_list";
 struct Content<'a> {
     #[serde(borrow)]
     ignored_users: BTreeMap<String, &'a RawValue>,
+}
+
+/// Whom a user ignores. An administrator who looks after a room ignores nobody.
+pub(crate) async fn ignored_as(
+    rooms: &Rooms,
+    asking: Asking,
+    user: &UserId,
+) -> Result<Vec<OwnedUserId>, SyncError> {
+    match asking {
+        Asking::AsUser => ignored_by(rooms, user).await,
+        Asking::AsAdministrator => Ok(Vec::new()),
+    }
 }
 
 /// The users that a user ignores.

@@ -53,6 +53,7 @@ use std::{fmt, sync::Arc};
 use myelin_rooms::Rooms;
 use myelin_users::Users;
 
+pub use access::Asking;
 pub use answer::{
     DeviceLists, Events, InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, RoomSections,
     StateSection, SyncResponse, TimelineSection,

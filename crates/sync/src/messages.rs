@@ -21,10 +21,10 @@ use serde::Serialize;
 
 use crate::{
     EventJson, Sync, SyncError,
-    access::{Access, access, placed},
+    access::{Access, Asking, access_as, placed},
     client_event::{Form, Seen, client_events},
     filter::{MAX_LIMIT, RoomEventFilter},
-    ignored_users::ignored_by,
+    ignored_users::ignored_as,
     lazy_members::{numbers, of_senders},
     token::PageToken,
     visibility::visible,
@@ -43,8 +43,10 @@ const MAX_ROUNDS: usize = 8;
 /// What a client asks of `/messages`.
 #[derive(Clone, Debug)]
 pub struct MessagesRequest {
-    /// Who asks.
+    /// Who asks,
     pub viewer: Requester,
+    /// and as what.
+    pub asking: Asking,
     /// The room.
     pub room_id: OwnedRoomId,
     /// Which way to go.
@@ -106,12 +108,13 @@ impl Sync {
         let rooms = self.rooms();
         let from: Option<PageToken> = request.from.as_deref().map(str::parse).transpose()?;
         let to: Option<PageToken> = request.to.as_deref().map(str::parse).transpose()?;
-        let (room, access) = access(rooms, &request.viewer.user_id, &request.room_id).await?;
+        let (asking, user) = (request.asking, &request.viewer.user_id);
+        let (room, access) = access_as(rooms, asking, user, &request.room_id).await?;
         let newest = access.upto(rooms.events_stream().readable());
         let direction = request.direction;
         let start = from.unwrap_or_else(|| PageToken::first(direction, newest));
         let range = range(direction, start, to, newest);
-        let ignored = ignored_by(rooms, &request.viewer.user_id).await?;
+        let ignored = ignored_as(rooms, asking, user).await?;
         let reading = request.reading(&ignored);
         let mut page = self.page(reading, (&room, access), range).await?;
         let mut end = (!page.exhausted).then_some(page.next);

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     EventJson, Sync, SyncError,
-    access::placed,
+    access::{Asking, placed},
     client_event::{Form, client_events},
     filter::{MAX_LIMIT, RoomEventFilter},
     ignored_users::ignored_by,
@@ -71,7 +71,8 @@ impl Sync {
         let from: Option<PageToken> = request.from.as_deref().map(str::parse).transpose()?;
         let to: Option<PageToken> = request.to.as_deref().map(str::parse).transpose()?;
         let RelationsRequest { viewer, .. } = request;
-        let found = self.seen_event(viewer, &request.room_id, &request.event_id);
+        let by = (viewer, Asking::AsUser);
+        let found = self.seen_event(by, &request.room_id, &request.event_id);
         let (room, access, _) = found.await?;
         let newest = access.upto(rooms.events_stream().readable());
         let start = from.unwrap_or_else(|| PageToken::first(request.direction, newest));

@@ -56,15 +56,16 @@ pub(crate) async fn visible(
             None => HistoryVisibility::read(None),
         };
         let membership = facts.membership;
-        let may_see = user_may_see(
-            user,
-            &event,
-            &UserFacts {
-                visibility,
-                membership,
-                joined_later: access.joined_after(position),
-            },
-        );
+        let may_see = access == Access::Administering
+            || user_may_see(
+                user,
+                &event,
+                &UserFacts {
+                    visibility,
+                    membership,
+                    joined_later: access.joined_after(position),
+                },
+            );
         may_see.then(|| {
             let is_own = event.pdu.state_key.as_deref() == Some(user.as_str());
             let after = event.pdu.membership.filter(|_| is_own).or(membership);

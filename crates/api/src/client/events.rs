@@ -3,7 +3,7 @@
 use axum::extract::State;
 use myelin_rooms::Moment;
 use myelin_sync::{
-    Context, ContextRequest, Direction, EventAt, EventJson, MembersRequest, Messages,
+    Asking, Context, ContextRequest, Direction, EventAt, EventJson, MembersRequest, Messages,
     MessagesRequest, RoomEventFilter,
 };
 use ruma::{OwnedEventId, OwnedRoomId};
@@ -146,7 +146,7 @@ impl From<WrittenDirection> for Direction {
     }
 }
 
-fn read_filter(given: Option<&str>) -> Result<RoomEventFilter, ApiError> {
+pub(crate) fn read_filter(given: Option<&str>) -> Result<RoomEventFilter, ApiError> {
     Ok(given
         .map(RoomEventFilter::parse)
         .transpose()?
@@ -161,6 +161,7 @@ pub(crate) async fn messages(
 ) -> Result<Json<Messages>, ApiError> {
     let request = MessagesRequest {
         viewer,
+        asking: Asking::AsUser,
         room_id,
         direction: parameters.dir.into(),
         from: parameters.from,
@@ -185,6 +186,7 @@ pub(crate) async fn context(
 ) -> Result<Json<Context>, ApiError> {
     let request = ContextRequest {
         viewer,
+        asking: Asking::AsUser,
         room_id,
         event_id,
         limit: parameters.limit,
@@ -214,6 +216,6 @@ pub(crate) async fn event_at(
     Path(room_id): Path<OwnedRoomId>,
     Query(parameters): Query<MomentParameters>,
 ) -> Result<Json<EventAt>, ApiError> {
-    let moment = parameters.into();
-    Ok(Json(api.sync().event_at(&viewer, &room_id, moment).await?))
+    let (by, moment) = ((&viewer, Asking::AsUser), parameters.into());
+    Ok(Json(api.sync().event_at(by, &room_id, moment).await?))
 }

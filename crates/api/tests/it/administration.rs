@@ -2,6 +2,7 @@
 
 mod event_reports;
 mod federation;
+mod history;
 mod registration_tokens;
 mod room_deletions;
 mod rooms;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use myelin_rooms::Moment;
 use myelin_storage::testing::{START_MS, on_each_engine};
-use myelin_sync::{Direction, SyncError};
+use myelin_sync::{Asking, Direction, SyncError};
 use ruma::{OwnedEventId, RoomId, UserId};
 use serde_json::json;
 
@@ -24,7 +24,10 @@ async fn find(
         at_ms: START_MS as i64 + seconds * 1_000,
         direction,
     };
-    let found = house.sync.event_at(&viewer(user), room, moment).await?;
+    let found = house
+        .sync
+        .event_at((&viewer(user), Asking::AsUser), room, moment)
+        .await?;
     let event = house.rooms.room(room).await.unwrap().unwrap();
     let event = event.event_by_id(&house.rooms, &found.event_id).await;
     let event = event.unwrap().expect("it is held");

@@ -1,7 +1,7 @@
 //! What was said around an event.
 
 use myelin_storage::testing::on_each_engine;
-use myelin_sync::{ContextRequest, Direction, RoomEventFilter, SyncError};
+use myelin_sync::{Asking, ContextRequest, Direction, RoomEventFilter, SyncError};
 use ruma::{EventId, RoomId, UserId, event_id};
 use serde_json::{Value, json};
 
@@ -9,6 +9,7 @@ use crate::house::{House, alice, bob, carol, said, viewer};
 
 fn around(room: &RoomId, user: &UserId, event: &EventId, limit: u64) -> ContextRequest {
     ContextRequest {
+        asking: Asking::AsUser,
         viewer: viewer(user),
         room_id: room.to_owned(),
         event_id: event.to_owned(),

@@ -7,7 +7,8 @@ use myelin_federation::{Federation, FederationConfig, SigningKeys};
 use myelin_rooms::{CreateRoom, NewEvent, Preset, Rooms, RoomsConfig};
 use myelin_storage::{client_transactions::ClientTransaction, testing::Fresh};
 use myelin_sync::{
-    Direction, Filter, Messages, MessagesRequest, RoomEventFilter, Sync, SyncError, SyncRequest,
+    Asking, Direction, Filter, Messages, MessagesRequest, RoomEventFilter, Sync, SyncError,
+    SyncRequest,
 };
 use myelin_users::{NewAccount, NewDevice, Requester, Users, UsersConfig};
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, UserId, server_name, user_id};
@@ -244,6 +245,7 @@ pub(crate) fn messages_request(
     from: Option<&str>,
 ) -> MessagesRequest {
     MessagesRequest {
+        asking: Asking::AsUser,
         viewer: viewer(user),
         room_id: room_id.to_owned(),
         direction,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use myelin_core::state::Membership;
 use myelin_storage::testing::on_each_engine;
 use myelin_sync::{
-    ContextRequest, Direction, Include, RelationsRequest, RoomEventFilter, SyncError,
+    Asking, ContextRequest, Direction, Include, RelationsRequest, RoomEventFilter, SyncError,
     ThreadsRequest,
 };
 use ruma::{EventId, OwnedEventId, RoomId, UserId, event_id, room_id};
@@ -110,6 +110,7 @@ async fn the_last_edit_goes_along_with_an_event_wherever_it_is_shown() {
         let page = serde_json::to_value(page.await.unwrap()).unwrap();
         assert_eq!(page["chunk"][0]["unsigned"]["m.relations"], expected);
         let context = ContextRequest {
+            asking: Asking::AsUser,
             viewer: viewer(bob()),
             room_id: room.clone(),
             event_id: last.clone(),
