@@ -5,6 +5,7 @@ pub(crate) mod destinations;
 pub(crate) mod devices;
 pub(crate) mod event_reports;
 pub(crate) mod history;
+pub(crate) mod history_purges;
 pub(crate) mod rate_limits;
 pub(crate) mod registration_tokens;
 pub(crate) mod room_deletions;

@@ -205,6 +205,9 @@ table! {
         Admin Read GET "/_synapse/admin/v1/rooms/{room_id}/context/{event_id}" => admin::history::context;
         Admin Wait GET "/_synapse/admin/v1/rooms/{room_id}/timestamp_to_event" => admin::history::event_at;
         Admin Read GET "/_synapse/admin/v1/fetch_event/{event_id}" => admin::history::fetch_event;
+        Admin Change POST "/_synapse/admin/v1/purge_history/{room_id}" => admin::history_purges::purge;
+        Admin Change POST "/_synapse/admin/v1/purge_history/{room_id}/{event_id}" => admin::history_purges::purge_up_to_event;
+        Admin Read GET "/_synapse/admin/v1/purge_history_status/{purge_id}" => admin::history_purges::status;
         Admin Change POST "/_synapse/admin/v1/join/{room_id_or_alias}" => admin::rooms::join;
     }
     "Synapse admin API: Federation" Client {

@@ -23,6 +23,7 @@ mod fetched_state;
 mod following;
 mod handshake;
 mod held;
+mod history_purge;
 mod inbound;
 mod invite;
 mod join;
@@ -98,6 +99,7 @@ use ruma::{OwnedServerName, RoomId, ServerName, UserId};
 pub use create::{CreateRoom, Preset};
 pub use deletion::Deletion;
 pub use error::{ReceiveError, RoomError, ServeError};
+pub use history_purge::PurgeUpTo;
 pub use membership::JoinContent;
 pub use new_event::NewEvent;
 pub use outgoing::thin_outbox;
@@ -153,6 +155,7 @@ struct Inner {
     transactions: taking::Transactions,
     resyncs: resync::Resyncs,
     deletions: deletion::Deletions,
+    history_purges: history_purge::HistoryPurges,
     search_index: Follower,
     user_directory: Follower,
     traced: traced::Recent,
@@ -241,6 +244,7 @@ impl Rooms {
             transactions: taking::Transactions::default(),
             resyncs: resync::Resyncs::default(),
             deletions: deletion::Deletions::default(),
+            history_purges: history_purge::HistoryPurges::default(),
             search_index: Follower::new(search_index::NAME),
             user_directory: Follower::new(user_directory::NAME),
             traced: traced::Recent::default(),
@@ -257,6 +261,7 @@ impl Rooms {
         rooms.start_search_index();
         rooms.start_user_directory();
         rooms.resume_deletions().await?;
+        rooms.resume_history_purges().await?;
         Ok(rooms)
     }
 

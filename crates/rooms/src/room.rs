@@ -518,6 +518,12 @@ impl Room {
         self.events.lock().forget(nr);
     }
 
+    /// Forgets all events in memory because rows of some have changed, and what was counted of them.
+    pub(crate) fn forget_events(&self) {
+        self.events.lock().forget_all();
+        self.unread.forget_all();
+    }
+
     /// What users have not read, as it was counted last.
     pub(crate) fn unread_cache(&self) -> &UnreadCache {
         &self.unread

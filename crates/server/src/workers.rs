@@ -10,7 +10,7 @@ use myelin_core::number::EventNr;
 use myelin_env::Env;
 use myelin_rooms::thin_outbox;
 use myelin_storage::{
-    BoxFuture, Database, Priority, StorageError, client_transactions,
+    BoxFuture, Database, Priority, StorageError, client_transactions, history_purges,
     old_notifications::{self, Bounds, Progress},
     queues, room_deletions, staged, to_device,
 };
@@ -146,6 +146,7 @@ async fn forget_old_transactions(env: Env, database: Database) -> Result<(), Sto
                 staged::delete_transactions(tx, before_ms).await?;
                 to_device::delete_taken(tx, messages_before_ms).await?;
                 room_deletions::delete_before(tx, deletions_before_ms).await?;
+                history_purges::delete_before(tx, deletions_before_ms).await?;
                 Ok(())
             })
         })

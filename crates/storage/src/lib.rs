@@ -26,6 +26,7 @@ mod error;
 mod event_id;
 pub mod events;
 pub mod filters;
+pub mod history_purges;
 pub mod joins;
 mod migrations;
 pub mod notifications;
@@ -87,6 +88,7 @@ const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
     ("edu_outbox", edu_outbox::STATEMENTS),
     ("events", events::STATEMENTS),
     ("filters", filters::STATEMENTS),
+    ("history_purges", history_purges::STATEMENTS),
     ("joins", joins::STATEMENTS),
     ("migrations", migrations::STATEMENTS),
     ("openid_tokens", openid_tokens::STATEMENTS),

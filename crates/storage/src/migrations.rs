@@ -146,6 +146,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "room deletions",
         sql: include_str!("../migrations/0026_room_deletions.sql"),
     },
+    Migration {
+        number: 27,
+        name: "history purges",
+        sql: include_str!("../migrations/0027_history_purges.sql"),
+    },
 ];
 
 statements! {

@@ -7,7 +7,7 @@
 use myelin_core::number::RoomNr;
 use ruma::RoomId;
 
-use crate::{StorageError, Tx, events, receipts, rooms, snapshots, to_device};
+use crate::{StorageError, Tx, events, receipts, rooms, search_index, snapshots, to_device};
 
 /// Deletes up to `$2` rows of a room.
 macro_rules! some_of {
@@ -79,14 +79,6 @@ statements! {
     PLACED = "SELECT event, position FROM events WHERE room = $1 AND position IS NOT NULL LIMIT $2";
     /// Some other events of a room.
     UNPLACED = "SELECT event, position FROM events WHERE room = $1 AND position IS NULL LIMIT $2";
-    /// Those of some positions at which there is something to be found.
-    FOUND_AT = "SELECT position FROM search_events WHERE position IN int_list($1)";
-    /// It isn't any more.
-    DELETE_FOUND = "DELETE FROM search_events WHERE position = $1";
-    /// Its words.
-    DELETE_WORDS = "DELETE FROM search_words WHERE rowid = $1";
-    /// Events from the past that will not be looked at.
-    DELETE_BACKLOG = "DELETE FROM search_backlog WHERE position IN int_list($1)";
     /// Failures to fetch events.
     DELETE_FAILURES = "DELETE FROM pull_failures WHERE event_id IN (
         SELECT event_id FROM events WHERE event IN int_list($1))";
@@ -190,12 +182,7 @@ async fn delete_events(tx: &mut Tx, room: RoomNr) -> Result<bool, StorageError> 
         events.push(row.int(0)?);
         positions.extend(row.opt_int(1)?);
     }
-    for found in tx.query(FOUND_AT, params![&positions]).await? {
-        let position = found.int(0)?;
-        tx.execute(DELETE_FOUND, params![position]).await?;
-        tx.execute(DELETE_WORDS, params![position]).await?;
-    }
-    tx.execute(DELETE_BACKLOG, params![&positions]).await?;
+    search_index::delete_at(tx, &positions).await?;
     for statement in [
         DELETE_FAILURES,
         DELETE_RELATIONS,
@@ -256,8 +243,8 @@ mod tests {
         "pull_failures",
     ];
 
-    /// What is kept of a room that is deleted: that it was, and that nobody shall join it again.
-    const KEPT: [&str; 2] = ["room_deletions", "blocked_rooms"];
+    /// What is kept of a room that is deleted: that it was, and its history, and that nobody shall join it again.
+    const KEPT: [&str; 3] = ["room_deletions", "history_purges", "blocked_rooms"];
 
     /// The columns of every table in which a room has rows, with their types.
     async fn tables(tx: &mut Tx, columns: &str) -> BTreeMap<String, Vec<(String, String)>> {

@@ -53,7 +53,7 @@ impl Status {
         }
     }
 
-    fn from_name(name: &str) -> Result<Self, StorageError> {
+    pub(crate) fn from_name(name: &str) -> Result<Self, StorageError> {
         [Self::Active, Self::Complete, Self::Failed]
             .into_iter()
             .find(|status| status.name() == name)

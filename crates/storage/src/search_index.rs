@@ -36,6 +36,8 @@ statements! {
     DELETE_EVENT = "DELETE FROM search_events WHERE position = $1";
     /// Its words.
     DELETE_WORDS = "DELETE FROM search_words WHERE rowid = $1";
+    /// Those of some positions at which there is something to be found.
+    FOUND_AT = "SELECT position FROM search_events WHERE position IN int_list($1)";
     /// The newest events before a position in some rooms that are found.
     FIND = "SELECT s.event, e.room, s.position
         FROM search_words CROSS JOIN search_events s CROSS JOIN events e
@@ -169,6 +171,16 @@ async fn take_out(tx: &mut Tx, room: RoomNr, redacts: &str) -> Result<(), Storag
 /// Notes that an event came from the past.
 pub(crate) async fn put_past(tx: &mut Tx, position: StreamPosition) -> Result<(), StorageError> {
     tx.run(PUT_PAST, params![position]).await
+}
+
+/// Takes out what stands at some positions, before the events are deleted.
+pub(crate) async fn delete_at(tx: &mut Tx, positions: &Vec<i64>) -> Result<(), StorageError> {
+    for found in tx.query(FOUND_AT, params![positions]).await? {
+        let position = found.int(0)?;
+        tx.execute(DELETE_EVENT, params![position]).await?;
+        tx.execute(DELETE_WORDS, params![position]).await?;
+    }
+    tx.execute(DELETE_PAST, params![positions]).await.map(drop)
 }
 
 fn key_mark(key: SearchKey) -> &'static str {

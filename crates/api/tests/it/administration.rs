@@ -3,6 +3,7 @@
 mod event_reports;
 mod federation;
 mod history;
+mod history_purges;
 mod registration_tokens;
 mod room_deletions;
 mod rooms;

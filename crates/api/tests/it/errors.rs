@@ -38,6 +38,7 @@ pub(crate) fn filled_in(path: &str) -> String {
         ("{token}", "abcd"),
         ("{report_id}", "1"),
         ("{delete_id}", "d"),
+        ("{purge_id}", "p"),
         ("{server}", "other.example"),
         ("{kind}", "content"),
         ("{rule_id}", "kettle"),
