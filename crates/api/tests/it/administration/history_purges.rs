@@ -29,13 +29,19 @@ impl Office {
 
     /// The IDs of the whole history that a user is shown, oldest first.
     async fn history(&self, token: &str, room: &str) -> Vec<String> {
-        let end = format!("rooms/{room}/messages?dir=f&limit=1000");
-        let (status, page) = self.client(token, Method::GET, &end, Value::Null).await;
-        assert_eq!(status, 200, "{page}");
-        let events = page["chunk"].as_array().unwrap().iter();
-        events
-            .map(|event| event["event_id"].as_str().unwrap().to_owned())
-            .collect()
+        let mut shown = Vec::new();
+        let mut from = String::new();
+        loop {
+            let end = format!("rooms/{room}/messages?dir=f&limit=100{from}");
+            let (status, page) = self.client(token, Method::GET, &end, Value::Null).await;
+            assert_eq!(status, 200, "{page}");
+            let events = page["chunk"].as_array().unwrap().iter();
+            shown.extend(events.map(|event| event["event_id"].as_str().unwrap().to_owned()));
+            match page["end"].as_str() {
+                Some(end) => from = format!("&from={end}"),
+                None => return shown,
+            }
+        }
     }
 
     async fn purge(&self, end: &str, wish: Value) {
