@@ -57,7 +57,7 @@ async fn an_administrator_reads_rooms_without_being_in_them() {
         assert_eq!(next["chunk"][0]["type"], "m.room.member");
         let around = office.get(&format!("{base}/context/{milk}?limit=2")).await;
         assert_eq!(around["event"]["event_id"], milk);
-        assert_eq!(ids(&around["events_before"]), [tea.clone()]);
+        assert_eq!(ids(&around["events_before"]), std::slice::from_ref(&tea));
         let at = office.get(&format!("{base}/timestamp_to_event?ts=0")).await;
         assert_eq!(at["event_id"], first["chunk"][0]["event_id"]);
         for (end, error) in [
