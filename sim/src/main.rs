@@ -17,12 +17,15 @@ use myelin_sim::{Report, Scenario, run};
 
 const USAGE: &str = "\
 Usage: cargo xtask sim [--seeds A..B] [--servers N] [--actions N] [--faults N]
+       cargo xtask sim --until failure [the same]   stops at the first seed that fails
        cargo xtask sim --replay SEED [the same]     prints all that happened
 ";
 
 /// What was asked for.
 struct Wanted {
     seeds: Range<u64>,
+    /// Whether the first seed that fails is the last.
+    until_failure: bool,
     scenario: Scenario,
 }
 
@@ -50,6 +53,9 @@ fn main() -> ExitCode {
         let report = run(&scenario);
         print(&report, began.elapsed());
         totals.add(&report);
+        if wanted.until_failure && !totals.failed.is_empty() {
+            break;
+        }
     }
     totals.print(started.elapsed());
     if totals.failed.is_empty() {
@@ -62,6 +68,7 @@ fn main() -> ExitCode {
 fn wanted(arguments: &[String]) -> Option<Wanted> {
     let mut wanted = Wanted {
         seeds: 0..10,
+        until_failure: false,
         scenario: Scenario {
             seed: 0,
             servers: None,
@@ -81,6 +88,7 @@ fn wanted(arguments: &[String]) -> Option<Wanted> {
             "--servers" => wanted.scenario.servers = Some(value.parse().ok()?),
             "--actions" => wanted.scenario.actions = value.parse().ok()?,
             "--faults" => wanted.scenario.faults = value.parse().ok()?,
+            "--until" => wanted.until_failure = value == "failure",
             "--replay" => {
                 let seed: u64 = value.parse().ok()?;
                 wanted.seeds = seed..seed + 1;

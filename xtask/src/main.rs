@@ -25,6 +25,7 @@ Usage: cargo xtask COMMAND
   requirements [FILE]  compare docs/requirements.md with the JUnit report of `ci full`
   sim [OPTIONS]        simulate many servers, seed after seed: --seeds A..B, --servers N, --actions N,
                        --faults N; --replay SEED prints all that happens
+  sim --planted [..]   simulate servers with each of the mistakes in sim/planted.patch until one is found
 ";
 
 fn main() -> ExitCode {
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         ["ci", "full"] => ci::full(&root),
         ["requirements"] => requirements::run(&root, &root.join(requirements::DEFAULT_REPORT)),
         ["requirements", report] => requirements::run(&root, Path::new(report)),
+        ["sim", "--planted", options @ ..] => sim::planted(&root, options),
         ["sim", options @ ..] => sim::run(&root, options),
         _ => {
             eprint!("{USAGE}");
