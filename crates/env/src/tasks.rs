@@ -183,6 +183,14 @@ impl Tasks {
         running.keys().copied().collect()
     }
 
+    /// How many tasks of this name run now.
+    #[must_use]
+    pub fn count(&self, name: &str) -> usize {
+        let running = self.0.running.lock();
+        let running = running.unwrap_or_else(PoisonError::into_inner);
+        running.get(name).copied().unwrap_or(0)
+    }
+
     /// Drops all tasks where they stand, as the death of a process does, and waits until they are gone.
     pub async fn kill(&self) {
         self.0.tracker.close();

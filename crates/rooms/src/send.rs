@@ -29,6 +29,7 @@ use tokio::sync::oneshot;
 use crate::{
     RoomError, Rooms,
     alias::CANONICAL_ALIAS,
+    containment::contained,
     new_event::{NewEvent, SendError, Unsigned, Waiting},
     room::Room,
     trace::Trace,
@@ -105,17 +106,19 @@ impl Rooms {
     ) -> Result<OwnedEventId, RoomError> {
         let transaction = event.transaction.clone();
         let (answer, answered) = oneshot::channel();
-        room.sends().push_back(Waiting {
-            event,
-            trace: Trace::begin(&room.key.room_id),
-            answer,
-        });
-        let sending = {
-            let (rooms, room) = (self.clone(), room.clone());
-            async move { rooms.send_waiting(&room).await }
+        let is_first = {
+            let mut sends = room.sends();
+            sends.push_back(Waiting {
+                event,
+                trace: Trace::begin(&room.key.room_id),
+                answer,
+            });
+            sends.len() == 1
         };
-        // A task: those who were taken along still wait when the first of them has gone away.
-        drop(self.env().tasks.spawn("send events", sending));
+        // Otherwise somebody waits for the turn who takes this one along.
+        if is_first {
+            self.begin_sending(room);
+        }
         match answered.await {
             Ok(Ok(event_id)) => Ok(event_id),
             Ok(Err(SendError::Room(error))) => Err(error),
@@ -126,17 +129,28 @@ impl Rooms {
         }
     }
 
-    /// Takes the room's turn and sends what waits, if nobody has by then.
+    /// Sends what waits in a room, in a task: those who are taken along still wait when the first of them has
+    /// gone away. As long as something waits there is one such task that has not had its turn.
+    fn begin_sending(&self, room: &Arc<Room>) {
+        let (rooms, room) = (self.clone(), room.clone());
+        let sending = async move { rooms.send_waiting(&room).await };
+        drop(self.env().tasks.spawn("send events", sending));
+    }
+
+    /// Takes the room's turn and sends what waits.
     async fn send_waiting(&self, room: &Arc<Room>) {
-        let turn = Turn::take(self, room).await;
-        let run: Vec<Waiting> = {
+        let turn = contained("send events", Turn::take(self, room)).await;
+        let (run, is_more): (Vec<Waiting>, bool) = {
             let mut sends = room.sends();
             let length = sends.len().min(LONGEST_RUN);
-            sends.drain(..length).collect()
+            let run = sends.drain(..length).collect();
+            (run, !sends.is_empty())
         };
+        if is_more {
+            self.begin_sending(room);
+        }
         match turn {
-            Ok(turn) if !run.is_empty() => send_run(turn, run).await,
-            Ok(_) => {}
+            Ok(turn) => send_run(turn, run).await,
             Err(error) => {
                 for Waiting { answer, .. } in run {
                     drop(answer.send(Err(error.clone().into())));
