@@ -101,11 +101,11 @@ impl Database {
         result_of(self.reading(name, Reading::OneState, work).await, &left)
     }
 
-    /// As [`Database::read`], for a closure of one query. It costs PostgreSQL a third: a transaction's begin
-    /// and end are statements too.
+    /// As [`Database::read`], for a closure of one query. It has no transaction around it, whose begin and end
+    /// are statements for PostgreSQL too.
     ///
     /// # Errors
-    /// The closure's, and any [`StorageError`]; [`StorageError::Bug`] at a second query.
+    /// The closure's, and any [`StorageError`]; [`StorageError::Bug`] at a second query, and at what writes.
     pub async fn look_up<T, F>(&self, name: &'static str, closure: F) -> Result<T, StorageError>
     where
         F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, StorageError>> + Send + 'static,

@@ -80,6 +80,7 @@ impl Tx {
     ) -> Result<(), StorageError> {
         self.unless_doomed()?;
         self.check(params)?;
+        self.may_write()?;
         let done = match &mut self.engine {
             Engine::Sqlite(session) => session.execute(sql, params).map(drop),
             Engine::Postgres(session) => session.run(sql, params).await,
@@ -94,6 +95,7 @@ impl Tx {
     pub async fn execute(&mut self, sql: &str, params: &[Param<'_>]) -> Result<u64, StorageError> {
         self.unless_doomed()?;
         self.check(params)?;
+        self.may_write()?;
         let done = match &mut self.engine {
             Engine::Sqlite(session) => session.execute(sql, params),
             Engine::Postgres(session) => session.execute(sql, params).await,
@@ -174,6 +176,17 @@ impl Tx {
     fn check(&mut self, params: &[Param<'_>]) -> Result<(), StorageError> {
         let storable = params.iter().try_for_each(Param::check);
         self.note(storable)
+    }
+
+    /// Without a transaction, PostgreSQL would not keep a reader from it.
+    fn may_write(&mut self) -> Result<(), StorageError> {
+        let allowed = match self.left {
+            None => Ok(()),
+            Some(_) => Err(StorageError::Bug(
+                "a write where one query was said".to_owned(),
+            )),
+        };
+        self.note(allowed)
     }
 
     fn count(&mut self) -> Result<(), StorageError> {

@@ -369,7 +369,7 @@ async fn what_was_run_is_seen_by_the_next_query_of_the_transaction() {
 }
 
 #[tokio::test]
-async fn a_closure_of_one_query_makes_no_second_one() {
+async fn a_closure_of_one_query_makes_no_second_one_and_writes_nothing() {
     on_each_engine(|fresh| async move {
         let fresh = with_numbers(fresh).await;
         insert(&fresh.database, Priority::Bulk, 7).await.unwrap();
@@ -392,6 +392,11 @@ async fn a_closure_of_one_query_makes_no_second_one() {
                 false => assert!(matches!(found, Err(StorageError::Bug(_))), "{found:?}"),
             }
         }
+        let written = fresh.database.look_up("write", |tx| {
+            Box::pin(async move { tx.execute(INSERT, params![8, b"body"]).await })
+        });
+        let written = written.await;
+        assert!(matches!(written, Err(StorageError::Bug(_))), "{written:?}");
         assert_eq!(stored(&fresh.database).await, [7]);
     })
     .await;
