@@ -217,7 +217,7 @@ impl Steps {
 }
 
 /// Runs a command without input; its output goes where ours goes.
-fn run(command: &mut Command) -> Result<(), String> {
+pub(crate) fn run(command: &mut Command) -> Result<(), String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let status = command
         .stdin(Stdio::null())

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::ci;
+
 /// The mistakes that a simulation has to find, by the names they have in `sim/planted.patch`.
 const PLANTED: &[&str] = &[
     "skip-check-4",
@@ -23,7 +25,7 @@ const WHICH: &str = "MYELIN_PLANTED";
 
 /// Runs the simulation with these options.
 pub(crate) fn run(root: &Path, options: &[&str]) -> Result<(), String> {
-    succeed(simulation(root, root).args(options))
+    ci::run(simulation(root, root).args(options))
 }
 
 /// Runs the simulation of servers with each planted mistake until a seed fails, with these options. The
@@ -36,20 +38,20 @@ pub(crate) fn planted(root: &Path, options: &[&str]) -> Result<(), String> {
     fs::create_dir_all(&tree).map_err(|why| why.to_string())?;
     let archive = tree.with_file_name("tree.tar");
     let mut git = Command::new("git");
-    succeed(
+    ci::run(
         git.current_dir(root)
             .args(["archive", "--output"])
             .arg(&archive)
             .arg("HEAD"),
     )?;
-    succeed(
+    ci::run(
         Command::new("tar")
             .arg("-xmf")
             .arg(&archive)
             .arg("-C")
             .arg(&tree),
     )?;
-    succeed(Command::new("patch").current_dir(&tree).args([
+    ci::run(Command::new("patch").current_dir(&tree).args([
         "-p1",
         "--quiet",
         "-i",
@@ -87,18 +89,6 @@ fn simulation(root: &Path, tree: &Path) -> Command {
         .env("CARGO_TARGET_DIR", root.join("target"))
         .current_dir(tree);
     command
-}
-
-fn succeed(command: &mut Command) -> Result<(), String> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let status = command
-        .status()
-        .map_err(|why| format!("{program}: {why}"))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("{program}: {status}"))
-    }
 }
 
 #[cfg(test)]
