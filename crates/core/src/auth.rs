@@ -17,6 +17,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     event::Event, event_type::EventType, key_table::StateKey, pdu::Pdu, room_version::RoomVersion,
+    validate::check_field_bytes,
 };
 
 /// Why an event is not permitted. The text names the rule, for logs and for clients.
@@ -91,6 +92,7 @@ pub fn check_claimed(
     auth_events: &[Arc<Event>],
     create: Option<&Arc<Event>>,
 ) -> Result<(), Rejection> {
+    check_field_bytes(pdu).map_err(|reason| Rejection::Malformed(reason.to_string()))?;
     if pdu.event_type == TimelineEventType::RoomCreate {
         check_create_version(version, pdu)?;
     }

@@ -15,8 +15,8 @@ use crate::{
     pdu::Pdu,
     room_version::RoomVersion,
     validate::{
-        DropReason, ValidPdu, check_format, check_references, content_hash, encode_hash, event_id,
-        signed_part,
+        DropReason, ValidPdu, check_field_bytes, check_format, check_references, content_hash,
+        encode_hash, event_id, signed_part,
     },
 };
 
@@ -210,6 +210,7 @@ fn seal<'a>(
     let event_id = event_id(version, &event, &signed_json).map_err(BuildError::Invalid)?;
     let pdu = Pdu::from_stored(version, event_id, json)
         .map_err(|error| BuildError::Invalid(DropReason::Malformed(error)))?;
+    check_field_bytes(&pdu).map_err(BuildError::Invalid)?;
     check_references(version, &pdu).map_err(BuildError::Invalid)?;
     Ok(ValidPdu::from_own_storage(pdu))
 }

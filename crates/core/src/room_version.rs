@@ -156,6 +156,12 @@ impl RoomVersion {
         self.row().rules.event_format.require_event_id
     }
 
+    /// Whether a field of an event is measured in code points when it is read (before version 11): servers used
+    /// to let such events in, and others of these rooms may build on them (R2).
+    pub(crate) fn has_fields_of_code_points(self) -> bool {
+        self < Self::V11
+    }
+
     /// Whether states are resolved as in the first version.
     pub(crate) fn resolves_as_at_first(self) -> bool {
         self.row().rules.state_res.v2_rules().is_none()

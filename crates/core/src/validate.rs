@@ -28,7 +28,7 @@ use crate::{
 };
 
 use self::format::bad;
-pub(crate) use self::format::{check_format, check_references};
+pub(crate) use self::format::{check_field_bytes, check_format, check_references};
 
 /// The largest PDU in canonical JSON, with signatures and without `unsigned` (each server keeps its
 /// own), in bytes.

@@ -11,6 +11,8 @@ use crate::{
     room_version::RoomVersion,
 };
 
+const TOO_LONG: &str = "is longer than 255 bytes";
+
 pub(super) fn bad(field: &'static str, problem: &'static str) -> DropReason {
     DropReason::Field { field, problem }
 }
@@ -25,9 +27,9 @@ pub(crate) fn check_format(
     if bytes > MAX_PDU_BYTES {
         return Err(DropReason::TooLarge(bytes));
     }
-    let is_create = required_text(event, "type")? == CREATE;
-    required_text(event, "sender")?;
-    match text(event, "room_id")? {
+    let is_create = required_text(version, event, "type")? == CREATE;
+    required_text(version, event, "sender")?;
+    match text(version, event, "room_id")? {
         Some(_) if is_create && version.room_id_is_create_hash() => {
             return Err(bad("room_id", "must not be on a create event"));
         }
@@ -36,7 +38,7 @@ pub(crate) fn check_format(
         }
         _ => {}
     }
-    text(event, "state_key")?;
+    text(version, event, "state_key")?;
     integer(event, "depth", MAX_DEPTH)?;
     integer(event, "origin_server_ts", MAX_INTEGER)?;
     for field in ["content", "signatures"] {
@@ -45,7 +47,7 @@ pub(crate) fn check_format(
         }
     }
     if version.has_ids_in_events() {
-        required_text(event, "event_id")?;
+        required_text(version, event, "event_id")?;
     }
     let prev_events = references(version, event, "prev_events")?;
     let auth_events = references(version, event, "auth_events")?;
@@ -58,17 +60,42 @@ pub(crate) fn check_format(
     Ok(())
 }
 
-fn text<'e>(event: &'e Object<'_>, field: &'static str) -> Result<Option<&'e str>, DropReason> {
+fn text<'e>(
+    version: RoomVersion,
+    event: &'e Object<'_>,
+    field: &'static str,
+) -> Result<Option<&'e str>, DropReason> {
+    let fits = |text: &str| match version.has_fields_of_code_points() {
+        true => text.chars().count() <= MAX_FIELD_BYTES,
+        false => text.len() <= MAX_FIELD_BYTES,
+    };
     match event.get(field) {
         None => Ok(None),
-        Some(Value::Text(text)) if text.len() <= MAX_FIELD_BYTES => Ok(Some(text)),
-        Some(Value::Text(_)) => Err(bad(field, "is longer than 255 bytes")),
+        Some(Value::Text(text)) if fits(text) => Ok(Some(text)),
+        Some(Value::Text(_)) => Err(bad(field, TOO_LONG)),
         Some(_) => Err(bad(field, "is no string")),
     }
 }
 
-fn required_text<'e>(event: &'e Object<'_>, field: &'static str) -> Result<&'e str, DropReason> {
-    text(event, field)?.ok_or(bad(field, "is missing"))
+fn required_text<'e>(
+    version: RoomVersion,
+    event: &'e Object<'_>,
+    field: &'static str,
+) -> Result<&'e str, DropReason> {
+    text(version, event, field)?.ok_or(bad(field, "is missing"))
+}
+
+/// The field that is too long, though it was read: nobody may make such an event, and who gets one rejects it.
+/// Of the IDs none can be: with more than 255 bytes they are no IDs.
+pub(crate) fn check_field_bytes(pdu: &Pdu) -> Result<(), DropReason> {
+    let event_type = pdu.event_type.to_string();
+    let state_key = pdu.state_key.as_deref().unwrap_or_default();
+    for (field, value) in [("type", event_type.as_str()), ("state_key", state_key)] {
+        if value.len() > MAX_FIELD_BYTES {
+            return Err(bad(field, TOO_LONG));
+        }
+    }
+    Ok(())
 }
 
 fn integer(event: &Object<'_>, field: &'static str, max: i64) -> Result<(), DropReason> {

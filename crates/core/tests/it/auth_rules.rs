@@ -27,7 +27,7 @@ use Expected::{Allowed, Forbidden, Malformed};
 /// A case: description, the room's join rule, what else happened in it, and the event.
 type Case = (&'static str, &'static str, Vec<Sketch>, Sketch, Expected);
 
-fn membership(sender: &'static str, target: &'static str, membership: &str) -> Sketch {
+pub(crate) fn membership(sender: &'static str, target: &'static str, membership: &str) -> Sketch {
     (
         sender,
         "m.room.member",
@@ -36,12 +36,12 @@ fn membership(sender: &'static str, target: &'static str, membership: &str) -> S
     )
 }
 
-fn authorised_join(by: &str) -> Sketch {
+pub(crate) fn authorised_join(by: &str) -> Sketch {
     let content = json!({"membership": "join", "join_authorised_via_users_server": by});
     ("@n:n", "m.room.member", Some("@n:n"), content)
 }
 
-fn levels(sender: &'static str, content: Value) -> Sketch {
+pub(crate) fn levels(sender: &'static str, content: Value) -> Sketch {
     (sender, "m.room.power_levels", Some(""), content)
 }
 
@@ -440,12 +440,15 @@ fn create_events_follow_their_own_rules() {
     }
 }
 
-fn raw(value: Value) -> Box<serde_json::value::RawValue> {
+pub(crate) fn raw(value: Value) -> Box<serde_json::value::RawValue> {
     serde_json::value::to_raw_value(&value).unwrap()
 }
 
 /// What check 4 says of a member's message whose list of auth events was tampered with.
-fn with_claims(room: &Room, change: impl FnOnce(&mut Vec<Arc<Event>>)) -> Result<(), Rejection> {
+pub(crate) fn with_claims(
+    room: &Room,
+    change: impl FnOnce(&mut Vec<Arc<Event>>),
+) -> Result<(), Rejection> {
     let mut pdu = Pdu::clone(&room.make(("@u:u", "m.room.message", None, json!({}))));
     let mut claimed = room.claimed(&pdu);
     change(&mut claimed);
@@ -497,6 +500,41 @@ fn every_claimed_auth_event_is_examined() {
             claimed.push(soft_failed.clone());
         });
         assert_eq!(result, Ok(()), "soft-failed events count");
+    }
+}
+
+/// R26.
+#[test]
+fn the_same_question_gets_the_same_answer_and_changes_nothing() {
+    for version in RoomVersion::supported() {
+        let room = Room::with_members(version, "invite");
+        for sketch in [
+            ("@u:u", "m.room.message", None, json!({"body": "b"})),
+            ("@u:u", "m.room.name", Some(""), json!({})),
+            membership("@m:m", "@n:n", "invite"),
+            membership("@x:x", "@x:x", "join"),
+            levels("@u:u", json!({"ban": 0})),
+        ] {
+            let pdu = room.make(sketch);
+            let claimed = room.claimed(&pdu);
+            let question = || format!("{pdu:?} {claimed:?} {:?} {:?}", room.state, room.create);
+            let asked = question();
+            let answers = || {
+                let mut turned = claimed.clone();
+                turned.reverse();
+                let by = |list: &[_]| check_claimed(version, &pdu, list, Some(&room.create));
+                (
+                    auth_keys(version, &pdu),
+                    by(&claimed),
+                    by(&turned),
+                    room.judge_by_state(&pdu),
+                )
+            };
+            let first = answers();
+            assert_eq!(first.1, first.2, "the order of a list is no argument");
+            assert_eq!(answers(), first);
+            assert_eq!(question(), asked);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod auth_rules;
 mod format;
+mod numbered_rules;
 mod power_levels;
 mod properties;
 mod relations;

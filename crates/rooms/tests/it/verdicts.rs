@@ -10,12 +10,16 @@ use myelin_storage::{
     events::{self, NewEvent},
     testing::on_each_engine,
 };
-use ruma::OwnedEventId;
-use serde_json::json;
+use ruma::{
+    CanonicalJsonObject, EventId, OwnedEventId,
+    canonical_json::redact,
+    signatures::{add_content_hash_to_event, reference_hash},
+};
+use serde_json::{Value, json};
 
 use crate::{
     house::{House, alice},
-    story::{Entries, Story, bob, carol, mallory, membership, message, state, topic},
+    story::{Entries, Story, bob, carol, key_of, mallory, membership, message, state, topic},
 };
 
 fn entry(state: &Entries, event_type: &str) -> OwnedEventId {
@@ -70,6 +74,51 @@ async fn a_rejected_event_is_no_extremity() {
         assert_eq!(ours.pdu.prev_events, [tip]);
     })
     .await;
+}
+
+/// R2. Servers used to measure in code points what has a limit in bytes, and let such events in.
+#[tokio::test]
+async fn what_is_too_long_only_in_bytes_is_kept_as_rejected_in_old_rooms_and_dropped_in_new_ones() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        for (version, kept) in [("10", Some(Verdict::Rejected)), ("11", None)] {
+            let room_id = house.create(version).await;
+            let mut story = house.story(&room_id).await;
+            let start = house.tip(&room_id).await;
+            let join = membership(bob(), bob(), "join");
+            let start = house.says(&mut story, &[&start], join).await;
+            let short = story.write(&[&start], message(bob(), "short"));
+            for (field, value, expected) in [
+                ("type", "é".repeat(128), kept),
+                ("state_key", "é".repeat(255), kept),
+                ("type", "é".repeat(256), None),
+                ("state_key", "x".repeat(256), None),
+            ] {
+                let (long, id) = rewritten(&story, &short, field, &value);
+                house.transact(bob(), vec![long]).await.unwrap();
+                house.settled(&room_id).await;
+                let verdict = house.verdict(&story, &id).await;
+                assert_eq!(verdict, expected, "version {version}, {field}");
+            }
+        }
+    })
+    .await;
+}
+
+/// An event of a story with another value of a field, which no server writes today, and its ID.
+fn rewritten(story: &Story, id: &EventId, field: &str, value: &str) -> (Value, OwnedEventId) {
+    let rules = story.version.rules();
+    let mut event: CanonicalJsonObject = serde_json::from_value(story.json(id)).unwrap();
+    event.insert(field.to_owned(), value.into());
+    event.remove("signatures");
+    add_content_hash_to_event(&mut event).unwrap();
+    let mut signed = redact(event.clone(), &rules.redaction, None).unwrap();
+    let key = key_of(story.pdu(id).sender.server_name());
+    key.sign_json(&mut signed).unwrap();
+    event.insert("signatures".into(), signed["signatures"].clone());
+    let hash = reference_hash(&event, rules).unwrap();
+    let id = format!("${hash}").try_into().unwrap();
+    (serde_json::to_value(event).unwrap(), id)
 }
 
 /// Takes bob's power.
