@@ -1,10 +1,10 @@
 //! Branches and what they become when they meet: always what plain state resolution says.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, slice::from_ref};
 
 use myelin_core::event::Verdict;
 use myelin_env::Random;
-use myelin_storage::testing::on_each_engine;
+use myelin_storage::testing::{Fresh, on_each_engine};
 use ruma::{OwnedEventId, UserId};
 use serde_json::json;
 
@@ -181,6 +181,103 @@ async fn whatever_the_branches_the_current_state_is_that_of_plain_resolution() {
         let room_id = &crowd.story.room_id;
         let tips: Vec<_> = house.extremities(room_id).await.into_iter().collect();
         assert_eq!(house.current(room_id).await, crowd.story.before(&tips));
+    })
+    .await;
+}
+
+impl Crowd {
+    /// One more event on some of the last ones, which may well be forbidden.
+    fn quarrel(&mut self, number: u64) -> OwnedEventId {
+        let users: [&'static UserId; 3] = [bob(), carol(), mallory()];
+        let (sender, target) = (*self.pick(&users), *self.pick(&users));
+        let fate = *self.pick(&["leave", "ban", "invite"]);
+        let words = match self.random.below(5) {
+            0 => membership(bob(), target, fate),
+            1 => membership(sender, sender, "join"),
+            2 => {
+                let content = json!({"users": {alice().as_str(): 100, bob().as_str(): 50, target.as_str(): 50}});
+                state(sender, "m.room.power_levels", "", content)
+            }
+            3 => topic(sender, &number.to_string()),
+            _ => message(sender, &number.to_string()),
+        };
+        let parents: BTreeSet<OwnedEventId> = (0..=self.random.below(3))
+            .map(|_| self.pick(&self.tips).clone())
+            .collect();
+        let id = self.story.write(&parents.iter().collect::<Vec<_>>(), words);
+        self.tips.push(id.clone());
+        if self.tips.len() > 5 {
+            self.tips.remove(0);
+        }
+        id
+    }
+
+    fn shuffle(&self, ids: &mut [OwnedEventId]) {
+        for last in (1..ids.len()).rev() {
+            ids.swap(last, self.random.below(last as u64 + 1) as usize);
+        }
+    }
+}
+
+/// Pushes events until all are judged; what came too early is refused, and sent again.
+async fn deliver(house: &House, story: &Story, ids: &[OwnedEventId]) {
+    let mut missing = ids.to_vec();
+    while !missing.is_empty() {
+        let before = missing.len();
+        for piece in missing.chunks(9) {
+            house.push_all(story, bob(), piece).await;
+        }
+        let mut refused = Vec::new();
+        for id in missing {
+            if house.verdict(story, &id).await.is_none() {
+                refused.push(id);
+            }
+        }
+        missing = refused;
+        assert!(missing.len() < before, "whose parents are known is judged");
+    }
+}
+
+/// Whether a server accepts something may depend on what it knew before, and then it is soft-failed there; what it
+/// rejects, and the state at each event, may not.
+#[tokio::test]
+async fn whatever_the_order_of_delivery_states_and_rejections_are_the_same() {
+    on_each_engine(|fresh| async move {
+        let one = House::open(Fresh::sqlite().await).await;
+        let other = House::open(fresh).await;
+        let (story, tip) = one.shared_room().await;
+        assert_eq!(other.shared_room().await.1, tip, "the same room for both");
+        let mut crowd = Crowd {
+            story,
+            tips: vec![tip],
+            random: Random::seeded(23),
+        };
+        let mut ids = Vec::new();
+        for number in 0..80 {
+            let id = crowd.quarrel(number);
+            one.push_all(&crowd.story, bob(), from_ref(&id)).await;
+            if one.verdict(&crowd.story, &id).await == Some(Verdict::Rejected) {
+                crowd.story.is_rejected(&id);
+            }
+            ids.push(id);
+        }
+        let tips: Vec<_> = crowd.tips.iter().collect();
+        ids.push(crowd.story.write(&tips, message(bob(), "so be it")));
+        one.push_all(&crowd.story, bob(), &ids[80..]).await;
+        let mut shuffled = ids.clone();
+        crowd.shuffle(&mut shuffled);
+        deliver(&other, &crowd.story, &shuffled).await;
+        let story = &crowd.story;
+        let mut rejected = 0;
+        for id in &ids {
+            let is_rejected = one.verdict(story, id).await == Some(Verdict::Rejected);
+            let here = other.verdict(story, id).await == Some(Verdict::Rejected);
+            assert_eq!(is_rejected, here, "{id}");
+            rejected += u32::from(is_rejected);
+            let before = one.state_before(&story.room_id, id).await;
+            assert_eq!(before, other.state_before(&story.room_id, id).await, "{id}");
+        }
+        assert!((10..60).contains(&rejected), "{rejected} are rejected");
     })
     .await;
 }
