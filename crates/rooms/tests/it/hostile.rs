@@ -2,14 +2,19 @@
 
 use std::{collections::BTreeSet, slice::from_ref};
 
-use myelin_core::{build::EventDraft, event::Verdict};
+use myelin_core::{
+    build::{EventDraft, countersign},
+    event::Verdict,
+    keys::KeyPair,
+};
 use myelin_storage::testing::on_each_engine;
-use ruma::{MilliSecondsSinceUnixEpoch, uint};
-use serde_json::{json, value::to_raw_value};
+use ruma::{MilliSecondsSinceUnixEpoch, OwnedEventId, uint};
+use serde_json::{Value, json, value::to_raw_value};
 
 use crate::{
     house::{House, alice},
-    story::{bob, carol, mallory, message, state, topic},
+    peers::Peers,
+    story::{Story, bob, carol, key_of, mallory, message, state, topic},
 };
 
 #[tokio::test]
@@ -72,6 +77,65 @@ async fn an_id_that_another_room_referred_to_first_is_no_trouble() {
         assert_eq!(house.tip(&other.room_id).await, claim);
         let house = house.restart().await;
         assert_eq!(house.current(&story.room_id).await, *story.after(&child));
+    })
+    .await;
+}
+
+/// An event like another one that refers to so many parents, and so many auth events, of which nobody has heard;
+/// signed by a key of this version.
+fn referring(
+    (story, like): (&Story, &OwnedEventId),
+    parents: usize,
+    auth_events: usize,
+    key_version: &str,
+) -> Value {
+    let unheard = |number: usize| format!("${number:A>43}");
+    let mut event = story.json(like);
+    let refer = |list: &mut Value, count: usize| {
+        let list = list.as_array_mut().unwrap();
+        list.extend((list.len()..count).map(|number| unheard(number).into()));
+    };
+    refer(&mut event["prev_events"], parents);
+    refer(&mut event["auth_events"], auth_events);
+    event["signatures"] = json!({});
+    let mut key = key_of(story.pdu(like).sender.server_name());
+    if key.key_id().key_name().as_str() != key_version {
+        key = KeyPair::new(
+            key.server_name().to_owned(),
+            key_version.try_into().unwrap(),
+            [7; 32],
+        );
+    }
+    let signed = countersign(story.version, &event.to_string(), &key).unwrap();
+    serde_json::from_str(&signed).unwrap()
+}
+
+#[tokio::test]
+async fn an_event_with_too_many_parents_or_auth_events_is_set_aside_and_nothing_is_asked() {
+    on_each_engine(|fresh| async move {
+        let peers = Peers::default();
+        let house = House::open_among(fresh, &peers).await;
+        let (mut story, tip) = house.shared_room().await;
+        let like = story.write(&[&tip], message(bob(), "look there"));
+        // By a key that this server has, and one that it would have to ask for.
+        for key in ["a", "unheard"] {
+            for (parents, auth_events) in [(21, 0), (0, 11), (21, 11), (500, 500)] {
+                let event = referring((&story, &like), parents, auth_events, key);
+                let answer = house.transact(bob(), vec![event]).await.unwrap();
+                assert_eq!(answer, json!({ "pdus": {} }));
+            }
+        }
+        let next = house
+            .says(&mut story, &[&tip], message(carol(), "on"))
+            .await;
+        assert_eq!(house.tip(&story.room_id).await, next);
+        assert_eq!(peers.asked(), []);
+        // At the limits it is an event like others.
+        let event = referring((&story, &like), 20, 10, "a");
+        let answer = house.transact(bob(), vec![event]).await.unwrap();
+        assert_eq!(answer["pdus"].as_object().unwrap().len(), 1, "{answer}");
+        house.settled(&story.room_id).await;
+        assert_eq!(peers.times("get_missing_events"), 1);
     })
     .await;
 }

@@ -38,8 +38,9 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use crate::story::{
-    Entries, Story, Words, bob, carol, foreign_servers, key_of, mallory, membership,
+use crate::{
+    peers::Peers,
+    story::{Entries, Story, Words, bob, carol, foreign_servers, key_of, mallory, membership},
 };
 
 pub(crate) fn alice() -> &'static UserId {
@@ -64,6 +65,12 @@ impl House {
         let keys = Arc::new(SigningKeys::generate(name, &fresh.env.random));
         put_foreign_keys(&fresh.database).await;
         Self::start(fresh, keys).await
+    }
+
+    /// The same among servers that answer.
+    pub(crate) async fn open_among(mut fresh: Fresh, peers: &Peers) -> Self {
+        fresh.env.network = peers.network();
+        Self::open(fresh).await
     }
 
     async fn start(fresh: Fresh, keys: Arc<SigningKeys>) -> Self {
@@ -117,7 +124,10 @@ impl House {
         drop(rooms);
         fresh.database.close().await;
         let restarts = fresh.env.clock.now_ms() - START_MS + 1;
-        fresh.env = Env::manual(START_MS + restarts, restarts);
+        fresh.env = Env {
+            network: fresh.env.network,
+            ..Env::manual(START_MS + restarts, restarts)
+        };
         fresh.database = Database::open(&fresh.url, &fresh.env).await.unwrap();
         Self {
             transactions,
@@ -153,7 +163,12 @@ impl House {
 
     /// A public room of alice's in which bob, carol and mallory are too. Bob has power over state.
     pub(crate) async fn shared_room(&self) -> (Story, OwnedEventId) {
-        let mut wish = wish("11");
+        self.shared_room_of("11").await
+    }
+
+    /// The same in another room version.
+    pub(crate) async fn shared_room_of(&self, version: &str) -> (Story, OwnedEventId) {
+        let mut wish = wish(version);
         wish.power_level_override.insert(
             "users".into(),
             json!({ alice().as_str(): 100, bob().as_str(): 50 }),

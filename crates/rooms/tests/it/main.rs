@@ -12,6 +12,8 @@ mod joining;
 mod local;
 mod notifications;
 mod outgoing;
+mod outliers;
+mod peers;
 mod presence;
 mod profiles;
 mod receiving;
