@@ -10,10 +10,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::{requirements, tidy};
+use crate::{fuzz, requirements, tidy};
 
 /// Tests which need a real Synapse or Python live below a module of this name.
 const NEEDS_MORE: &str = "interop::";
+
+/// How long each parser of what comes from outside is fed with new bytes.
+const FUZZ_SECONDS: &str = "10";
 
 /// Format, lints, structure, and the tests that need nothing but cargo.
 pub(crate) fn fast(root: &Path) -> Result<(), String> {
@@ -89,6 +92,7 @@ impl Steps {
             "postgres",
             &["--workspace", "-E", whole_servers],
         )?;
+        self.step("fuzz", |steps| fuzz::run(&steps.root, FUZZ_SECONDS, &[]))?;
         self.step("requirements", |steps| {
             requirements::run(&steps.root, &steps.root.join(requirements::DEFAULT_REPORT))
         })

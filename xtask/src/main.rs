@@ -1,5 +1,5 @@
 //! The project's own commands: `cargo xtask tidy`, `cargo xtask ci`, `cargo xtask requirements`,
-//! `cargo xtask sim`.
+//! `cargo xtask sim`, `cargo xtask fuzz`.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -8,6 +8,7 @@
 )]
 
 mod ci;
+mod fuzz;
 mod requirements;
 mod sim;
 mod source;
@@ -26,6 +27,8 @@ Usage: cargo xtask COMMAND
   sim [OPTIONS]        simulate many servers, seed after seed: --seeds A..B, --servers N, --actions N,
                        --faults N; --replay SEED prints all that happens
   sim --planted [..]   simulate servers with each of the mistakes in sim/planted.patch until one is found
+  fuzz [--seconds N] [TARGET..]
+                       read ever new bytes with the parsers of what comes from outside, N seconds each
 ";
 
 fn main() -> ExitCode {
@@ -40,6 +43,8 @@ fn main() -> ExitCode {
         ["requirements", report] => requirements::run(&root, Path::new(report)),
         ["sim", "--planted", options @ ..] => sim::planted(&root, options),
         ["sim", options @ ..] => sim::run(&root, options),
+        ["fuzz", "--seconds", seconds, targets @ ..] => fuzz::run(&root, seconds, targets),
+        ["fuzz", targets @ ..] => fuzz::run(&root, fuzz::SECONDS, targets),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);

@@ -16,6 +16,9 @@ use tokio::sync::Notify;
 
 use crate::{error::FederationError, recent::Recent};
 
+/// How long a busy server is left alone at first. After that it is as long as it has been busy.
+const BUSY: Duration = Duration::from_secs(2);
+
 /// How many servers are held in memory.
 const CAPACITY: usize = 20_000;
 
@@ -35,6 +38,17 @@ pub struct Waits {
     pub first: Duration,
     /// At most; each failure doubles the wait up to this.
     pub longest: Duration,
+}
+
+/// What a failed request says about the future.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The server itself says how long it wants to be left alone.
+    ComeBackIn(Duration),
+    /// It has too much to do at the moment (429), for instance since it is still busy with what it got before.
+    Busy,
+    /// It is out of order.
+    OutOfOrder,
 }
 
 impl Default for Waits {
@@ -120,15 +134,17 @@ impl Destinations {
     pub(crate) async fn failed(
         &self,
         server: &ServerName,
-        retry_after: Option<Duration>,
+        failure: Failure,
     ) -> Result<(), StorageError> {
         let before = self.failing(server).await?;
         let now_ms = self.env.clock.now_ms();
-        if before.is_some_and(|before| now_ms < before.retry_at_ms) && retry_after.is_none() {
+        let is_known = before.is_some_and(|before| now_ms < before.retry_at_ms);
+        if is_known && !matches!(failure, Failure::ComeBackIn(_)) {
             return Ok(());
         }
-        let failing = self.next(before, now_ms, retry_after);
-        tracing::info!(%server, wait_ms = failing.wait_ms, "requests to a server fail");
+        let failing = self.next(before, now_ms, failure);
+        let pause_ms = failing.retry_at_ms.saturating_sub(now_ms);
+        tracing::info!(%server, pause_ms, ?failure, "requests to a server fail");
         metrics::counter!("myelin_federation_backoffs_total").increment(1);
         self.lock().insert(server.to_owned(), Some(failing));
         let name = server.to_string();
@@ -210,21 +226,27 @@ impl Destinations {
     }
 
     /// What a failure at `now_ms` after `before` leads to.
-    fn next(&self, before: Option<Failing>, now_ms: u64, retry_after: Option<Duration>) -> Failing {
+    fn next(&self, before: Option<Failing>, now_ms: u64, failure: Failure) -> Failing {
         let longest = millis(self.waits.longest);
-        let doubled = before.map(|before| before.wait_ms.saturating_mul(2));
-        let wait_ms = doubled.unwrap_or(millis(self.waits.first)).min(longest);
-        let (wait_ms, pause_ms) = match retry_after {
-            // It says itself when to come back; that is no reason to avoid it longer and longer.
-            Some(asked) => (
-                before.map_or(millis(self.waits.first) / 2, |before| before.wait_ms),
-                millis(asked).min(longest),
-            ),
+        let first = millis(self.waits.first);
+        let since_ms = before.map_or(now_ms, |before| before.since_ms);
+        // Nothing tells that it should be avoided longer and longer.
+        let undoubled = before.map_or(first / 2, |before| before.wait_ms);
+        let (wait_ms, pause_ms) = match failure {
+            Failure::ComeBackIn(asked) => (undoubled, millis(asked).min(longest)),
+            Failure::Busy => {
+                let busy_ms = now_ms.saturating_sub(since_ms);
+                (undoubled, busy_ms.max(millis(BUSY)).min(first))
+            }
             // Up to a tenth less, so that what failed together isn't tried again together.
-            None => (wait_ms, wait_ms - self.env.random.below(wait_ms / 10)),
+            Failure::OutOfOrder => {
+                let doubled = before.map_or(first, |before| before.wait_ms.saturating_mul(2));
+                let wait_ms = doubled.min(longest);
+                (wait_ms, wait_ms - self.env.random.below(wait_ms / 10))
+            }
         };
         Failing {
-            since_ms: before.map_or(now_ms, |before| before.since_ms),
+            since_ms,
             retry_at_ms: now_ms.saturating_add(pause_ms),
             wait_ms,
         }

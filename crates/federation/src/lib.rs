@@ -25,6 +25,8 @@ mod error;
 mod events;
 mod federation;
 mod flight;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod http_client;
 mod identity;
 mod key_document;

@@ -9,7 +9,11 @@ use ruma::ServerName;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    Federation, Urgency, error::FederationError, http_client::Body, transport::Call,
+    Federation, Urgency,
+    destinations::Failure,
+    error::{FederationError, RemoteError},
+    http_client::Body,
+    transport::Call,
     x_matrix::Signed,
 };
 
@@ -188,13 +192,24 @@ impl Federation {
             // Nothing was sent, so nothing was learnt.
             Some(FederationError::Refused(_) | FederationError::Backoff { .. }) => Ok(()),
             Some(error) if error.is_failing() => {
-                let retry_after = error.remote().and_then(|remote| remote.retry_after);
-                destinations.failed(server, retry_after).await
+                destinations.failed(server, failure_of(error)).await
             }
             _ => destinations.succeeded(server).await,
         };
         if let Err(error) = noted {
             tracing::error!(%server, %error, "cannot note whether a server works");
         }
+    }
+}
+
+/// What an error for which a server is left alone says about when to come back.
+fn failure_of(error: &FederationError) -> Failure {
+    match error.remote() {
+        Some(RemoteError {
+            retry_after: Some(asked),
+            ..
+        }) => Failure::ComeBackIn(*asked),
+        Some(RemoteError { status: 429, .. }) => Failure::Busy,
+        _ => Failure::OutOfOrder,
     }
 }

@@ -23,7 +23,7 @@ const NEXTEST: &str = "cargo-nextest@0.9.151";
 /// Installs the distribution's packages that are missing. Needs root (or sudo) only then.
 pub(super) fn system_packages() -> Result<(), String> {
     let missing: Vec<&str> = [
-        ("build-essential", on_path("cc")),
+        ("build-essential", on_path("c++")),
         ("curl", on_path("curl")),
         ("npm", on_path("npm")),
         (

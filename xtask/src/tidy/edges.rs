@@ -44,7 +44,7 @@ const ORDER: &[(&str, &[&str])] = &[
 ];
 
 /// Programs beside the product: they may use everything, and nothing of the product uses them.
-const FREE: &[&str] = &["sim", "bench", "testbed", "xtask"];
+const FREE: &[&str] = &["sim", "bench", "fuzz", "testbed", "xtask"];
 
 /// The program beside the product that the tests of `server` use, and only they.
 const TESTBED: &str = "testbed";

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use myelin_storage::testing::{Fresh, START_MS};
 
-use super::{Destinations, Urgency, Waits};
+use super::{Destinations, Failure, Urgency, Waits};
 use crate::{FederationError, testing::name};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -34,7 +34,10 @@ async fn waits_begin_at_10_minutes_and_double_up_to_7_days() {
     assert_eq!(pause(&destinations, &fresh).await, 0);
     let mut expected = 600_000;
     for _ in 0..15 {
-        destinations.failed(name("a.test"), None).await.unwrap();
+        destinations
+            .failed(name("a.test"), Failure::OutOfOrder)
+            .await
+            .unwrap();
         let pause = pause(&destinations, &fresh).await;
         assert!(
             pause <= expected && pause * 10 > expected * 9,
@@ -54,7 +57,10 @@ async fn failures_at_about_the_same_time_count_once() {
     let fresh = Fresh::sqlite().await;
     let destinations = destinations(&fresh);
     for _ in 0..10 {
-        destinations.failed(name("a.test"), None).await.unwrap();
+        destinations
+            .failed(name("a.test"), Failure::OutOfOrder)
+            .await
+            .unwrap();
         fresh.env.clock.advance(Duration::from_secs(1));
     }
     assert!(pause(&destinations, &fresh).await < 600_000);
@@ -64,7 +70,10 @@ async fn failures_at_about_the_same_time_count_once() {
 async fn people_need_not_wait() {
     let fresh = Fresh::sqlite().await;
     let destinations = destinations(&fresh);
-    destinations.failed(name("a.test"), None).await.unwrap();
+    destinations
+        .failed(name("a.test"), Failure::OutOfOrder)
+        .await
+        .unwrap();
     let checked = destinations
         .check(name("a.test"), Urgency::Interactive)
         .await;
@@ -76,7 +85,10 @@ async fn a_success_clears_failures_and_wakes_those_who_wait() {
     let fresh = Fresh::sqlite().await;
     let destinations = destinations(&fresh);
     destinations.until_due(name("a.test")).await.unwrap();
-    destinations.failed(name("a.test"), None).await.unwrap();
+    destinations
+        .failed(name("a.test"), Failure::OutOfOrder)
+        .await
+        .unwrap();
     let mut waiting = Box::pin(destinations.until_due(name("a.test")));
     let mut waiting_too = Box::pin(destinations.until_due(name("a.test")));
     for _ in 0..20 {
@@ -92,7 +104,10 @@ async fn a_success_clears_failures_and_wakes_those_who_wait() {
     assert!(destinations.lock_waiting().is_empty());
     destinations.succeeded(name("a.test")).await.unwrap();
     assert_eq!(pause(&destinations, &fresh).await, 0);
-    destinations.failed(name("a.test"), None).await.unwrap();
+    destinations
+        .failed(name("a.test"), Failure::OutOfOrder)
+        .await
+        .unwrap();
     assert!(pause(&destinations, &fresh).await <= 600_000);
 }
 
@@ -100,23 +115,41 @@ async fn a_success_clears_failures_and_wakes_those_who_wait() {
 async fn a_server_that_says_when_to_come_back_is_left_alone_until_then() {
     let fresh = Fresh::sqlite().await;
     let destinations = destinations(&fresh);
-    let asked = Some(2 * MINUTE);
+    let asked = Failure::ComeBackIn(2 * MINUTE);
     destinations.failed(name("a.test"), asked).await.unwrap();
     assert_eq!(pause(&destinations, &fresh).await, 120_000);
     fresh.env.clock.advance(3 * MINUTE);
-    destinations.failed(name("a.test"), None).await.unwrap();
+    destinations
+        .failed(name("a.test"), Failure::OutOfOrder)
+        .await
+        .unwrap();
     let first = pause(&destinations, &fresh).await;
     assert!((540_000..=600_000).contains(&first), "{first}");
-    let ages = Some(Duration::from_secs(365 * 24 * 3600));
+    let ages = Failure::ComeBackIn(Duration::from_secs(365 * 24 * 3600));
     destinations.failed(name("a.test"), ages).await.unwrap();
     assert_eq!(pause(&destinations, &fresh).await, WEEK_MS);
+}
+
+#[tokio::test]
+async fn a_busy_server_is_tried_again_soon_and_then_ever_less_often() {
+    let fresh = Fresh::sqlite().await;
+    let destinations = destinations(&fresh);
+    let mut pauses = Vec::new();
+    for _ in 0..11 {
+        let busy = destinations.failed(name("a.test"), Failure::Busy).await;
+        busy.unwrap();
+        let pause_ms = pause(&destinations, &fresh).await;
+        pauses.push(pause_ms / 1_000);
+        fresh.env.clock.advance(Duration::from_millis(pause_ms));
+    }
+    assert_eq!(pauses, [2, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600]);
 }
 
 #[tokio::test]
 async fn failures_outlive_a_restart() {
     let fresh = Fresh::sqlite().await;
     destinations(&fresh)
-        .failed(name("a.test"), None)
+        .failed(name("a.test"), Failure::OutOfOrder)
         .await
         .unwrap();
     let before = destinations(&fresh).failing(name("a.test")).await.unwrap();
@@ -133,10 +166,13 @@ async fn failing_servers_are_due_in_the_order_of_their_waits() {
     let fresh = Fresh::sqlite().await;
     let destinations = destinations(&fresh);
     for (server, seconds) in [("a.test", 30), ("b.test", 10), ("c.test", 60)] {
-        let asked = Some(Duration::from_secs(seconds));
+        let asked = Failure::ComeBackIn(Duration::from_secs(seconds));
         destinations.failed(name(server), asked).await.unwrap();
     }
-    destinations.failed(name("d.test"), None).await.unwrap();
+    destinations
+        .failed(name("d.test"), Failure::OutOfOrder)
+        .await
+        .unwrap();
     destinations.succeeded(name("d.test")).await.unwrap();
     let due = async |at_ms: u64, limit: u32| {
         let reading = fresh.database.look_up("due", move |tx| {

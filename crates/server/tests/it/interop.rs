@@ -9,6 +9,7 @@ mod delivery;
 mod discovery;
 mod edus;
 mod exchange;
+mod faults;
 mod first_start;
 mod forks;
 mod meeting;

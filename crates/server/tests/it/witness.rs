@@ -91,6 +91,8 @@ struct Timeline {
     before: BTreeMap<String, StateIds>,
     create: Option<String>,
     parents: BTreeMap<String, BTreeSet<String>>,
+    /// The type and state key of each state event.
+    keys: BTreeMap<String, (String, String)>,
     /// Memberships that the server may lack in the state after them.
     kept_apart: BTreeSet<String>,
 }
@@ -137,6 +139,10 @@ async fn timeline(
         if is_kept_apart(asked, pdu) {
             walked.kept_apart.insert(id.clone());
         }
+        if let (Some(kind), Some(key)) = (pdu["type"].as_str(), pdu["state_key"].as_str()) {
+            let key = (kind.to_owned(), key.to_owned());
+            walked.keys.insert(id.clone(), key);
+        }
         walked.parents.insert(id.clone(), parents);
         walked.before.insert(id, before);
     }
@@ -179,6 +185,15 @@ pub(crate) async fn assert_same_room(one: Side<'_>, other: Side<'_>, room: &str)
             // Its auth chain goes with it.
             before.auth_chain.clear();
             other_before.auth_chain.clear();
+        }
+        // Asked for the state before a state event, a Synapse puts into the state after it what the event
+        // replaced. Of events behind a gap it doesn't remember that.
+        let key = first.keys.get(event);
+        let mut differing = before.state.symmetric_difference(&other_before.state);
+        let is_replaced = |id: &String| first.keys.get(id).or(second.keys.get(id)) == key;
+        let is_forgotten = before.state != other_before.state && differing.all(is_replaced);
+        if key.is_some() && is_forgotten && one.server.kind == Kind::Synapse {
+            continue;
         }
         assert_eq!(before, other_before, "the state before {event}");
     }

@@ -16,7 +16,7 @@ async fn say_many(client: &Client, room: &str, count: usize) -> Vec<String> {
 }
 
 /// Fails unless the user's history of the room holds the events, in order.
-async fn assert_in_history(client: &Client, room: &str, events: &[String]) {
+pub(super) async fn assert_in_history(client: &Client, room: &str, events: &[String]) {
     let found = |history: &[Value]| -> Vec<String> {
         let ids = history
             .iter()
