@@ -1,410 +1,32 @@
-//! The one place that writes events: everything that a run of events changes, in one transaction.
+//! The one place that writes events: everything that a run of events changes, in one transaction, and then who
+//! is told of it.
+
+mod batch;
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use myelin_core::{
-    completeness::StateRef,
-    event::{Event, Place, Verdict},
-    number::{EventNr, RoomNr, SnapshotNr, StreamPosition},
-    relation::Relation,
+    key_table::StateKey,
+    number::{KeyNr, RoomNr, StreamPosition},
     state::Membership,
 };
 use myelin_storage::{
-    Priority, StorageError, Tx, aliases,
-    client_transactions::{self, ClientTransaction},
-    events,
-    joins::{self, PartialRoom},
-    notifications::{self, NewNotification},
-    out_of_band::{self, OutOfBand},
-    outbox::{self, OutboxRow},
-    published_rooms, rooms, staged,
-    stream::{Allocation, Stream},
+    Priority, StorageError, Tx, aliases, client_transactions, events, joins, notifications,
+    out_of_band, outbox, published_rooms, rooms, staged, stream::Allocation,
 };
-use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, UserId};
+use ruma::OwnedUserId;
 
 use crate::{
     Rooms,
-    new_event::NewEvent,
     room::{Graph, Room},
-    states::NewSnapshot,
     trace::Trace,
 };
 
-/// What a turn writes.
-#[derive(Debug, Default)]
-pub(crate) struct Batch {
-    events: Vec<events::NewEvent>,
-    references: Vec<(EventNr, OwnedEventId)>,
-    snapshots: Vec<NewSnapshot>,
-    /// Backward extremities, and the depth of an event that names them.
-    missing_parents: Vec<(EventNr, i64)>,
-    /// Events that came into the timeline.
-    placed: Vec<EventNr>,
-    current: Vec<(StreamPosition, StateRef)>,
-    local_memberships: Vec<LocalMembership>,
-    out_of_band: Vec<OutOfBand>,
-    redactions: Vec<(EventNr, EventNr)>,
-    pending_redactions: Vec<(OwnedEventId, EventNr)>,
-    notifications: Vec<NewNotification>,
-    read: Vec<Read>,
-    outbox: Vec<OutboxRow>,
-    transactions: Vec<(OwnedUserId, ClientTransaction, OwnedEventId)>,
-    judged: Vec<i64>,
-    traces: Vec<(StreamPosition, Trace)>,
-    founding: Option<Founding>,
-    replaced: Vec<Replaced>,
-    join: Option<JoinOutcome>,
-    now_full: bool,
-    bulk: bool,
-    /// How many positions of the stream it takes.
-    positions: usize,
-}
-
-/// A new state and verdict of an event whose state was partial.
-#[derive(Debug)]
-pub(crate) struct Replaced {
-    pub(crate) event: EventNr,
-    pub(crate) before: SnapshotNr,
-    pub(crate) verdict: Verdict,
-    pub(crate) reason: Option<String>,
-}
-
-/// What one of this server's users is to the room from now on.
-#[derive(Debug)]
-pub(crate) struct LocalMembership {
-    pub(crate) user: OwnedUserId,
-    pub(crate) membership: Membership,
-    /// The event that says so, or the one that a resolution undid.
-    pub(crate) event: EventNr,
-    pub(crate) position: StreamPosition,
-}
-
-/// How far one of this server's users has got in reading the room.
-#[derive(Debug)]
-pub(crate) struct Read {
-    pub(crate) user: OwnedUserId,
-    pub(crate) position: StreamPosition,
-    pub(crate) by: ReadBy,
-}
-
-/// By what a user has got on.
-#[derive(Debug)]
-pub(crate) enum ReadBy {
-    /// It came in: what was before is nothing to it.
-    Joining,
-    /// It said something in a thread, or in the main timeline.
-    Sending { thread: String },
-}
-
-impl Read {
-    async fn put(&self, tx: &mut Tx, room: RoomNr) -> Result<(), StorageError> {
-        let (user, position) = (&self.user, self.position);
-        match &self.by {
-            ReadBy::Joining => notifications::joined(tx, room, user, position).await,
-            ReadBy::Sending { thread } => {
-                notifications::read_up_to(tx, room, user, Some(thread), position).await
-            }
-        }
-    }
-}
-
-/// A room that is made here.
-#[derive(Debug)]
-pub(crate) struct Founding {
-    pub(crate) creator: OwnedUserId,
-    /// An alias that is free.
-    pub(crate) alias: Option<String>,
-    /// Whether it stands in the public directory.
-    pub(crate) published: bool,
-}
-
-impl Founding {
-    async fn put(&self, tx: &mut Tx, room: &Room) -> Result<(), StorageError> {
-        if !rooms::put(tx, &room.key).await? {
-            let room_id = &room.key.room_id;
-            return Err(StorageError::Constraint(format!("{room_id} exists")));
-        }
-        if let Some(alias) = &self.alias
-            && !aliases::put(tx, alias, &room.key.room_id, &self.creator).await?
-        {
-            return Err(StorageError::Constraint(format!("{alias} is taken")));
-        }
-        if self.published {
-            published_rooms::set(tx, room.key.room, true).await?;
-        }
-        Ok(())
-    }
-}
-
-/// A remote join that succeeded.
-#[derive(Debug)]
-pub(crate) struct JoinOutcome {
-    pub(crate) room_id: OwnedRoomId,
-    pub(crate) user_id: OwnedUserId,
-    pub(crate) partial: Option<PartialRoom>,
-}
+pub(crate) use self::batch::{
+    Batch, Founding, JoinOutcome, LocalMembership, Read, ReadBy, Replaced,
+};
 
 impl Batch {
-    pub(crate) fn put_event(
-        &mut self,
-        event: Arc<Event>,
-        reason: Option<String>,
-        auth_events: Vec<EventNr>,
-        prev_events: Vec<EventNr>,
-    ) {
-        let event = (*event).clone();
-        self.events.push(events::NewEvent {
-            event,
-            reason,
-            auth_events,
-            prev_events,
-        });
-    }
-
-    /// An event of this batch is traced.
-    pub(crate) fn trace(&mut self, event: &Event, mut trace: Trace) {
-        if let Place::Timeline { position, .. } = event.place {
-            trace.identify(&event.pdu.event_id);
-            trace.judged(event.verdict.name());
-            self.traces.push((position, trace));
-        }
-    }
-
-    pub(crate) fn put_reference(&mut self, nr: EventNr, id: &EventId) {
-        self.references.push((nr, id.to_owned()));
-    }
-
-    pub(crate) fn put_snapshot(&mut self, snapshot: NewSnapshot) {
-        self.snapshots.push(snapshot);
-    }
-
-    pub(crate) fn put_backward_extremity(&mut self, nr: EventNr, depth: i64) {
-        self.missing_parents.push((nr, depth));
-    }
-
-    pub(crate) fn delete_backward_extremity(&mut self, nr: EventNr) {
-        self.placed.push(nr);
-    }
-
-    pub(crate) fn put_current(&mut self, position: StreamPosition, current: StateRef) {
-        self.current.push((position, current));
-    }
-
-    pub(crate) fn put_local_membership(&mut self, membership: LocalMembership) {
-        self.local_memberships.push(membership);
-    }
-
-    /// What is known of a local membership to which the room says nothing.
-    pub(crate) fn put_out_of_band(&mut self, known: OutOfBand) {
-        self.out_of_band.push(known);
-    }
-
-    pub(crate) fn put_redaction(&mut self, redacted: EventNr, by: EventNr) {
-        self.redactions.push((redacted, by));
-    }
-
-    pub(crate) fn put_pending_redaction(&mut self, redacts: OwnedEventId, by: EventNr) {
-        self.pending_redactions.push((redacts, by));
-    }
-
-    /// Somebody is told of an event.
-    pub(crate) fn notify(&mut self, notification: NewNotification) {
-        self.notifications.push(notification);
-    }
-
-    /// One of our users has read on.
-    pub(crate) fn put_read(&mut self, read: Read) {
-        self.read.push(read);
-    }
-
-    /// The events that clients will be shown, in order.
-    pub(crate) fn shown(&self) -> Vec<Arc<Event>> {
-        self.events
-            .iter()
-            .map(|new| &new.event)
-            .filter(|event| event.verdict == Verdict::Accepted && event.redacted_by.is_none())
-            .filter(
-                |event| matches!(event.place, Place::Timeline { position, .. } if position.0 > 0),
-            )
-            .map(|event| Arc::new(event.clone()))
-            .collect()
-    }
-
-    /// What this server's users are to the room from now on.
-    pub(crate) fn local_memberships(&self) -> &[LocalMembership] {
-        &self.local_memberships
-    }
-
-    /// The current state from a position on, if it changed there.
-    pub(crate) fn current_at(&self, position: StreamPosition) -> Option<StateRef> {
-        let mut current = self.current.iter().rev();
-        current
-            .find(|(at, _)| *at == position)
-            .map(|(_, current)| *current)
-    }
-
-    /// Memberships to which the room says nothing.
-    pub(crate) fn out_of_band(&self) -> &[OutOfBand] {
-        &self.out_of_band
-    }
-
-    pub(crate) fn send(&mut self, row: OutboxRow) {
-        self.outbox.push(row);
-    }
-
-    pub(crate) fn put_transaction(
-        &mut self,
-        user: &UserId,
-        transaction: ClientTransaction,
-        event: &EventId,
-    ) {
-        self.transactions
-            .push((user.to_owned(), transaction, event.to_owned()));
-    }
-
-    /// The event that a transaction makes in this batch.
-    pub(crate) fn transaction(
-        &self,
-        user: &UserId,
-        transaction: &ClientTransaction,
-    ) -> Option<OwnedEventId> {
-        let same = |(author, made, _): &&(OwnedUserId, ClientTransaction, OwnedEventId)| {
-            author == user && made == transaction
-        };
-        self.transactions
-            .iter()
-            .find(same)
-            .map(|(_, _, event_id)| event_id.clone())
-    }
-
-    /// A staged PDU was judged.
-    pub(crate) fn judged(&mut self, staged: i64) {
-        self.judged.push(staged);
-    }
-
-    pub(crate) fn replace_state(&mut self, replaced: Replaced) {
-        self.replaced.push(replaced);
-    }
-
-    /// The room's resync is done.
-    pub(crate) fn set_full(&mut self) {
-        self.now_full = true;
-    }
-
-    /// The room is made with this batch.
-    pub(crate) fn found(&mut self, founding: Founding) {
-        self.founding = Some(founding);
-    }
-
-    pub(crate) fn joined(&mut self, join: JoinOutcome) {
-        self.join = Some(join);
-    }
-
-    /// Nobody waits for this batch.
-    pub(crate) fn set_bulk(&mut self) {
-        self.bulk = true;
-    }
-
-    /// The next position, counted from the beginning of this batch. The stream's own are given out
-    /// when the batch is written ([`Batch::place`]): until they are finished they hold up the readers of
-    /// all rooms.
-    pub(crate) fn next_position(&mut self) -> StreamPosition {
-        self.positions += 1;
-        StreamPosition(self.positions as i64)
-    }
-
-    /// Turns positions within the batch into those of the stream. History has a place of its own.
-    fn place(&mut self, stream: &Stream) -> Allocation {
-        let allocation = stream.allocate(self.positions);
-        let before = allocation.before();
-        let place = |position: &mut StreamPosition| {
-            if position.0 > 0 {
-                position.0 += before.0;
-            }
-        };
-        for new in &mut self.events {
-            if let Place::Timeline { position, .. } = &mut new.event.place {
-                place(position);
-            }
-        }
-        for (position, _) in &mut self.current {
-            place(position);
-        }
-        for local in &mut self.local_memberships {
-            place(&mut local.position);
-        }
-        for row in &mut self.outbox {
-            place(&mut row.position);
-        }
-        for new in &mut self.notifications {
-            place(&mut new.position);
-        }
-        for read in &mut self.read {
-            place(&mut read.position);
-        }
-        for (position, _) in &mut self.traces {
-            place(position);
-        }
-        allocation
-    }
-
-    /// The timeline events of this batch that name some events as parents.
-    pub(crate) fn children(&self, parents: &[EventNr]) -> Vec<(EventNr, Verdict)> {
-        self.events
-            .iter()
-            .filter(|new| new.event.in_timeline())
-            .filter(|new| parents.iter().any(|nr| new.prev_events.contains(nr)))
-            .map(|new| (new.event.nr, new.event.verdict))
-            .collect()
-    }
-
-    /// The events of this batch that cite `nr` among their auth events.
-    pub(crate) fn auth_children(&self, nr: EventNr) -> Vec<EventNr> {
-        self.events
-            .iter()
-            .filter(|new| new.auth_events.contains(&nr))
-            .map(|new| new.event.nr)
-            .collect()
-    }
-
-    /// The events of this batch that relate to another just as one that is to be made.
-    pub(crate) fn relating(&self, made: &NewEvent, relation: &Relation) -> Vec<EventNr> {
-        let relates = |new: &&events::NewEvent| {
-            let pdu = &new.event.pdu;
-            pdu.sender == made.sender
-                && Relation::of(pdu).as_ref() == Some(relation)
-                && pdu.event_type.to_string() == made.event_type
-        };
-        let relating = self.events.iter().filter(relates);
-        relating.map(|new| new.event.nr).collect()
-    }
-
-    /// Whether an event is redacted by this batch.
-    pub(crate) fn redacts(&self, nr: EventNr) -> bool {
-        self.redactions.iter().any(|(redacted, _)| *redacted == nr)
-    }
-
-    /// Whether there is nothing to write.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.events.is_empty()
-            && self.judged.is_empty()
-            && self.replaced.is_empty()
-            && self.join.is_none()
-            && self.redactions.is_empty()
-            && self.out_of_band.is_empty()
-            && !self.now_full
-    }
-
-    /// Forgets what was counted as unread and is so no more. Before anybody can read past the batch.
-    fn forget_unread(&self, room: &Room) {
-        if !self.redactions.is_empty() {
-            room.unread_cache().forget_all();
-        }
-        for read in &self.read {
-            room.unread_cache().forget(&read.user);
-        }
-    }
-
     /// Writes the batch, if `before` is still the room's revision. On failure nothing is written.
     pub(crate) async fn write(
         mut self,
@@ -446,13 +68,23 @@ impl Batch {
             traces,
         })
     }
+
+    /// Forgets what was counted as unread and is so no more. Before anybody can read past the batch.
+    fn forget_unread(&self, room: &Room) {
+        if !self.redactions.is_empty() {
+            room.unread_cache().forget_all();
+        }
+        for read in &self.read {
+            room.unread_cache().forget(&read.user);
+        }
+    }
 }
 
 /// The transaction.
 struct Write {
     batch: Arc<Batch>,
     room: Arc<Room>,
-    keys: Vec<(myelin_core::number::KeyNr, myelin_core::key_table::StateKey)>,
+    keys: Vec<(KeyNr, StateKey)>,
     before: Graph,
     after: Graph,
     now_ms: u64,
@@ -570,6 +202,36 @@ impl Write {
     }
 }
 
+impl Read {
+    async fn put(&self, tx: &mut Tx, room: RoomNr) -> Result<(), StorageError> {
+        let (user, position) = (&self.user, self.position);
+        match &self.by {
+            ReadBy::Joining => notifications::joined(tx, room, user, position).await,
+            ReadBy::Sending { thread } => {
+                notifications::read_up_to(tx, room, user, Some(thread), position).await
+            }
+        }
+    }
+}
+
+impl Founding {
+    async fn put(&self, tx: &mut Tx, room: &Room) -> Result<(), StorageError> {
+        if !rooms::put(tx, &room.key).await? {
+            let room_id = &room.key.room_id;
+            return Err(StorageError::Constraint(format!("{room_id} exists")));
+        }
+        if let Some(alias) = &self.alias
+            && !aliases::put(tx, alias, &room.key.room_id, &self.creator).await?
+        {
+            return Err(StorageError::Constraint(format!("{alias} is taken")));
+        }
+        if self.published {
+            published_rooms::set(tx, room.key.room, true).await?;
+        }
+        Ok(())
+    }
+}
+
 /// A batch that is durable.
 pub(crate) struct Written {
     batch: Arc<Batch>,
@@ -635,33 +297,5 @@ impl Written {
         if to_send {
             rooms.outgoing().wake();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Batch, StateRef, StreamPosition};
-    use myelin_core::{completeness::Completeness, number::SnapshotNr};
-    use myelin_storage::stream::Stream;
-
-    #[test]
-    fn a_batch_holds_up_no_reader_before_it_is_written() {
-        let stream = Stream::new(StreamPosition(10));
-        let state = StateRef::new(SnapshotNr(1), Completeness::FULL);
-        let mut batch = Batch::default();
-        for _ in 0..2 {
-            let position = batch.next_position();
-            batch.put_current(position, state);
-        }
-        // Another room is faster.
-        drop(stream.allocate(1));
-        assert_eq!(stream.readable(), StreamPosition(11));
-        let allocation = batch.place(&stream);
-        let positions: Vec<_> = batch.current.iter().map(|(at, _)| *at).collect();
-        assert_eq!(positions, [StreamPosition(12), StreamPosition(13)]);
-        drop(stream.allocate(1));
-        assert_eq!(stream.readable(), StreamPosition(11));
-        drop(allocation);
-        assert_eq!(stream.readable(), StreamPosition(14));
     }
 }
