@@ -49,7 +49,7 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// How long a sender is held up at most.
 const LONGEST_HOLD: Duration = Duration::from_secs(30);
 
-/// The rooms whose workers run.
+/// What the workers of all rooms have in common.
 #[derive(Default)]
 pub(crate) struct Workers {
     /// Tells senders that wait that a backlog got shorter.
