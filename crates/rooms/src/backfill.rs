@@ -5,13 +5,16 @@ use std::sync::Arc;
 use myelin_storage::events::{self, BackwardExtremity};
 use ruma::{OwnedEventId, OwnedServerName, ServerName};
 
-use crate::{RoomError, Rooms, candidates::named, room::Room};
+use crate::{RoomError, Rooms, candidates::named, room::Room, validation::foreign};
 
 /// How many events are asked for.
 const ASKED_FOR: u32 = 100;
 
-/// From how many ends of the known history one request goes back.
+/// From how many ends of the known history one request goes back (R62).
 const MOST_EXTREMITIES: usize = 5;
+
+/// Of how many ends these are chosen.
+const MOST_CONSIDERED: usize = 50;
 
 /// After so many servers refused, no more are asked (R64).
 const MOST_REFUSALS: usize = 5;
@@ -27,16 +30,19 @@ impl Rooms {
         depth: i64,
         limit: usize,
     ) -> Result<bool, RoomError> {
-        if self.extremities_near(room, depth, limit).await?.is_empty() {
+        if self.ends_near(room, depth, limit).await?.is_empty() {
             return Ok(false);
         }
         let _one_at_a_time = room.backfilling.lock().await;
-        let near = self.extremities_near(room, depth, limit).await?;
+        let near = self.ends_near(room, depth, limit).await?;
         if near.is_empty() {
             // While this one waited, another has fetched what both want (L21).
             return Ok(true);
         }
-        let from: Vec<OwnedEventId> = near.into_iter().map(|end| end.event_id).collect();
+        let from = self.worth_asking(room, near).await?;
+        if from.is_empty() {
+            return Ok(false);
+        }
         let mut refusals = 0;
         for server in self.servers_to_ask(room) {
             let room_id = &room.key.room_id;
@@ -49,12 +55,13 @@ impl Rooms {
                     let key = &room.key;
                     let asked = pdus.len();
                     let valid = self.validate(key.version, &key.room_id, pdus).await;
-                    if valid.iter().any(is_of_another_room) {
+                    // One foreign event voids the whole answer (R63).
+                    if foreign(&valid) > 0 {
                         tracing::warn!(%server, room = %room_id, "a backfill had another room's events");
                         continue;
                     }
-                    self.take_pulled(room, &server, valid.into_iter().flatten().collect(), true)
-                        .await?;
+                    let valid = valid.into_iter().flatten().collect();
+                    self.take_history(room, &server, valid).await?;
                     return Ok(asked > 0);
                 }
                 Err(error) => {
@@ -70,7 +77,8 @@ impl Rooms {
         Ok(false)
     }
 
-    async fn extremities_near(
+    /// The ends of the known history around a depth, deepest first.
+    async fn ends_near(
         &self,
         room: &Arc<Room>,
         depth: i64,
@@ -81,7 +89,7 @@ impl Rooms {
             .database()
             .look_up("backward extremities", move |tx| {
                 Box::pin(async move {
-                    events::backward_extremities(tx, nr, depth + 100, MOST_EXTREMITIES).await
+                    events::backward_extremities(tx, nr, depth + 100, MOST_CONSIDERED).await
                 })
             })
             .await?;
@@ -90,6 +98,32 @@ impl Rooms {
             .into_iter()
             .filter(|end| end.depth >= farthest)
             .collect())
+    }
+
+    /// Of some ends of the known history the first behind which there may be something for this server to see: it
+    /// may see an event that follows.
+    async fn worth_asking(
+        &self,
+        room: &Arc<Room>,
+        ends: Vec<BackwardExtremity>,
+    ) -> Result<Vec<OwnedEventId>, RoomError> {
+        let mut worthy = Vec::new();
+        for end in ends {
+            if worthy.len() == MOST_EXTREMITIES {
+                break;
+            }
+            let children = self.database().look_up("children", move |tx| {
+                Box::pin(async move { events::children(tx, &[end.event]).await })
+            });
+            let children = children.await?.into_iter().map(|(child, _)| child);
+            for child in room.events(self, children).await?.values() {
+                if self.may_see(room, self.server_name(), child).await? {
+                    worthy.push(end.event_id);
+                    break;
+                }
+            }
+        }
+        Ok(worthy)
     }
 
     /// The servers in the room, those with most users first; while it is partial, those at the join.
@@ -114,11 +148,4 @@ impl Rooms {
         }
         asked
     }
-}
-
-/// One foreign event voids the whole answer (R63).
-fn is_of_another_room(
-    result: &Result<myelin_core::validate::ValidPdu, myelin_core::validate::DropReason>,
-) -> bool {
-    matches!(result, Err(myelin_core::validate::DropReason::OtherRoom(_)))
 }

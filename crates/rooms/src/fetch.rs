@@ -6,19 +6,17 @@ use std::{
     sync::Arc,
 };
 
-use myelin_core::{
-    receive::{Decision, Placement, RemoteNeed},
-    validate::ValidPdu,
-};
+use myelin_core::validate::ValidPdu;
 use myelin_federation::{MissingEvents, PduList};
-use myelin_storage::{Priority, events::Known, joins};
+use myelin_storage::events::Known;
 use ruma::{EventId, OwnedEventId, ServerName};
 
 use crate::{
     RoomError, Rooms,
     outliers::{Outliers, remote},
     room::Room,
-    turn::{Candidate, Turn},
+    turn::Turn,
+    validation::foreign,
 };
 
 /// How many missing events are asked for at once (R48).
@@ -79,7 +77,7 @@ impl Rooms {
                 break;
             }
         }
-        self.take_pulled(room, server, found.into_values().collect(), false)
+        self.take_pulled(room, server, found.into_values().collect())
             .await
     }
 
@@ -97,6 +95,10 @@ impl Rooms {
             .await
             .map_err(remote)?;
         let pdus = self.validate(key.version, &key.room_id, answer).await;
+        let foreign = foreign(&pdus);
+        if foreign > 0 {
+            tracing::warn!(room = %key.room_id, %server, foreign, "a gap had another room's events");
+        }
         Ok(pdus
             .into_iter()
             .flatten()
@@ -123,144 +125,6 @@ impl Rooms {
             .values()
             .filter(|pdu| !pdu.prev_events.iter().all(placed));
         Ok(open.map(|pdu| pdu.event_id.clone()).collect())
-    }
-
-    /// Takes events that were asked for, parents first. One that can't be placed does not keep the
-    /// others from being taken.
-    pub(crate) async fn take_pulled(
-        &self,
-        room: &Arc<Room>,
-        server: &ServerName,
-        mut pdus: Vec<ValidPdu>,
-        backfilled: bool,
-    ) -> Result<(), RoomError> {
-        pdus.sort_by_key(|pdu| pdu.depth);
-        for candidate in self.seek_recommendations(room, pdus).await? {
-            let pdu = &candidate.pdu;
-            if self.rests(room, pdu).await? {
-                continue;
-            }
-            let id = pdu.event_id.clone();
-            match self.pull(room, server, candidate, backfilled).await {
-                Ok(()) => self.forget_failed_pulls(&id).await?,
-                Err(RoomError::Storage(error)) => return Err(error.into()),
-                Err(error) => {
-                    tracing::warn!(room = %room.key.room_id, event = %id, %error, "pull failed");
-                    self.note_failed_pull(&id, &error).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether an event can wait because it failed, or because a parent that is missing did: the state
-    /// there would have to be asked for again.
-    async fn rests(&self, room: &Arc<Room>, pdu: &ValidPdu) -> Result<bool, RoomError> {
-        let parents = room
-            .known_events(self, pdu.prev_events.iter().cloned())
-            .await?;
-        let in_timeline = |id: &OwnedEventId| matches!(parents.get(id), Some(Known::Held(parent)) if parent.in_timeline());
-        let missing = pdu.prev_events.iter().filter(|id| !in_timeline(id));
-        for id in missing.chain([&pdu.event_id]) {
-            if self.is_backed_off(id).await? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// After n failures an event is not pulled for 2^min(n, 8) hours (R59).
-    async fn is_backed_off(&self, id: &EventId) -> Result<bool, RoomError> {
-        let Some((attempts, last_ms)) = self.pull_failure(id).await? else {
-            return Ok(false);
-        };
-        let wait_ms = (1_u64 << attempts.min(8)) * 3_600_000;
-        Ok(self.env().clock.now_ms() < last_ms + wait_ms)
-    }
-
-    /// How often an event failed, and when it did last, in Unix milliseconds.
-    async fn pull_failure(&self, id: &EventId) -> Result<Option<(u32, u64)>, RoomError> {
-        let wanted = id.to_owned();
-        self.database()
-            .look_up("pull failures", move |tx| {
-                Box::pin(async move { joins::pull_failure(tx, &wanted).await })
-            })
-            .await
-            .map_err(RoomError::Storage)
-    }
-
-    async fn note_failed_pull(&self, id: &EventId, error: &RoomError) -> Result<(), RoomError> {
-        let id = id.to_owned();
-        let error = error.to_string();
-        let now_ms = self.env().clock.now_ms();
-        self.database()
-            .write("note a failed pull", Priority::Bulk, move |tx| {
-                Box::pin(async move { joins::put_pull_failure(tx, &id, now_ms, &error).await })
-            })
-            .await
-            .map_err(RoomError::Storage)
-    }
-
-    async fn forget_failed_pulls(&self, id: &EventId) -> Result<(), RoomError> {
-        if self.pull_failure(id).await?.is_none() {
-            return Ok(());
-        }
-        let id = id.to_owned();
-        self.database()
-            .write("an event was pulled", Priority::Bulk, move |tx| {
-                Box::pin(async move { joins::delete_pull_failure(tx, &id).await })
-            })
-            .await
-            .map_err(RoomError::Storage)
-    }
-
-    /// Takes one event that was asked for. Parents that can't be had are replaced by the state after
-    /// them, as `server` gives it (R55).
-    async fn pull(
-        &self,
-        room: &Arc<Room>,
-        server: &ServerName,
-        mut candidate: Candidate,
-        backfilled: bool,
-    ) -> Result<(), RoomError> {
-        let mut after_missing = BTreeMap::new();
-        let mut asked_for_auth = false;
-        loop {
-            let mut turn = Turn::take(self, room).await?;
-            candidate.placement = Placement::Pulled {
-                backfilled,
-                after_missing: after_missing.clone(),
-            };
-            let need = match turn.decide(candidate.clone()).await? {
-                Decision::Done(plan) => {
-                    turn.accept(plan).await?;
-                    return Ok(turn.commit().await?);
-                }
-                Decision::Drop(_) => return Ok(()),
-                Decision::NeedRemote(need) => need,
-                other => return Err(RoomError::Internal(format!("a pull ended in {other:?}"))),
-            };
-            drop(turn);
-            match need {
-                RemoteNeed::AuthEvents(missing) if asked_for_auth => {
-                    return Err(RoomError::NoServer(format!("no auth events {missing:?}")));
-                }
-                RemoteNeed::AuthEvents(_) => {
-                    asked_for_auth = true;
-                    let event_id = &candidate.pdu.event_id;
-                    self.fetch_auth_events(room, server, event_id).await?;
-                }
-                RemoteNeed::PolicySignature(server) => {
-                    candidate = self.seek_recommendation(room, &server, candidate).await?;
-                }
-                RemoteNeed::StatesAfter(parents) | RemoteNeed::Parents(parents) => {
-                    for parent in parents {
-                        let fetched = self.fetch_state_after(room, server, &parent).await?;
-                        after_missing.insert(parent, fetched.state);
-                    }
-                }
-            }
-        }
     }
 
     /// Asks a server for the auth chain of an event, and stores it.

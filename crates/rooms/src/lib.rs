@@ -43,6 +43,7 @@ mod policy_server;
 mod presence;
 mod profiles;
 mod publishing;
+mod pulls;
 mod push_rules;
 mod receipts;
 mod receive;

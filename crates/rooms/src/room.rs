@@ -54,6 +54,8 @@ pub struct Room {
     sends: Mutex<VecDeque<crate::new_event::Waiting>>,
     /// Held during a backfill: one at a time (R61).
     pub(crate) backfilling: tokio::sync::Mutex<()>,
+    /// Held while history that failed before is tried again.
+    pub(crate) trying_again: Arc<tokio::sync::Mutex<()>>,
     /// Held while another server lets one of our users in.
     pub(crate) joining: tokio::sync::Mutex<()>,
 }
@@ -237,6 +239,7 @@ impl Room {
             inbound: crate::inbound::Inbound::default(),
             sends: Mutex::default(),
             backfilling: tokio::sync::Mutex::default(),
+            trying_again: Arc::default(),
             joining: tokio::sync::Mutex::default(),
         }
     }

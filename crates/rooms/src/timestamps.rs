@@ -194,7 +194,7 @@ impl Rooms {
             let valid = self.validate(key.version, &key.room_id, pdus).await;
             let valid = valid.into_iter().flatten();
             let asked_for = valid.filter(|pdu| pdu.event_id == event_id).collect();
-            self.take_pulled(room, server, asked_for, true).await?;
+            self.take_history(room, server, asked_for).await?;
         }
         let event = room.event_by_id(self, &event_id).await?;
         Ok(event.filter(|event| {

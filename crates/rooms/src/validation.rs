@@ -175,3 +175,12 @@ impl Rooms {
             .collect()
     }
 }
+
+/// How many of some PDUs belong to another room than the one they were asked for in; they are counted among the
+/// server's figures.
+pub(crate) fn foreign(checked: &[Result<ValidPdu, DropReason>]) -> usize {
+    let of_other_room = |result: &&Result<_, _>| matches!(result, Err(DropReason::OtherRoom(_)));
+    let foreign = checked.iter().filter(of_other_room).count();
+    metrics::counter!("myelin_foreign_events_total").increment(foreign as u64);
+    foreign
+}

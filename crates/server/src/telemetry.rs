@@ -75,6 +75,12 @@ const FIGURES: &[(Kind, &str, Unit, &str)] = &[
         "Events that were judged, by verdict",
     ),
     (
+        Kind::Counter,
+        "myelin_foreign_events_total",
+        Unit::Count,
+        "Events of other rooms than were asked about, in the answers of other servers",
+    ),
+    (
         Kind::Gauge,
         "myelin_events_waiting",
         Unit::Count,

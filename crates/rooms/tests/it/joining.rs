@@ -1,19 +1,164 @@
-//! Joins through servers that don't answer.
+//! Joins through servers that don't answer, and what others push meanwhile (R42).
 
 use std::time::Duration;
 
+use myelin_core::{room_version::RoomVersion, validate::Unverified};
 use myelin_rooms::RoomError;
 use myelin_storage::{
     joins::{self, JoinRecord},
-    testing::on_each_engine,
+    testing::{START_MS, on_each_engine},
 };
-use ruma::room_id;
-use serde_json::Map;
+use ruma::{OwnedEventId, OwnedRoomId, room_id};
+use serde_json::{Map, Value, json};
 
 use crate::{
     house::{House, alice, until},
-    story::bob,
+    peers::Peers,
+    story::{Story, bob, membership, message, state},
 };
+
+/// A public room of bob's, of which nobody has heard.
+pub(crate) fn bobs_room(name: &str) -> (Story, OwnedEventId) {
+    let room_id = OwnedRoomId::try_from(format!("!{name}:{}", bob().server_name())).unwrap();
+    let mut story = Story::new(RoomVersion::V11, room_id, START_MS);
+    let create = json!({ "room_version": "11" });
+    let create = story.write(&[], state(bob(), "m.room.create", "", create));
+    let levels = json!({ "users": { bob().as_str(): 100 } });
+    let words = [
+        membership(bob(), bob(), "join"),
+        state(bob(), "m.room.power_levels", "", levels),
+        state(
+            bob(),
+            "m.room.join_rules",
+            "",
+            json!({ "join_rule": "public" }),
+        ),
+    ];
+    let tip = story.chain(&create, words).pop().unwrap();
+    (story, tip)
+}
+
+/// Bob's server makes templates of alice's join after an event.
+fn offer(peers: &Peers, story: &Story, tip: &OwnedEventId) {
+    let at = |event_type: &str| story.after(tip)[&(event_type.to_owned(), String::new())].clone();
+    let cited = ["m.room.create", "m.room.power_levels", "m.room.join_rules"].map(at);
+    let event = json!({
+        "room_id": story.room_id,
+        "sender": alice(),
+        "type": "m.room.member",
+        "state_key": alice(),
+        "content": { "membership": "join" },
+        "prev_events": [tip],
+        "auth_events": cited,
+        "depth": story.pdu(tip).depth + 1,
+        "origin_server_ts": START_MS,
+    });
+    let template = json!({ "room_version": story.version.as_str(), "event": event });
+    peers.answer(bob().server_name(), "make_join", template);
+}
+
+/// The state after an event, as `send_join` tells it in full.
+fn told_state(story: &Story, tip: &OwnedEventId) -> Value {
+    let state = story.after(tip);
+    let chain = story.auth_chain(state);
+    let state: Vec<_> = state.values().map(|id| story.json(id)).collect();
+    let chain: Vec<_> = chain.iter().map(|id| story.json(id)).collect();
+    json!({ "state": state, "auth_chain": chain })
+}
+
+/// Waits for the join that bob's server is sent, and takes it into the story.
+async fn read_join(peers: &Peers, story: &mut Story, earlier: usize) -> OwnedEventId {
+    until(async || peers.times("send_join") > earlier).await;
+    let asked = peers.asked();
+    let sent = asked.iter().rfind(|asked| asked.endpoint == "send_join");
+    let join = sent.unwrap().body.to_string();
+    let join = Unverified::parse(story.version, &join, Some(&story.room_id)).unwrap();
+    let id = join.event_id().to_owned();
+    story.read(join.pdu().clone().into());
+    id
+}
+
+/// Lets alice join after an event, by way of bob's server.
+pub(crate) async fn let_in(
+    house: &House,
+    peers: &Peers,
+    story: &mut Story,
+    tip: &OwnedEventId,
+) -> OwnedEventId {
+    let bobs = bob().server_name();
+    let earlier = peers.times("send_join");
+    offer(peers, story, tip);
+    peers.answer(bobs, "send_join", told_state(story, tip));
+    let room_id = story.room_id.clone();
+    let joining = house.rooms.join(
+        alice(),
+        (&*room_id).into(),
+        vec![bobs.to_owned()],
+        Map::new(),
+    );
+    Box::pin(joining).await.unwrap();
+    read_join(peers, story, earlier).await
+}
+
+#[tokio::test]
+async fn what_is_pushed_during_a_join_waits_for_its_end_and_keeps_its_order() {
+    on_each_engine(|fresh| async move {
+        let peers = Peers::default();
+        let house = House::open_among(fresh, &peers).await;
+        let bobs = bob().server_name();
+        for (name, succeeds) in [("vain", false), ("successful", true)] {
+            let (mut story, tip) = bobs_room(name);
+            let room_id = story.room_id.clone();
+            offer(&peers, &story, &tip);
+            peers.silence(bobs, "send_join");
+            let earlier = peers.times("send_join");
+            let asked_before = peers.times("get_missing_events");
+            let joining = house.rooms.join(
+                alice(),
+                (&*room_id).into(),
+                vec![bobs.to_owned()],
+                Map::new(),
+            );
+            let mut later = Vec::new();
+            let talking = async {
+                let join = read_join(&peers, &mut story, earlier).await;
+                later = story.chain(
+                    &join,
+                    ["one", "two", "three"].map(|body| message(bob(), body)),
+                );
+                for id in &later {
+                    house.push(&story, bob(), &[id]).await;
+                }
+                assert_eq!(house.staged(&room_id).await, 3);
+                assert_eq!(peers.times("get_missing_events"), asked_before);
+                match succeeds {
+                    true => peers.answer(bobs, "send_join", told_state(&story, &tip)),
+                    false => peers.answer_each(bobs, "send_join", |_| None),
+                }
+                join
+            };
+            let (joined, join) = tokio::join!(Box::pin(joining), talking);
+            assert_eq!(joined.is_ok(), succeeds, "{joined:?}");
+            house.settled(&room_id).await;
+            if succeeds {
+                let expected: Vec<_> = [join].into_iter().chain(later).collect();
+                assert_eq!(house.timeline(&room_id).await, expected);
+                assert_eq!(peers.times("get_missing_events"), asked_before);
+            } else {
+                // Each is refused in its turn: the join that it builds upon can't be had.
+                let asked = peers.asked();
+                let asked = asked
+                    .iter()
+                    .filter(|asked| asked.endpoint == "get_missing_events")
+                    .map(|asked| &asked.body["latest_events"][0]);
+                let later: Vec<_> = later.iter().map(|id| json!(id)).collect();
+                assert_eq!(Vec::from_iter(asked), Vec::from_iter(&later));
+                assert_eq!(house.timeline(&room_id).await, Vec::<OwnedEventId>::new());
+            }
+        }
+    })
+    .await;
+}
 
 async fn records(house: &House) -> usize {
     house.read(|tx| Box::pin(joins::joins(tx))).await.len()

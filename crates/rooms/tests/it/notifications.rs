@@ -17,7 +17,7 @@ use crate::{
 
 impl House {
     /// Of how many events a user was told that it has not read.
-    async fn unread(&self, room_id: &RoomId, user: &UserId) -> u64 {
+    pub(crate) async fn unread(&self, room_id: &RoomId, user: &UserId) -> u64 {
         let (nr, user) = (self.room(room_id).await.key.room, user.to_owned());
         let unread = self.read(move |tx| {
             let (none, all) = (StreamPosition(0), StreamPosition(i64::MAX));

@@ -11,9 +11,11 @@ use std::{
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use myelin_env::{Network, SimulatedNetwork, Stream};
-use ruma::ServerName;
+use ruma::{OwnedEventId, ServerName};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::story::Story;
 
 /// A request as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub(crate) struct Asked {
     pub(crate) endpoint: String,
     /// With the query.
     pub(crate) path: String,
+    /// Null if there was none.
+    pub(crate) body: Value,
 }
 
 type Answer = Arc<dyn Fn(&Asked) -> Option<Value> + Send + Sync>;
@@ -76,6 +80,30 @@ impl Peers {
         state.waiting.drain(..).for_each(Waker::wake);
     }
 
+    /// From now on a server tells all events of a story, one by one, and the states before them.
+    pub(crate) fn tell(&self, server: &ServerName, story: &Story) {
+        let story = Arc::new(story.clone());
+        let of = story.clone();
+        let event = move |asked: &Asked| Some(json!({ "pdus": [of.json(&of.named(asked)?)] }));
+        self.answer_each(server, "event", event);
+        for (endpoint, is_whole) in [("state_ids", false), ("state", true)] {
+            let of = story.clone();
+            self.answer_each(server, endpoint, move |asked| {
+                let state = of.before(&of.pdu(&of.named(asked)?).prev_events);
+                let chain: Vec<_> = of.auth_chain(&state).into_iter().collect();
+                let state: Vec<_> = state.into_values().collect();
+                let jsons =
+                    |ids: &[OwnedEventId]| -> Vec<_> { ids.iter().map(|id| of.json(id)).collect() };
+                Some(match is_whole {
+                    true => json!({
+                        "pdus": jsons(&state), "auth_chain": jsons(&chain)
+                    }),
+                    false => json!({ "pdu_ids": state, "auth_chain_ids": chain }),
+                })
+            });
+        }
+    }
+
     /// All requests so far, but for transactions.
     pub(crate) fn asked(&self) -> Vec<Asked> {
         let state = self.lock();
@@ -107,6 +135,14 @@ impl SimulatedNetwork for Peers {
             answer: None,
         };
         async move { Ok(Box::new(call) as Box<dyn Stream>) }.boxed()
+    }
+}
+
+impl Story {
+    /// The event of which a request's path has the ID.
+    fn named(&self, asked: &Asked) -> Option<OwnedEventId> {
+        let named = |id: &&OwnedEventId| asked.path.contains(&id.as_str()[1..]);
+        self.ids().find(named).cloned()
     }
 }
 
@@ -142,6 +178,7 @@ impl Call {
             server: self.server.clone(),
             endpoint: endpoint.to_owned(),
             path,
+            body: serde_json::from_str(body).unwrap_or_default(),
         };
         let mut state = self.peers.lock();
         state.asked.push(asked.clone());

@@ -83,15 +83,8 @@ pub(crate) fn state(
 }
 
 pub(crate) fn message(sender: &'static UserId, body: &str) -> Words {
-    Words {
-        state_key: None,
-        ..state(
-            sender,
-            "m.room.message",
-            "",
-            json!({"body": body, "msgtype": "m.text"}),
-        )
-    }
+    let content = json!({"body": body, "msgtype": "m.text"});
+    state(sender, "m.room.message", "", content).without_state_key()
 }
 
 /// A message that relates to another event.
@@ -129,6 +122,14 @@ impl Words {
     pub(crate) fn citing<'a>(self, ids: impl IntoIterator<Item = &'a OwnedEventId>) -> Self {
         Self {
             cites: Some(ids.into_iter().cloned().collect()),
+            ..self
+        }
+    }
+
+    /// What is no state.
+    pub(crate) fn without_state_key(self) -> Self {
+        Self {
+            state_key: None,
             ..self
         }
     }
@@ -173,6 +174,10 @@ impl Story {
 
     pub(crate) fn knows(&self, id: &EventId) -> bool {
         self.events.contains_key(id)
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &OwnedEventId> {
+        self.events.keys()
     }
 
     pub(crate) fn pdu(&self, id: &EventId) -> &Arc<Pdu> {
@@ -305,7 +310,8 @@ impl Story {
         resolved.unwrap().into_iter().map(named).collect()
     }
 
-    fn auth_chain(&self, state: &Entries) -> EventIdSet<OwnedEventId> {
+    /// What the events of a state reach through their auth events, and they themselves.
+    pub(crate) fn auth_chain(&self, state: &Entries) -> EventIdSet<OwnedEventId> {
         let mut chain = EventIdSet::new();
         let mut next: Vec<OwnedEventId> = state.values().cloned().collect();
         while let Some(id) = next.pop() {
