@@ -150,6 +150,7 @@ enabled = false
             directory: directory.path(),
             listen: address,
             ca: None,
+            notary: None,
         };
         configuration.write();
         let log = fs::File::create(directory.path().join("log"))?;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
-use ed25519_dalek::SigningKey;
+use ed25519_dalek::{SigningKey, VerifyingKey};
 
 use crate::client::SHARED_SECRET;
 
@@ -26,6 +26,19 @@ pub struct Configuration<'a> {
     pub listen: SocketAddr,
     /// PEM file of the authority that it trusts, if other servers are to be reached.
     pub ca: Option<&'a Path>,
+    /// Which server it asks for the keys of others, if there is one.
+    pub notary: Option<&'a Notary>,
+}
+
+/// A server that is believed about the keys of others, as far as it signs with this key.
+#[derive(Clone, Debug)]
+pub struct Notary {
+    /// The server name.
+    pub name: String,
+    /// As in `ed25519:a_test`.
+    pub key_id: String,
+    /// Its public key.
+    pub key: VerifyingKey,
 }
 
 /// The virtual environment that holds Synapse: where [`VARIABLE`] points, else where
@@ -113,7 +126,7 @@ macaroon_secret_key: macaroons
 form_secret: forms
 report_stats: false
 suppress_key_server_warning: true
-trusted_key_servers: []
+trusted_key_servers: [{notary}]
 {trusted}
 ip_range_blacklist: []
 federation_ip_range_blacklist: []
@@ -140,6 +153,7 @@ rc_federation: {{window_size: 1000, sleep_limit: 1000000, sleep_delay: 1, reject
             listen = self.listen,
             ip = self.listen.ip(),
             port = self.listen.port(),
+            notary = self.notary.map(Notary::to_yaml).unwrap_or_default(),
             // An empty list is refused.
             trusted = self
                 .ca
@@ -148,6 +162,16 @@ rc_federation: {{window_size: 1000, sleep_limit: 1000000, sleep_delay: 1, reject
                     ca.display().to_string()
                 ))
                 .unwrap_or_default(),
+        )
+    }
+}
+
+impl Notary {
+    fn to_yaml(&self) -> String {
+        let key = STANDARD_NO_PAD.encode(self.key.to_bytes());
+        format!(
+            r#"{{server_name: "{}", verify_keys: {{"{}": "{key}"}}}}"#,
+            self.name, self.key_id
         )
     }
 }

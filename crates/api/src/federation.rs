@@ -1,6 +1,7 @@
 //! The server-server API, a file per section.
 
 pub(crate) mod events;
+pub(crate) mod keys;
 pub(crate) mod membership;
 pub(crate) mod openid;
 pub(crate) mod public_rooms;

@@ -345,7 +345,9 @@ table! {
     }
     "Server-server API: Server discovery" Federation {
         Public Read GET "/_matrix/federation/v1/version" => federation::server::version;
-        Public Read GET "/_matrix/key/v2/server" => federation::server::keys;
+        Public Read GET "/_matrix/key/v2/server" => federation::keys::own;
+        Public Wait GET "/_matrix/key/v2/query/{server_name}" => federation::keys::of_server, limited Lookups;
+        Public Wait POST "/_matrix/key/v2/query" => federation::keys::of_servers, limited Lookups;
     }
     "Server-server API: Transactions" Federation {
         Server Change PUT "/_matrix/federation/v1/send/{txn_id}" => federation::transactions::send;

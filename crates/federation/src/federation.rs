@@ -11,8 +11,8 @@ use myelin_storage::{
 use ruma::{OwnedServerName, ServerName};
 
 use crate::{
-    AddressPolicy, KeyNeed, KeyRing, Resolver, SetupError, SigningKeys, SystemResolver, Urgency,
-    Waits,
+    AddressPolicy, KeyNeed, KeyRing, Notary, Resolver, SetupError, SigningKeys, SystemResolver,
+    Urgency, Waits,
     connector::Connector,
     destinations::Destinations,
     discovery::Discovery,
@@ -59,6 +59,7 @@ struct Inner {
     transport: Transport,
     destinations: Destinations,
     key_ring: KeyRing,
+    notary: Notary,
 }
 
 impl fmt::Debug for Federation {
@@ -130,12 +131,19 @@ impl Federation {
         notaries.retain(|notary| *notary != keys.server_name());
         let fetch = KeyFetch::new(env.clone(), transport.clone(), notaries);
         let key_ring = KeyRing::new(env.clone(), database.clone(), Arc::clone(&keys), fetch);
+        let notary = Notary::new(
+            env.clone(),
+            database.clone(),
+            Arc::clone(&keys),
+            key_ring.clone(),
+        );
         let inner = Inner {
             destinations: Destinations::new(env.clone(), database, config.waits),
             env,
             keys,
             transport,
             key_ring,
+            notary,
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -183,6 +191,12 @@ impl Federation {
     #[must_use]
     pub fn key_ring(&self) -> &KeyRing {
         &self.inner.key_ring
+    }
+
+    /// What this server says of the keys of others.
+    #[must_use]
+    pub fn notary(&self) -> &Notary {
+        &self.inner.notary
     }
 
     /// See [`KeyRing::keys_for`].

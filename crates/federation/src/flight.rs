@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 /// What is under way, by key. Clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct Flights<K: Eq + Hash>(Arc<Mutex<HashMap<K, watch::Receiver<()>>>>);
+pub(crate) struct Flights<K: Eq + Hash>(Arc<Mutex<HashMap<K, watch::Sender<()>>>>);
 
 impl<K: Eq + Hash> Default for Flights<K> {
     fn default() -> Self {
@@ -25,7 +25,7 @@ pub(crate) struct Arrival(watch::Receiver<()>);
 impl Arrival {
     /// Returns when the work has ended, whether or not it succeeded: look where it leaves results.
     pub(crate) async fn wait(mut self) {
-        // Nothing is ever sent: the sender is dropped with the landing.
+        // Nothing is ever sent: the senders are dropped with the landing.
         while self.0.changed().await.is_ok() {}
     }
 }
@@ -42,17 +42,24 @@ impl<K: Eq + Hash + Clone> Flights<K> {
     /// Joins the work on `key`. Who gets a [`Landing`] is the one who has to do it.
     pub(crate) fn join(&self, key: &K) -> (Arrival, Option<Landing<K>>) {
         let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(arrival) = flights.get(key) {
-            return (Arrival(arrival.clone()), None);
+        if let Some(sender) = flights.get(key) {
+            return (Arrival(sender.subscribe()), None);
         }
         let (sender, receiver) = watch::channel(());
-        flights.insert(key.clone(), receiver.clone());
+        flights.insert(key.clone(), sender.clone());
         let landing = Landing {
             flights: self.clone(),
             key: key.clone(),
             _sender: sender,
         };
         (Arrival(receiver), Some(landing))
+    }
+
+    /// How many have joined the work on `key`.
+    #[cfg(test)]
+    pub(crate) fn joined(&self, key: &K) -> usize {
+        let flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        flights.get(key).map_or(0, watch::Sender::receiver_count)
     }
 }
 

@@ -76,6 +76,26 @@ impl KeyDocument {
         })
     }
 
+    /// Whether a key is in it, be it one that is not in use any more.
+    pub(crate) fn has(&self, key_id: &ServerSigningKeyId) -> bool {
+        self.current.contains_key(key_id) || self.old.contains_key(key_id)
+    }
+
+    /// Until when it is valid if it was heard at `heard_ms`.
+    pub(crate) fn valid_until_ms(&self, heard_ms: u64) -> u64 {
+        let bound = heard_ms.saturating_add(millis(LONGEST_VALIDITY));
+        self.valid_until_ts.min(bound)
+    }
+
+    /// The whole document, without what others have signed.
+    pub(crate) fn as_signed_by_its_server(&self) -> CanonicalJsonObject {
+        let mut object = self.object.clone();
+        if let Some(CanonicalJsonValue::Object(signatures)) = object.get_mut("signatures") {
+            signatures.retain(|server, _| *server == self.server);
+        }
+        object
+    }
+
     /// Checks that it is about `server` and signed by it. Signatures by keys that are not in the
     /// document are skipped; all others must verify, and there must be one (N15).
     pub(crate) fn verify(&self, server: &ServerName) -> Result<(), DocumentError> {
@@ -122,8 +142,7 @@ impl KeyDocument {
 
     /// Its keys, as they are to be believed when heard at `now_ms`.
     pub(crate) fn published(&self, now_ms: u64) -> Vec<Published> {
-        let bound = now_ms.saturating_add(millis(LONGEST_VALIDITY));
-        let document_ms = self.valid_until_ts.min(bound);
+        let document_ms = self.valid_until_ms(now_ms);
         // A key that is called old has ended by now, whatever the document says of the future:
         // it signs no requests any more (R141).
         let last_moment = now_ms.saturating_sub(1);

@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use crate::{
     Urgency,
     error::FederationError,
+    flight::Flights,
     key_document::KeyDocument,
     key_ring::{KeyRing, Wanted},
     transport::{Call, Transport},
@@ -47,6 +48,8 @@ pub(crate) struct KeyFetch {
     /// Requests that wait for keys have places of their own, so that a large join doesn't stop them.
     background: Semaphore,
     interactive: Semaphore,
+    /// Servers that are being asked.
+    asked: Flights<OwnedServerName>,
     /// Notaries' own keys, and when they were heard.
     notary_keys: Mutex<BTreeMap<OwnedServerName, (Arc<KeySet>, u64)>>,
 }
@@ -59,6 +62,7 @@ impl KeyFetch {
             notaries,
             background: Semaphore::new(AT_ONCE),
             interactive: Semaphore::new(AT_ONCE / 2),
+            asked: Flights::default(),
             notary_keys: Mutex::default(),
         }
     }
@@ -89,15 +93,36 @@ impl KeyFetch {
         let asking = stream::iter(wanted).map(|wanted| async move {
             // Never closed; and one too many would do no harm.
             let _place = places.acquire().await.ok();
-            match self.ask_server(&wanted.server).await {
-                Ok(document) => ring.accept(vec![document], vec![wanted]).await,
-                Err(error) => {
-                    tracing::debug!(server = %wanted.server, %error, "no keys from it");
-                    vec![wanted]
-                }
-            }
+            self.ask_origin(ring, &wanted.server).await;
+            ring.settle(vec![wanted])
         });
         asking.buffer_unordered(AT_ONCE).concat().await
+    }
+
+    /// Asks a server for its own keys and takes them in; who comes while that goes on waits for the same
+    /// answer. Whether there was one, as far as this caller knows.
+    pub(crate) async fn ask_origin(&self, ring: &KeyRing, server: &ServerName) -> bool {
+        let (arrival, landing) = self.asked.join(&server.to_owned());
+        let Some(_landing) = landing else {
+            arrival.wait().await;
+            return true;
+        };
+        match self.ask_server(server).await {
+            Ok(document) => {
+                ring.accept(vec![document]).await;
+                true
+            }
+            Err(error) => {
+                tracing::debug!(%server, %error, "no keys from it");
+                false
+            }
+        }
+    }
+
+    /// How many wait for a server's own answer.
+    #[cfg(test)]
+    pub(crate) fn joined(&self, server: &ServerName) -> usize {
+        self.asked.joined(&server.to_owned())
     }
 
     /// A server's own document, verified.
@@ -137,7 +162,10 @@ impl KeyFetch {
                 let keys = Arc::clone(&keys);
                 async move {
                     match self.ask_notary(notary, &keys, &batch).await {
-                        Ok(documents) => ring.accept(documents, batch).await,
+                        Ok(documents) => {
+                            ring.accept(documents).await;
+                            ring.settle(batch)
+                        }
                         Err(error) => {
                             tracing::warn!(%notary, %error, "a trusted key server gave no answer");
                             batch

@@ -12,12 +12,15 @@ use myelin_core::keys::{KeySet, ServerKey, verifying_key};
 use myelin_env::Env;
 use myelin_storage::{
     Database, Priority,
-    server_keys::{self, ServerKeyRow},
+    server_keys::{self, KeyDocumentRow, ServerKeyRow},
 };
-use ruma::{OwnedServerName, OwnedServerSigningKeyId, ServerName, ServerSigningKeyId};
+use ruma::{
+    CanonicalJsonValue, OwnedServerName, OwnedServerSigningKeyId, ServerName, ServerSigningKeyId,
+};
 
 use crate::{
     SigningKeys, Urgency,
+    attempts::Attempts,
     flight::{Flights, Landing},
     key_document::{KeyDocument, Published},
     key_fetch::KeyFetch,
@@ -26,11 +29,12 @@ use crate::{
 
 /// How many servers' keys are held in memory.
 const CAPACITY: usize = 20_000;
-/// How long a server is not asked again that was asked in vain; doubles.
-const FIRST_WAIT: Duration = Duration::from_secs(30);
-const LONGEST_WAIT: Duration = Duration::from_secs(3600);
-/// The same for requests that wait for a key: a server that comes back must not be shut out.
+/// How long requests that wait for a key leave a server alone at most: one that comes back must not be
+/// shut out.
 const INTERACTIVE_WAIT: Duration = Duration::from_secs(10);
+/// A document that is larger is used, and not kept to be passed on: as a notary this server keeps those of
+/// whichever servers strangers name.
+const LARGEST_KEPT_DOCUMENT: usize = 16 * 1024;
 
 /// A key that something was signed with.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,20 +64,13 @@ struct Ring {
 struct Memory {
     /// Everything the database has of a server.
     keys: Recent<OwnedServerName, BTreeMap<OwnedServerSigningKeyId, Known>>,
-    attempts: Recent<OwnedServerName, Attempt>,
+    attempts: Attempts,
 }
 
 #[derive(Clone, Copy)]
 struct Known {
     key: ServerKey,
     document_ms: u64,
-}
-
-/// When a server was asked last, and what came of it.
-#[derive(Clone, Copy)]
-struct Attempt {
-    at_ms: u64,
-    wait: Duration,
 }
 
 /// A server to be asked, the keys that are wanted of it, and who wait for them.
@@ -104,7 +101,7 @@ impl KeyRing {
             fetch,
             memory: Mutex::new(Memory {
                 keys: Recent::new(CAPACITY),
-                attempts: Recent::new(CAPACITY),
+                attempts: Attempts::new(),
             }),
             flights: Flights::default(),
         }))
@@ -262,72 +259,79 @@ impl KeyRing {
     }
 
     fn may_ask(&self, server: &ServerName, urgency: Urgency) -> bool {
+        let longest = match urgency {
+            Urgency::Interactive => INTERACTIVE_WAIT,
+            Urgency::Background => Duration::MAX,
+        };
         let now_ms = self.0.env.clock.now_ms();
-        let mut memory = self.lock();
-        let Some(attempt) = memory.attempts.get(server) else {
-            return true;
-        };
-        let wait = match urgency {
-            Urgency::Interactive => attempt.wait.min(INTERACTIVE_WAIT),
-            Urgency::Background => attempt.wait,
-        };
-        now_ms >= attempt.at_ms.saturating_add(millis(wait))
+        self.lock().attempts.may_ask(server, now_ms, longest)
     }
 
-    /// Takes in documents that were verified. Returns those of `wanted` that are still to be found; the
-    /// others' waits end.
-    pub(crate) async fn accept(
-        &self,
-        documents: Vec<KeyDocument>,
-        wanted: Vec<Wanted>,
-    ) -> Vec<Wanted> {
+    /// Asks a server for its keys, and nobody else. Whether it had an answer, as far as can be told.
+    pub(crate) async fn ask_origin(&self, server: &ServerName) -> bool {
+        self.0.fetch.ask_origin(self, server).await
+    }
+
+    /// How many wait for a server's own answer.
+    #[cfg(test)]
+    pub(crate) fn asking(&self, server: &ServerName) -> usize {
+        self.0.fetch.joined(server)
+    }
+
+    /// Takes in documents that were verified.
+    pub(crate) async fn accept(&self, documents: Vec<KeyDocument>) {
+        if documents.is_empty() {
+            return;
+        }
         let now_ms = self.0.env.clock.now_ms();
-        let mut rows = Vec::new();
+        let mut keys = Vec::new();
         {
             let mut memory = self.lock();
-            for document in documents {
+            for document in &documents {
                 for published in document.published(now_ms) {
-                    rows.push(store(&document.server, &published));
+                    keys.push(store(&document.server, &published));
                     memory.learn(document.server.clone(), published);
                 }
             }
         }
-        if !rows.is_empty() {
-            let written = self.0.database.write("server keys", Priority::Bulk, |tx| {
-                Box::pin(async move { server_keys::put(tx, &rows).await })
-            });
-            // They are in memory, so this process can go on without.
-            if let Err(error) = written.await {
-                tracing::error!(%error, "cannot store the keys of servers");
-            }
+        let documents: Vec<KeyDocumentRow> = documents
+            .iter()
+            .filter_map(|document| keep(document, now_ms))
+            .collect();
+        let written = self.0.database.write("server keys", Priority::Bulk, |tx| {
+            Box::pin(async move {
+                server_keys::put(tx, &keys).await?;
+                server_keys::put_documents(tx, &documents).await
+            })
+        });
+        // They are in memory, so this process can go on without.
+        if let Err(error) = written.await {
+            tracing::error!(%error, "cannot store the keys of servers");
         }
-        let (done, left): (Vec<Wanted>, Vec<Wanted>) = wanted
-            .into_iter()
-            .partition(|wanted| self.has_all(&wanted.server, &wanted.keys));
-        let mut memory = self.lock();
-        for done in done {
-            // Not again at once, whatever else is wanted of it.
-            let attempt = Attempt {
-                at_ms: now_ms,
-                wait: FIRST_WAIT,
-            };
-            memory.attempts.insert(done.server, attempt);
-            drop(done.landing);
+    }
+
+    /// Ends the waits for those of `wanted` that are there now. Returns the others.
+    pub(crate) fn settle(&self, wanted: Vec<Wanted>) -> Vec<Wanted> {
+        let now_ms = self.0.env.clock.now_ms();
+        let mut left = Vec::new();
+        for wanted in wanted {
+            if self.has_all(&wanted.server, &wanted.keys) {
+                self.lock().attempts.succeeded(wanted.server, now_ms);
+                drop(wanted.landing);
+            } else {
+                left.push(wanted);
+            }
         }
         left
     }
 
     /// Gives up on servers for a while.
     pub(crate) fn give_up(&self, wanted: Vec<Wanted>) {
-        let at_ms = self.0.env.clock.now_ms();
-        let mut memory = self.lock();
+        let now_ms = self.0.env.clock.now_ms();
         for wanted in wanted {
-            let before = memory.attempts.get(&wanted.server);
-            let before = before.map_or(Duration::ZERO, |attempt| attempt.wait);
-            let wait = (before * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
-            tracing::debug!(server = %wanted.server, ?wait, "its keys are not to be had");
-            let attempt = Attempt { at_ms, wait };
-            memory.attempts.insert(wanted.server, attempt);
+            let server = wanted.server;
+            let wait = self.lock().attempts.failed(server.clone(), now_ms);
+            tracing::debug!(%server, ?wait, "its keys are not to be had");
             drop(wanted.landing);
         }
     }
@@ -391,6 +395,16 @@ fn store(server: &ServerName, published: &Published) -> ServerKeyRow {
     }
 }
 
+fn keep(document: &KeyDocument, heard_ms: u64) -> Option<KeyDocumentRow> {
+    let signed = CanonicalJsonValue::Object(document.as_signed_by_its_server()).to_string();
+    (signed.len() <= LARGEST_KEPT_DOCUMENT).then(|| KeyDocumentRow {
+        server: document.server.to_string(),
+        document_ms: document.valid_until_ms(heard_ms),
+        heard_ms,
+        document: signed,
+    })
+}
+
 fn believe(row: &ServerKeyRow) -> Option<(OwnedServerName, Published)> {
     let published = Published {
         key_id: <&ServerSigningKeyId>::try_from(row.key_id.as_str())
@@ -403,10 +417,6 @@ fn believe(row: &ServerKeyRow) -> Option<(OwnedServerName, Published)> {
         document_ms: row.document_ms,
     };
     Some((row.server.as_str().try_into().ok()?, published))
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

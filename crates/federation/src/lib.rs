@@ -14,6 +14,7 @@
 //! Nothing here knows what a room is: events go through as JSON.
 
 mod address;
+mod attempts;
 mod authentication;
 mod authority;
 mod beside;
@@ -31,8 +32,10 @@ mod http_client;
 mod identity;
 mod key_document;
 mod key_fetch;
+mod key_file;
 mod key_ring;
 mod membership;
+mod notary;
 mod pdu_stream;
 mod policy_server;
 mod queries;
@@ -58,14 +61,16 @@ pub use error::{FederationError, RemoteError, SetupError};
 pub use events::{EventAtTime, MissingEvents, StateIds};
 pub use federation::{Federation, FederationConfig};
 pub use identity::{IdentityServer, InviteDetails, StoredInvite, ThirdPartyId};
+pub use key_file::KeyFileError;
 pub use key_ring::{KeyNeed, KeyRing};
 pub use membership::{Invite, Template, ThirdPartyInvite};
+pub use notary::{KeyCriterion, KeyQuery, Notary};
 pub use pdu_stream::{
     PduList, PduStream, SendJoinAnswer, SendJoinRest, SendJoinStream, StateAnswer, StreamedPdu,
 };
 pub use queries::{Directory, RemoteDirectory, ServerSoftware, UserDevices};
 pub use resolver::{ResolveError, Resolver, Service, SystemResolver};
-pub use signing_keys::{KeyFileError, OldKey, SigningKeys};
+pub use signing_keys::{OldKey, SigningKeys};
 pub use spaces::RemoteHierarchy;
 pub use transactions::{
     Edu, MOST_EDUS, MOST_PDUS, ReceivedTransaction, Transaction, TransactionAnswer,

@@ -1,14 +1,9 @@
-//! This server's own signing keys: their file, and the document that publishes them.
+//! This server's own signing keys, and the document that publishes them.
 
-use std::{
-    fs, io,
-    io::Write as _,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::time::Duration;
 
 use ed25519_dalek::VerifyingKey;
-use myelin_core::keys::{KeyPair, SignatureError, decode_seed, encode_seed, encode_verifying_key};
+use myelin_core::keys::{KeyPair, SignatureError, encode_verifying_key};
 use myelin_env::Random;
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, Int, OwnedServerName, OwnedServerSigningKeyId,
@@ -17,25 +12,6 @@ use ruma::{
 
 /// For how long others may rely on the published keys before they ask again.
 const VALIDITY: Duration = Duration::from_secs(24 * 3600);
-
-/// Why a key file can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum KeyFileError {
-    /// It can't be read or written.
-    #[error("{path}: {why}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        why: io::Error,
-    },
-    /// A line is not `ed25519 VERSION SEED`.
-    #[error("line {0} is not `ed25519 VERSION SEED`")]
-    Line(usize),
-    /// There is no key in it.
-    #[error("there is no key in it")]
-    Empty,
-}
 
 /// A key that this server used to sign with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,9 +27,9 @@ pub struct OldKey {
 /// The keys this server signs with, at least one.
 #[derive(Clone, Debug)]
 pub struct SigningKeys {
-    active: KeyPair,
-    further: Vec<KeyPair>,
-    old: Vec<OldKey>,
+    pub(crate) active: KeyPair,
+    pub(crate) further: Vec<KeyPair>,
+    pub(crate) old: Vec<OldKey>,
 }
 
 impl SigningKeys {
@@ -68,59 +44,23 @@ impl SigningKeys {
         Self::from(KeyPair::new(server_name, &version, seed))
     }
 
-    /// Reads the lines of a key file, `ed25519 VERSION SEED` each, as Synapse writes them. Events
-    /// are signed with the first key; all are published.
-    ///
-    /// # Errors
-    /// [`KeyFileError::Line`] or [`KeyFileError::Empty`].
-    pub fn parse(server_name: &ServerName, text: &str) -> Result<Self, KeyFileError> {
-        let mut pairs = Vec::new();
-        for (index, line) in text.lines().enumerate() {
-            if line.trim().is_empty() {
-                continue;
-            }
-            let pair = parse_line(server_name, line);
-            pairs.push(pair.ok_or(KeyFileError::Line(index + 1))?);
-        }
-        let mut pairs = pairs.into_iter();
-        Ok(Self {
-            active: pairs.next().ok_or(KeyFileError::Empty)?,
-            further: pairs.collect(),
-            old: Vec::new(),
-        })
-    }
-
-    /// The text of a key file with these keys.
+    /// A new key in place of those in use, whose use ends at `now_ms` (Unix milliseconds): what they signed
+    /// until then counts further on.
     #[must_use]
-    pub fn to_file(&self) -> String {
-        let line = |pair: &KeyPair| {
-            let version = pair.key_id().key_name().as_str();
-            format!("ed25519 {version} {}\n", encode_seed(&pair.seed()))
-        };
-        self.pairs().map(line).collect()
-    }
-
-    /// Reads the key file, or makes one that only its owner can read.
-    ///
-    /// # Errors
-    /// Any [`KeyFileError`].
-    pub fn load_or_create(
-        path: &Path,
-        server_name: &ServerName,
-        random: &Random,
-    ) -> Result<Self, KeyFileError> {
-        let failure = |why| KeyFileError::File {
-            path: path.to_owned(),
-            why,
-        };
-        match fs::read_to_string(path) {
-            Ok(text) => Self::parse(server_name, &text),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let keys = Self::generate(server_name.to_owned(), random);
-                write_new(path, &keys.to_file()).map_err(failure)?;
-                Ok(keys)
+    pub fn rotate(self, now_ms: u64, random: &Random) -> Self {
+        let ended = self.pairs().map(|pair| OldKey {
+            key_id: pair.key_id().to_owned(),
+            key: pair.verifying_key(),
+            expired_ms: now_ms,
+        });
+        let old: Vec<OldKey> = ended.chain(self.old.iter().cloned()).collect();
+        loop {
+            // Others know a key by its ID: it must not be that of another one.
+            let new = Self::generate(self.server_name().to_owned(), random);
+            let key_id = new.active.key_id();
+            if old.iter().all(|old| old.key_id != key_id) {
+                return new.with_old(old);
             }
-            Err(error) => Err(failure(error)),
         }
     }
 
@@ -207,32 +147,6 @@ impl From<KeyPair> for SigningKeys {
     }
 }
 
-fn parse_line(server_name: &ServerName, line: &str) -> Option<KeyPair> {
-    let mut words = line.split_whitespace();
-    let (algorithm, version, seed) = (words.next()?, words.next()?, words.next()?);
-    if algorithm != "ed25519" || words.next().is_some() {
-        return None;
-    }
-    let version = version.try_into().ok()?;
-    Some(KeyPair::new(
-        server_name.to_owned(),
-        version,
-        decode_seed(seed)?,
-    ))
-}
-
-/// Writes a file that was not there, durably, readable by its owner only: losing the key means
-/// losing the server's name.
-fn write_new(path: &Path, text: &str) -> io::Result<()> {
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
-}
-
 fn object(members: impl IntoIterator<Item = (String, CanonicalJsonValue)>) -> CanonicalJsonValue {
     CanonicalJsonValue::Object(members.into_iter().collect())
 }
@@ -249,59 +163,12 @@ fn timestamp(ms: u64) -> CanonicalJsonValue {
 #[cfg(test)]
 mod tests {
     use myelin_core::keys::verify_json;
+    use myelin_env::Random;
     use ruma::{owned_server_name, server_name};
 
-    use super::*;
+    use super::{OldKey, SigningKeys};
 
     const SEED: &str = "YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA0";
-
-    #[test]
-    fn a_key_file_is_read_and_written_as_synapse_does() {
-        let text = format!("ed25519 a_xYz1 {SEED}\n\ned25519 2 {SEED}\n");
-        let keys = SigningKeys::parse(server_name!("s.example"), &text).unwrap();
-        assert_eq!(keys.active().key_id().as_str(), "ed25519:a_xYz1");
-        assert_eq!(keys.pairs().count(), 2);
-        assert_eq!(keys.to_file(), text.replace("\n\n", "\n"));
-    }
-
-    #[test]
-    fn a_key_file_that_is_not_understood_is_refused_with_its_line() {
-        let cases = [
-            format!("ed25519 a {SEED}\nrsa b {SEED}"),
-            format!("\ned25519 a {SEED} more"),
-            format!("ed25519 a {SEED}\ned25519 b"),
-            format!("ed25519 a {SEED}\ned25519 b AAAA"),
-            format!("ed25519 a {SEED}\ned25519 b-c {SEED}"),
-        ];
-        for text in cases {
-            let refused = SigningKeys::parse(server_name!("s.example"), &text);
-            assert!(matches!(refused, Err(KeyFileError::Line(2))), "{text}");
-        }
-        let refused = SigningKeys::parse(server_name!("s.example"), "\n \n");
-        assert!(matches!(refused, Err(KeyFileError::Empty)));
-    }
-
-    #[test]
-    fn a_key_file_is_made_once_and_only_its_owner_reads_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("signing.key");
-        let load = |seed| {
-            let random = Random::seeded(seed);
-            SigningKeys::load_or_create(&path, server_name!("s.example"), &random).unwrap()
-        };
-        let made = load(1);
-        assert_eq!(load(2).to_file(), made.to_file());
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt as _;
-            let mode = fs::metadata(&path).unwrap().permissions().mode();
-            assert_eq!(mode & 0o777, 0o600);
-        }
-        fs::write(&path, "").unwrap();
-        let random = Random::seeded(1);
-        let refused = SigningKeys::load_or_create(&path, server_name!("s.example"), &random);
-        assert!(matches!(refused, Err(KeyFileError::Empty)));
-    }
 
     #[test]
     fn the_document_publishes_all_keys_and_is_signed_by_those_in_use() {
@@ -330,5 +197,31 @@ mod tests {
             );
             assert_eq!(verified, Ok(()));
         }
+    }
+
+    #[test]
+    fn a_rotation_ends_all_keys_in_use_and_keeps_those_that_had_ended() {
+        let text = format!("ed25519 a {SEED}\ned25519 b {SEED}\n");
+        let first = SigningKeys::parse(server_name!("s.example"), &text).unwrap();
+        let random = Random::seeded(1);
+        let second = first.clone().rotate(5, &random);
+        let third = second.clone().rotate(9, &random);
+        let old = |keys: &SigningKeys| {
+            let old = keys.old().iter();
+            let pairs: Vec<_> = old
+                .map(|old| (old.key_id.to_string(), old.expired_ms))
+                .collect();
+            pairs
+        };
+        let (a, b) = ("ed25519:a".to_owned(), "ed25519:b".to_owned());
+        assert_eq!(old(&second), [(a.clone(), 5), (b.clone(), 5)]);
+        assert_eq!(second.old()[0].key, first.active().verifying_key());
+        let between = second.active().key_id().to_string();
+        assert_eq!(old(&third), [(between.clone(), 9), (a, 5), (b, 5)]);
+        assert_eq!(third.pairs().count(), 1);
+        assert_ne!(third.active().key_id().as_str(), between);
+        // The same random numbers: another key of the same name is not made.
+        let again = second.clone().rotate(9, &Random::seeded(1));
+        assert_ne!(again.active().key_id(), second.active().key_id());
     }
 }

@@ -40,7 +40,7 @@ enum Command {
     /// Make accounts. The server must not be running.
     #[command(subcommand)]
     User(UserCommand),
-    /// Look at the server's signing keys.
+    /// Look at the server's signing keys, or change them.
     #[command(subcommand)]
     Keys(KeysCommand),
     /// Print what users have reported, oldest first, a JSON object a line. The server must not be running.
@@ -78,6 +78,8 @@ enum UserCommand {
 enum KeysCommand {
     /// Show the public keys.
     Show(Place),
+    /// Make a new key, and keep the old ones for what was signed with them. The server must not be running.
+    Rotate(Place),
 }
 
 /// Where the configuration is.
@@ -106,6 +108,7 @@ pub fn main() -> ExitCode {
             place,
         }) => commands::create_user(&place, name, admin, password_stdin),
         Command::Keys(KeysCommand::Show(place)) => commands::show_keys(&place),
+        Command::Keys(KeysCommand::Rotate(place)) => commands::rotate_keys(&place),
         Command::Reports(place) => commands::list_reports(&place),
     };
     match done {

@@ -151,6 +151,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "history purges",
         sql: include_str!("../migrations/0027_history_purges.sql"),
     },
+    Migration {
+        number: 28,
+        name: "key documents",
+        sql: include_str!("../migrations/0028_key_documents.sql"),
+    },
 ];
 
 statements! {

@@ -40,6 +40,7 @@ pub(crate) fn filled_in(path: &str) -> String {
         ("{delete_id}", "d"),
         ("{purge_id}", "p"),
         ("{server}", "other.example"),
+        ("{server_name}", "127.0.0.1:1"),
         ("{kind}", "content"),
         ("{rule_id}", "kettle"),
     ];

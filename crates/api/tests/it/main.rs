@@ -22,6 +22,7 @@ mod relations;
 mod reports;
 mod rooms;
 mod search;
+mod server_keys;
 mod sessions;
 mod spaces;
 mod specification;

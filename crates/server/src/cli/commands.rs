@@ -5,7 +5,7 @@ use std::io::{self, BufRead as _};
 use myelin_api::{Access, Resource, routes};
 use myelin_core::keys::encode_verifying_key;
 use myelin_env::Env;
-use myelin_federation::SigningKeys;
+use myelin_federation::{KeyFileError, SigningKeys};
 use myelin_users::NewAccount;
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ use super::{
     Failure, Place, print,
     serve::{read_config, run},
 };
-use crate::server::Parts;
+use crate::{config::Config, server::Parts};
 
 pub(super) fn check_config(place: &Place) -> Result<(), Failure> {
     let config = read_config(place)?;
@@ -139,25 +139,59 @@ pub(super) fn list_reports(place: &Place) -> Result<(), Failure> {
 
 pub(super) fn show_keys(place: &Place) -> Result<(), Failure> {
     let config = read_config(place)?;
-    let path = config.signing_key_file();
-    let keys = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => {
-            format!(
-                "{}: there is no key yet, the first start makes it",
-                path.display()
-            )
-        }
-        _ => format!("{}: {error}", path.display()),
-    })?;
-    let keys = SigningKeys::parse(&config.server_name, &keys)?;
+    let keys = read_keys(&config)?;
     let mut text = format!(
         "{} signs with the keys in {}\n",
         config.server_name,
-        path.display()
+        config.signing_key_file().display()
     );
-    for pair in keys.pairs() {
-        let public = encode_verifying_key(&pair.verifying_key());
-        text.push_str(&format!("{} {public}\n", pair.key_id()));
-    }
+    text.push_str(&list_keys(&keys));
     print(&text)
+}
+
+pub(super) fn rotate_keys(place: &Place) -> Result<(), Failure> {
+    let config = read_config(place)?;
+    // Before anything is opened, which would make a first key.
+    read_keys(&config)?;
+    let env = Env::real();
+    run(async move {
+        // The database belongs to this process meanwhile: a server that runs would go on signing with a key
+        // that has ended, and others would refuse its events.
+        let parts = Parts::open(&config, &env).await?;
+        let keys = read_keys(&config)?.rotate(env.clock.now_ms(), &env.random);
+        let replaced = keys.replace(&config.signing_key_file());
+        parts.database.close().await;
+        replaced?;
+        print(&format!(
+            "{} signs with a new key from its next start on\n{}",
+            config.server_name,
+            list_keys(&keys)
+        ))
+    })
+}
+
+fn read_keys(config: &Config) -> Result<SigningKeys, Failure> {
+    let path = config.signing_key_file();
+    let keys = SigningKeys::load(&path, &config.server_name);
+    keys.map_err(|error| match error {
+        KeyFileError::File { why, .. } if why.kind() == io::ErrorKind::NotFound => {
+            let path = path.display();
+            format!("{path}: there is no key yet, the first start makes it").into()
+        }
+        error @ KeyFileError::File { .. } => error.into(),
+        error => format!("{}: {error}", path.display()).into(),
+    })
+}
+
+/// The public keys, a line each.
+fn list_keys(keys: &SigningKeys) -> String {
+    let current = keys.pairs().map(|pair| {
+        let public = encode_verifying_key(&pair.verifying_key());
+        format!("{} {public}\n", pair.key_id())
+    });
+    let old = keys.old().iter().map(|old| {
+        let public = encode_verifying_key(&old.key);
+        format!("{} {public} until {}\n", old.key_id, old.expired_ms)
+    });
+    current.chain(old).collect()
 }

@@ -36,6 +36,8 @@ pub(crate) struct Site {
     pub(crate) identity: Identity,
     /// Myelin's database, if it isn't one of SQLite.
     pub(crate) postgres: Option<PostgresDatabase>,
+    /// Which server it asks for the keys of others.
+    pub(crate) notary: Option<synapse::Notary>,
 }
 
 impl Site {
@@ -45,6 +47,7 @@ impl Site {
             directory: &self.directory,
             listen: self.listen,
             ca: Some(&self.ca),
+            notary: self.notary.as_ref(),
         }
     }
 }
@@ -67,6 +70,24 @@ impl Homeserver {
 
     /// The same with further sections in Myelin's configuration.
     pub(crate) async fn start_with(kind: Kind, ca: &Ca, sections: &str) -> Self {
+        Self::start_trusting(kind, ca, None, sections).await
+    }
+
+    /// The same with a server that is asked for the keys of others.
+    pub(crate) async fn start_trusting(
+        kind: Kind,
+        ca: &Ca,
+        notary: Option<&Self>,
+        sections: &str,
+    ) -> Self {
+        let notary = notary.map(|notary| {
+            let (key_id, key) = notary.signing_key();
+            synapse::Notary {
+                name: notary.name().to_owned(),
+                key_id,
+                key: key.verifying_key(),
+            }
+        });
         let address = own_address();
         let identity = ca.identity(address);
         let listen = SocketAddr::from((address, 8008));
@@ -84,6 +105,7 @@ impl Homeserver {
                 Kind::Synapse => None,
                 Kind::Myelin => engine::postgres().await,
             },
+            notary,
         };
         match kind {
             Kind::Synapse => site.synapse().write(),
@@ -156,11 +178,19 @@ impl Homeserver {
             .unwrap_or_default()
     }
 
+    /// Runs another command of Myelin's with the server's configuration, and answers whether it succeeded
+    /// and what it printed.
+    pub(crate) fn command(&self, words: &[&str]) -> (bool, String) {
+        let output = myelin::command(&self.site, words).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(text).unwrap())
+    }
+
     /// Starts the process (again) on the same data, and waits until it answers.
     pub(crate) async fn run(&mut self) {
         let mut command = match self.kind {
             Kind::Synapse => self.site.synapse().command(),
-            Kind::Myelin => myelin::command(&self.site),
+            Kind::Myelin => myelin::command(&self.site, &["serve"]),
         };
         let log = File::options()
             .create(true)

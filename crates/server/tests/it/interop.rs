@@ -12,6 +12,7 @@ mod exchange;
 mod faults;
 mod first_start;
 mod forks;
+mod keys;
 mod meeting;
 mod memberships;
 mod partial_join;

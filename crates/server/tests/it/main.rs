@@ -13,6 +13,7 @@ mod crash;
 mod engine;
 mod homeserver;
 mod interop;
+mod keys;
 mod machine;
 mod myelin;
 mod program;

@@ -9,16 +9,17 @@ use ed25519_dalek::SigningKey;
 use crate::client::SHARED_SECRET;
 use crate::homeserver::Site;
 
-/// How it is started, once its configuration is written.
-pub(crate) fn command(site: &Site) -> Command {
+/// How it is started with a command, once its configuration is written.
+pub(crate) fn command(site: &Site, words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_myelin"));
     command
-        .args(["serve", "--config"])
+        .args(words)
+        .arg("--config")
         .arg(site.directory.join("myelin.toml"));
     command
 }
 
-/// The key that the server made when it first started.
+/// The key that the server signs with.
 pub(crate) fn signing_key(site: &Site) -> (String, SigningKey) {
     let text = std::fs::read_to_string(site.directory.join("data/signing.key")).unwrap();
     let words: Vec<&str> = text.split_whitespace().collect();
@@ -57,7 +58,7 @@ resources = ["federation"]
 [federation]
 extra_ca_certificates = ["{ca}"]
 allow_private_addresses = true
-trusted_key_servers = []
+trusted_key_servers = [{notary}]
 
 [registration]
 enabled = true
@@ -72,6 +73,11 @@ allow_publishing = true
 {sections}
 "#,
         name = site.name,
+        notary = site
+            .notary
+            .as_ref()
+            .map(|notary| format!("{:?}", notary.name))
+            .unwrap_or_default(),
         data = in_directory("data").display(),
         database = match &site.postgres {
             Some(database) => database.url.clone(),
