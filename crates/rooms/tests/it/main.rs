@@ -26,4 +26,5 @@ mod serving;
 mod snapshots;
 mod staging;
 mod story;
+mod takeovers;
 mod verdicts;

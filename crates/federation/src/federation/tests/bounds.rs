@@ -141,6 +141,57 @@ async fn an_answer_that_stalls_is_given_up_after_the_timeout() {
     );
 }
 
+/// Each byte comes in time for somebody who waits only for the next one.
+#[tokio::test]
+async fn an_answer_of_one_byte_a_second_is_given_up_after_the_timeout_of_the_whole() {
+    let world = World::new().await;
+    let clock = world.env().clock.clone();
+    let server = world.server(&["a.test"], move |_| {
+        let clock = clock.clone();
+        let trickle = stream::iter(0..3600).then(move |_| {
+            clock.advance(Duration::from_secs(1));
+            // Whoever reads has a turn between two of them.
+            async {
+                tokio::task::yield_now().await;
+                Ok(Bytes::from_static(b" "))
+            }
+        });
+        let answer = pieces(trickle.chain(stream::pending()));
+        Box::pin(async { answer })
+    });
+    world.names.service("a.test", server.await.port);
+    let federation = world.federation();
+    let refused = federation.version(name("a.test")).await;
+    assert!(
+        matches!(refused, Err(FederationError::Unreachable(_))),
+        "{refused:?}"
+    );
+    assert!(federation.backoff(name("a.test")).await.unwrap().is_some());
+}
+
+/// An answer as gzip writes it. Nothing unpacks it: a small answer does not become a large one.
+const PACKED: [u8; 54] = [
+    31, 139, 8, 0, 0, 0, 0, 0, 2, 3, 171, 86, 42, 78, 45, 42, 75, 45, 82, 178, 170, 86, 202, 75,
+    204, 77, 85, 178, 82, 170, 80, 210, 81, 2, 138, 20, 103, 230, 231, 1, 121, 134, 74, 181, 181,
+    0, 112, 183, 111, 213, 37, 0, 0, 0,
+];
+
+#[tokio::test]
+async fn a_compressed_answer_is_not_unpacked() {
+    let (_world, _server, federation) = world(|_| {
+        let mut answer = pieces(stream::iter([Ok(Bytes::from_static(&PACKED))]));
+        let encoding = HeaderValue::from_static("gzip");
+        answer.headers_mut().insert("content-encoding", encoding);
+        Box::pin(async { answer })
+    })
+    .await;
+    let refused = federation.version(name("a.test")).await;
+    assert!(
+        matches!(refused, Err(FederationError::InvalidAnswer(_))),
+        "{refused:?}"
+    );
+}
+
 #[tokio::test]
 async fn a_server_that_fails_is_left_alone_until_it_calls() {
     let (world, server, federation) = world(|_| json(503, "")).await;
