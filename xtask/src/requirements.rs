@@ -2,7 +2,8 @@
 //!
 //! `docs/requirements.md` names the tests that hold a requirement, as `crate::path::of::test`
 //! (`core::receive::tests::…`, `server::it::interop::…`). The report is the JUnit file which
-//! nextest writes under its profile `ci`. A named test must have run and passed.
+//! nextest writes under its profile `ci`. A named test must have run and passed. So must those that
+//! `docs/attacks.md` names.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,6 +12,9 @@ use std::path::Path;
 pub(crate) const DEFAULT_REPORT: &str = "target/nextest/ci/junit.xml";
 
 const LIST: &str = "docs/requirements.md";
+
+/// A table whose last column names tests.
+const ATTACKS: &str = "docs/attacks.md";
 
 /// One entry of the list.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,10 +39,18 @@ pub(crate) fn run(root: &Path, report: &Path) -> Result<(), String> {
     let list = read(&root.join(LIST))?;
     let requirements = parse_list(&list)?;
     let outcomes = parse_report(&read(report)?)?;
-    let complaints = compare(&requirements, &outcomes);
+    let of_list = compare(&requirements, &outcomes);
+    let of_attacks = compare_table(&read(&root.join(ATTACKS))?, &outcomes);
     print!("{}", table(&requirements));
+    let of_list = of_list
+        .iter()
+        .map(|complaint| format!("{LIST}:{complaint}"));
+    let of_attacks = of_attacks
+        .iter()
+        .map(|complaint| format!("{ATTACKS}:{complaint}"));
+    let complaints: Vec<String> = of_list.chain(of_attacks).collect();
     for complaint in &complaints {
-        println!("{LIST}:{complaint}");
+        println!("{complaint}");
     }
     match complaints.len() {
         0 => Ok(()),
@@ -138,15 +150,44 @@ fn compare(requirements: &[Requirement], outcomes: &BTreeMap<String, Outcome>) -
     let mut complaints = Vec::new();
     for requirement in requirements {
         for test in &requirement.tests {
-            let what = match outcomes.get(test) {
-                Some(Outcome::Passed) => continue,
-                Some(Outcome::Failed) => "failed",
-                None => "did not run",
-            };
-            complaints.push(format!(
-                "{}: R{}: {test} {what}",
-                requirement.line, requirement.number
-            ));
+            if let Some(what) = wrong(test, outcomes) {
+                complaints.push(format!(
+                    "{}: R{}: {test} {what}",
+                    requirement.line, requirement.number
+                ));
+            }
+        }
+    }
+    complaints
+}
+
+/// What is wrong with a named test.
+fn wrong(test: &str, outcomes: &BTreeMap<String, Outcome>) -> Option<&'static str> {
+    match outcomes.get(test) {
+        Some(Outcome::Passed) => None,
+        Some(Outcome::Failed) => Some("failed"),
+        None => Some("did not run"),
+    }
+}
+
+/// The same for the tests that the last column of a table names; each of its rows must name some.
+fn compare_table(text: &str, outcomes: &BTreeMap<String, Outcome>) -> Vec<String> {
+    let mut complaints = Vec::new();
+    let rows = text.lines().enumerate();
+    let rows = rows.filter(|(_, line)| line.starts_with('|'));
+    // Below its head and the line under that.
+    for (index, row) in rows.skip(2) {
+        let line = index + 1;
+        let cells = row.trim_end().trim_end_matches('|');
+        let last = cells.rsplit('|').next().unwrap_or_default();
+        let tests: Vec<&str> = last.split('`').skip(1).step_by(2).collect();
+        if tests.is_empty() {
+            complaints.push(format!("{line}: no test is named"));
+        }
+        for test in tests {
+            if let Some(what) = wrong(test, outcomes) {
+                complaints.push(format!("{line}: {test} {what}"));
+            }
         }
     }
     complaints
@@ -199,7 +240,7 @@ fn table(requirements: &[Requirement]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Outcome, compare, parse_list, parse_report, table};
+    use super::{Outcome, compare, compare_table, parse_list, parse_report, table};
 
     const LIST: &str = "\
 # Requirements
@@ -274,6 +315,29 @@ mod tests {
             [
                 "3: R1: server::it::interop::join::v12 failed",
                 "6: R2: core::event::tests::removed did not run"
+            ]
+        );
+    }
+
+    #[test]
+    fn each_row_of_a_table_names_tests_that_passed() {
+        let outcomes = parse_report(REPORT).unwrap();
+        let text = "\
+# Attacks
+
+| the attack | tests |
+|---|---|
+| `large` events | `core::event::tests::large` |
+| joins | `core::event::tests::large`, `server::it::interop::join::v12` |
+| leaves | `core::event::tests::removed` |
+| others | none |
+";
+        assert_eq!(
+            compare_table(text, &outcomes),
+            [
+                "6: server::it::interop::join::v12 failed",
+                "7: core::event::tests::removed did not run",
+                "8: no test is named"
             ]
         );
     }
