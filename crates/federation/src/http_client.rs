@@ -12,11 +12,13 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::{
     client::legacy::{self, Client},
-    rt::{TokioExecutor, TokioTimer},
+    rt::TokioExecutor,
 };
 use myelin_env::Clock;
 
-use crate::{authority::Authority, connector::Connector, error::FederationError};
+use crate::{
+    authority::Authority, connector::Connector, error::FederationError, pool_timer::PoolTimer,
+};
 
 /// How long an unused connection is kept, and how many to one authority.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -93,7 +95,7 @@ impl HttpClient {
         // Tokio's own executor: a connection's task does nothing of its own accord, ends with the
         // pool, and shutting down must not wait for idle connections.
         let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
+            .pool_timer(PoolTimer::new(clock.clone()))
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(MOST_IDLE)
             .build(connector);

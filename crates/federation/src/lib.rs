@@ -38,6 +38,7 @@ mod membership;
 mod notary;
 mod pdu_stream;
 mod policy_server;
+mod pool_timer;
 mod queries;
 mod recent;
 mod request;
