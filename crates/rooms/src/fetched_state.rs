@@ -1,7 +1,7 @@
 //! The state at the edge of a gap, or of a room that was joined partially, as another server gives it.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -78,7 +78,8 @@ impl Rooms {
         event_id: &EventId,
         ids: &StateIds,
     ) -> Result<Vec<OwnedEventId>, RoomError> {
-        let mut wanted: HashSet<OwnedEventId> = ids
+        // In order: what is asked for of others does not follow the order of a hash map.
+        let mut wanted: BTreeSet<OwnedEventId> = ids
             .pdu_ids
             .iter()
             .chain(&ids.auth_chain_ids)
