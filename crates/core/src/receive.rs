@@ -166,6 +166,43 @@ pub enum Decision<T> {
     Done(T),
 }
 
+impl RemoteNeed {
+    /// What figures call it.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Parents(_) => "needs parents",
+            Self::StatesAfter(_) => "needs states",
+            Self::AuthEvents(_) => "needs auth events",
+            Self::PolicySignature(_) => "needs a policy server",
+        }
+    }
+}
+
+impl DropReason {
+    /// What figures call it.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Known => "dropped as known",
+            Self::BelowMinimumDepth => "dropped as too old",
+            Self::SecondCreate => "dropped as a second create event",
+            Self::Unresolvable => "dropped as unresolvable",
+        }
+    }
+}
+
+impl Decision<Plan> {
+    /// What figures call it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::NeedLocal(_) | Self::NeedKeys(_) => "needs more of the room",
+            Self::NeedRemote(need) => need.name(),
+            Self::Drop(reason) => reason.name(),
+            Self::Done(plan) => plan.verdict.name(),
+        }
+    }
+}
+
 /// What to store.
 #[derive(Clone, Debug)]
 pub struct Plan {

@@ -12,7 +12,7 @@ use std::{
 
 use myelin_core::{
     completeness::Question,
-    event::{Event, Place},
+    event::{Event, Place, Verdict},
     number::RoomNr,
     receive::{self, Decision, KnownState, Rejudged, RemoteNeed},
 };
@@ -316,6 +316,11 @@ impl Turn<'_> {
                 event = %event.pdu.event_id, was = ?event.verdict, is = ?rejudged.verdict,
                 "judged again with the full state"
             );
+            let outcome = match rejudged.verdict {
+                Verdict::Rejected => "rejected after all",
+                Verdict::Accepted | Verdict::SoftFailed => "accepted after all",
+            };
+            metrics::counter!("myelin_decisions_total", "outcome" => outcome).increment(1);
         }
         let before = self.store_state(&rejudged.before).await?.reference;
         self.batch.set_bulk();

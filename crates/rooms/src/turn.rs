@@ -142,8 +142,11 @@ impl<'r> Turn<'r> {
             is_built_upon,
             recommendation,
         };
-        self.ask(|facts, desk| receive::decide(facts, desk, &incoming))
-            .await
+        let decision = self
+            .ask(|facts, desk| receive::decide(facts, desk, &incoming))
+            .await?;
+        metrics::counter!("myelin_decisions_total", "outcome" => decision.name()).increment(1);
+        Ok(decision)
     }
 
     /// Looks up events and what they refer to, all at once. An outlier's parents don't matter.

@@ -81,6 +81,12 @@ const FIGURES: &[(Kind, &str, Unit, &str)] = &[
         "Events of other rooms than were asked about, in the answers of other servers",
     ),
     (
+        Kind::Counter,
+        "myelin_decisions_total",
+        Unit::Count,
+        "What came of asking what becomes of an event",
+    ),
+    (
         Kind::Gauge,
         "myelin_events_waiting",
         Unit::Count,
