@@ -215,13 +215,19 @@ pub fn shown(reader: &Reader, rooms: &[Room], views: &[Views], violations: &mut 
             .iter()
             .map(|id| order.get(id.as_str()).copied())
             .collect();
-        if let Some(at) = places.iter().position(Option::is_none) {
+        // What was accepted while the room's state was partial may be rejected since then.
+        let was_withdrawn = |id: &str| {
+            let known = view.opinion(id);
+            !room.is_strict && known.is_some_and(|known| known.verdict() != Verdict::Accepted)
+        };
+        let unplaced = places
+            .iter()
+            .zip(&shown)
+            .find(|(place, id)| place.is_none() && !was_withdrawn(id));
+        if let Some((_, id)) = unplaced {
             violations.add(
                 "shown",
-                format!(
-                    "{} of room {number} to {user}, but it isn't in the timeline",
-                    shown[at]
-                ),
+                format!("{id} of room {number} to {user}, but it isn't in the timeline"),
             );
         }
         let places: Vec<usize> = places.into_iter().flatten().collect();
@@ -232,17 +238,24 @@ pub fn shown(reader: &Reader, rooms: &[Room], views: &[Views], violations: &mut 
             );
         }
         // Who is in the room from the beginning to the end misses nothing.
-        let is_bound = room.is_strict && user.starts_with("@u1:");
+        let is_bound = reader.is_bound_to(&room.id);
         if let (true, Some(begin)) = (is_bound, places.first())
             && places.len() != view.timeline.len() - begin
         {
-            let all = view.timeline.len() - begin;
+            let kept_back = view.timeline[*begin..]
+                .iter()
+                .filter(|id| !shown.iter().any(|shown| shown == id.as_str()))
+                .map(|id| {
+                    format!(
+                        "{id} ({}), {:?}",
+                        view.events[id].summary(),
+                        view.events[id].event.place
+                    )
+                });
+            let kept_back: Vec<String> = kept_back.take(ENOUGH).collect();
             violations.add(
                 "shown",
-                format!(
-                    "{} of {all} events of room {number} to {user}",
-                    places.len()
-                ),
+                format!("{kept_back:?} of room {number} never to {user}"),
             );
         }
     }

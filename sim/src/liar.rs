@@ -3,7 +3,7 @@
 //! Servers with the same mistake agree with each other. What the specification says of these events is
 //! known beforehand, so they show mistakes that all servers make.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use myelin_core::{
     build::EventDraft,
@@ -14,7 +14,10 @@ use myelin_core::{
 };
 use myelin_federation::Transaction;
 use ruma::{MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, UInt};
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{
+    Value,
+    value::{RawValue, to_raw_value},
+};
 
 use crate::view::{Server, View};
 
@@ -217,4 +220,83 @@ impl Liar<'_> {
 
 fn is_join(event: &Event, user: &str) -> bool {
     event.pdu.is_state("m.room.member", user) && event.pdu.membership == Some(Membership::Join)
+}
+
+/// Bans that were never sent, and everything that they rest on.
+pub struct Bans {
+    /// The bans.
+    pub events: Vec<Value>,
+    /// Their auth chain.
+    pub auth_chain: Vec<Value>,
+}
+
+/// Has one of a server's users ban everybody in a room who is neither on that server nor on that of whoever
+/// asks. Who believes it refuses what these users say, until the state that others know puts it right.
+pub async fn bans(server: &Server, room: &str, asker: &str, now_ms: u64) -> Option<Bans> {
+    let room_id = OwnedRoomId::try_from(room).ok()?;
+    let view = View::read(server, &room_id).await.ok()??;
+    let known = server.rooms.room(&room_id).await.ok()??;
+    let liar = Liar {
+        server,
+        room_id,
+        version: known.key.version,
+        view: &view,
+        other: &view,
+        insider: "",
+        outsider: "",
+        now_ms,
+    };
+    let place = liar.newest()?;
+    let joined = |event: &&Arc<Event>| event.pdu.membership == Some(Membership::Join);
+    let members: Vec<&Arc<Event>> = place.state.iter().filter(joined).collect();
+    let of = |event: &&&Arc<Event>, name: &str| event.pdu.sender.server_name() == name;
+    let own = server.rooms.server_name().as_str();
+    let author = *members.iter().find(|member| of(member, own))?;
+    let others = members
+        .iter()
+        .filter(|member| !of(member, own) && !of(member, asker));
+    let made: Vec<_> = others
+        .filter_map(|member| liar.ban(&place, author, member))
+        .collect();
+    let mut cited: BTreeSet<OwnedEventId> = BTreeSet::new();
+    let mut next: Vec<OwnedEventId> = made
+        .iter()
+        .flat_map(|ban| ban.auth_events.iter().cloned())
+        .collect();
+    while let Some(id) = next.pop() {
+        if cited.insert(id.clone())
+            && let Some(event) = liar.event(&id)
+        {
+            next.extend(event.pdu.auth_events.iter().cloned());
+        }
+    }
+    let json = |pdu: &Pdu| serde_json::from_str(&pdu.json).ok();
+    Some(Bans {
+        events: made.iter().filter_map(|ban| json(ban)).collect(),
+        auth_chain: cited
+            .iter()
+            .filter_map(|id| json(&liar.event(id)?.pdu))
+            .collect(),
+    })
+}
+
+impl Liar<'_> {
+    fn ban(&self, place: &Place, author: &Arc<Event>, member: &Arc<Event>) -> Option<Arc<Pdu>> {
+        let mut claimed = self.selected(place, Some(author));
+        claimed.push(member.id().to_owned());
+        let draft = EventDraft {
+            room_id: Some(self.room_id.clone()),
+            sender: author.pdu.sender.clone(),
+            event_type: "m.room.member".to_owned(),
+            state_key: member.pdu.state_key.as_deref().map(Into::into),
+            content: to_raw_value(&serde_json::json!({ "membership": "ban" })).ok()?,
+            prev_events: vec![place.parent.id().to_owned()],
+            auth_events: claimed,
+            depth: place.parent.pdu.depth + 1,
+            origin_server_ts: MilliSecondsSinceUnixEpoch(UInt::try_from(self.now_ms).ok()?),
+            redacts: None,
+        };
+        let key = self.server.rooms.federation().signing_keys().active();
+        Some(draft.finish(self.version, key).ok()?.pdu().clone())
+    }
 }

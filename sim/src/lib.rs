@@ -9,6 +9,7 @@ pub mod check;
 pub mod client;
 pub mod faults;
 pub mod liar;
+pub mod lies;
 pub mod machine;
 pub mod network;
 pub mod reader;

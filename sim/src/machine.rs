@@ -6,16 +6,22 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use axum::middleware::from_fn_with_state;
 use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use myelin_api::Peer;
 use myelin_core::room_version::RoomVersion;
-use myelin_env::{Clock, Env, Network};
+use myelin_env::{Clock, Env, Network, Random};
 use myelin_server::{Assembled, Server, StartError, config::Config};
 use ruma::OwnedServerName;
 use tower_http::add_extension::AddExtension;
 
-use crate::network::{Arrival, Fabric};
+use crate::{
+    lies::{self, Lies},
+    network::{Arrival, Fabric},
+    trace::Trace,
+    view::Server as Parts,
+};
 
 /// A machine. Its name is its address, so that no name has to be resolved.
 pub struct Machine {
@@ -25,6 +31,7 @@ pub struct Machine {
     fabric: Fabric,
     clock: Clock,
     seed: u64,
+    lies: Lies,
     life: Mutex<Life>,
 }
 
@@ -53,6 +60,8 @@ pub struct World {
     pub version: RoomVersion,
     /// What everything follows from.
     pub seed: u64,
+    /// What happens.
+    pub trace: Trace,
 }
 
 impl Machine {
@@ -63,16 +72,29 @@ impl Machine {
     #[must_use]
     pub fn new(world: &World, number: u8) -> Self {
         let directory = world.directory.join(number.to_string());
+        let clock = world.clock.of_another_machine();
+        let seed = world.seed.wrapping_mul(1_000_003) + u64::from(number);
         std::fs::create_dir_all(&directory).expect("a directory can be made");
         Self {
             address: Ipv4Addr::new(10, 0, 0, number + 1).into(),
             directory,
             version: world.version,
             fabric: world.fabric.clone(),
-            clock: world.clock.clone(),
-            seed: world.seed.wrapping_mul(1_000_003) + u64::from(number),
+            lies: Lies::new(Random::seeded(seed), clock.clone(), world.trace.clone()),
+            clock,
+            seed,
             life: Mutex::default(),
         }
+    }
+
+    /// Sets its clock forward or back.
+    pub fn set_clock(&self, by_ms: i64) {
+        self.clock.set_by_ms(by_ms);
+    }
+
+    /// Has it lie to those who ask, or tell the truth again.
+    pub fn lie(&self, told: bool) {
+        self.lies.tell(told);
     }
 
     /// Where it is.
@@ -117,8 +139,11 @@ impl Machine {
         let env = Env::simulated(self.clock.clone(), seed, network);
         let server = Server::assemble(&self.config(), env.clone()).await?;
         server.start_workers();
-        let arrivals = self.fabric.listen(self.address);
-        let serving = serve(arrivals, server.router(), env.clone());
+        self.lies.set_server(Some(Parts::of(&server)));
+        let router = server
+            .router()
+            .layer(from_fn_with_state(self.lies.clone(), lies::answer));
+        let serving = serve(self.fabric.listen(self.address), router, env.clone());
         // It is tracked; nobody waits for it.
         drop(env.tasks.spawn("listener", serving));
         self.lock().running = Some(Running { env, server });
@@ -128,6 +153,7 @@ impl Machine {
     /// Ends the server where it stands: what it has not committed is lost.
     pub async fn crash(&self) {
         let running = self.lock().running.take();
+        self.lies.set_server(None);
         self.fabric.disconnect(self.address);
         if let Some(Running { env, server }) = running {
             env.tasks.kill().await;

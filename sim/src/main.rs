@@ -16,7 +16,7 @@ use std::{
 use myelin_sim::{Report, Scenario, run};
 
 const USAGE: &str = "\
-Usage: cargo xtask sim [--seeds A..B] [--servers N] [--actions N] [--faults N]
+Usage: cargo xtask sim [--seeds A..B] [--servers N] [--events N] [--faults N]
        cargo xtask sim --until failure [the same]   stops at the first seed that fails
        cargo xtask sim --replay SEED [the same]     prints all that happened
 ";
@@ -72,7 +72,7 @@ fn wanted(arguments: &[String]) -> Option<Wanted> {
         scenario: Scenario {
             seed: 0,
             servers: None,
-            actions: 520,
+            events: 430,
             faults: 8,
             is_readable: false,
         },
@@ -86,7 +86,7 @@ fn wanted(arguments: &[String]) -> Option<Wanted> {
                 wanted.seeds = from.parse().ok()?..to.parse().ok()?;
             }
             "--servers" => wanted.scenario.servers = Some(value.parse().ok()?),
-            "--actions" => wanted.scenario.actions = value.parse().ok()?,
+            "--events" => wanted.scenario.events = value.parse().ok()?,
             "--faults" => wanted.scenario.faults = value.parse().ok()?,
             "--until" => wanted.until_failure = value == "failure",
             "--replay" => {

@@ -16,7 +16,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use myelin_env::{Clock, Random, SimulatedNetwork, Stream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use self::pipe::{End, Pipe};
 use crate::trace::Trace;
@@ -50,6 +50,8 @@ struct State {
     slow: BTreeMap<IpAddr, Duration>,
     /// One of so many messages between servers breaks its connection; none if zero.
     breaks_one_in: u64,
+    /// Who waits until a host says something.
+    listened_to: BTreeMap<IpAddr, Arc<Notify>>,
 }
 
 struct Connection {
@@ -200,6 +202,20 @@ impl Fabric {
             10_000
         };
         extra + Duration::from_micros(500 + self.0.random.below(longest_us))
+    }
+
+    /// Waits until a host says something. It is still under way then.
+    pub async fn next_word_of(&self, host: IpAddr) {
+        let word = Arc::clone(self.lock().listened_to.entry(host).or_default());
+        word.notified().await;
+    }
+
+    /// A host says something.
+    fn speak(&self, host: IpAddr) {
+        let listened_to = self.lock().listened_to.remove(&host);
+        if let Some(word) = listened_to {
+            word.notify_waiters();
+        }
     }
 
     /// Whether the message that is about to be sent breaks its connection.

@@ -22,6 +22,8 @@ pub struct Reader {
 #[derive(Default)]
 struct Shown {
     user_id: String,
+    /// The room of which nothing is to be missing from where it begins.
+    bound_to: Option<String>,
     since: Option<String>,
     /// The timeline events of each room, in order.
     rooms: BTreeMap<String, Vec<String>>,
@@ -29,12 +31,13 @@ struct Shown {
 }
 
 impl Reader {
-    /// A client that has been shown nothing.
+    /// A client that has been shown nothing. Its user is in the room `bound_to` from the beginning to the end.
     #[must_use]
-    pub fn new(client: Client) -> Self {
+    pub fn new(client: Client, bound_to: Option<String>) -> Self {
         Self {
             shown: Mutex::new(Shown {
                 user_id: client.user_id.clone(),
+                bound_to,
                 ..Shown::default()
             }),
             client,
@@ -45,6 +48,12 @@ impl Reader {
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Whether the user is in a room from the beginning to the end.
+    #[must_use]
+    pub fn is_bound_to(&self, room: &str) -> bool {
+        self.with(|shown| shown.bound_to.as_deref() == Some(room))
     }
 
     /// Reads until told to stop.
@@ -104,38 +113,39 @@ impl Shown {
         for section in ["join", "leave"] {
             let rooms = answer["rooms"][section].as_object();
             for (room, news) in rooms.into_iter().flatten() {
-                self.take_room(room, &news["timeline"]);
+                self.take_room(room, &news["timeline"], section == "leave");
             }
         }
     }
 
-    fn take_room(&mut self, room: &str, timeline: &Value) {
+    fn take_room(&mut self, room: &str, timeline: &Value, has_left: bool) {
         let events: Vec<&Value> = timeline["events"]
             .as_array()
             .into_iter()
             .flatten()
             .collect();
-        let is_join = |event: &&Value| {
-            event["type"] == "m.room.member"
-                && event["state_key"] == *self.user_id
-                && event["content"]["membership"] == "join"
-        };
+        let is_own =
+            |event: &Value| event["type"] == "m.room.member" && event["state_key"] == *self.user_id;
+        let is_join = |event: &&Value| is_own(event) && event["content"]["membership"] == "join";
         let came_in = events.iter().any(is_join);
         let shown = self.rooms.entry(room.to_owned()).or_default();
-        if came_in {
-            // A room that a user has come into is shown from anew.
+        // A room that a user has come into is shown anew. So is one of which the server missed something, and one
+        // that could not be shown for a while, because the server itself had come into it.
+        if came_in || timeline["limited"] == true {
             shown.clear();
-        } else if timeline["limited"] == true && !shown.is_empty() {
-            let gap = format!("a gap of {room} before {}", timeline["prev_batch"]);
-            self.complaints.push(gap);
         }
+        let length = events.len();
         for event in events {
             let Some(id) = event["event_id"].as_str() else {
                 continue;
             };
+            // That it is out a user is told again, by the same event, when a resolution has put it out once more.
+            if has_left && is_own(event) {
+                continue;
+            }
             if shown.iter().any(|known| known == id) {
                 self.complaints
-                    .push(format!("{id} of {room} was shown twice"));
+                    .push(format!("{id} of {room} again, among {length} events"));
             }
             shown.push(id.to_owned());
         }

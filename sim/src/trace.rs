@@ -17,11 +17,20 @@ use metrics::{
 use myelin_env::Clock;
 use siphasher::sip::SipHasher13;
 
-/// The figure that counts what became of events.
-const VERDICTS: &str = "myelin_events_total";
+/// The figure that counts what came of deciding about events.
+const OUTCOMES: &str = "myelin_decisions_total";
 
 /// The beginning of the header that shows the machine's own time.
 const DATE: &[u8] = b"\r\ndate: ";
+
+/// How an answer begins, which alone has such a header.
+const ANSWER: &[u8] = b"HTTP/1.1 ";
+
+/// Of each message so many bytes can be read.
+const LONGEST_SHOWN: usize = 6_000;
+
+/// The header is found within so many bytes.
+const LONGEST_HEAD: usize = 1_000;
 
 /// The length of such a header's value (RFC 9110, section 5.6.7).
 const DATE_LENGTH: usize = 29;
@@ -57,7 +66,8 @@ impl Trace {
         let bytes = without_dates(bytes);
         let mut inner = self.lock();
         if inner.text.is_some() {
-            let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(1_500)]).into_owned();
+            let shown =
+                String::from_utf8_lossy(&bytes[..bytes.len().min(LONGEST_SHOWN)]).into_owned();
             inner.note(&format!("{from} > {to}: {shown:?}"));
         } else {
             inner.note(&format!("{from} > {to}"));
@@ -96,8 +106,8 @@ impl Trace {
     fn figure(&self, name: &str, value: f64) {
         let mut inner = self.lock();
         inner.note(&format!("{name} {value}"));
-        if let Some(verdict) = name.strip_prefix(VERDICTS) {
-            let counted = inner.counted.entry(format!("decided:{verdict}"));
+        if let Some(outcome) = name.strip_prefix(OUTCOMES) {
+            let counted = inner.counted.entry(format!("decided:{outcome}"));
             *counted.or_default() += value as u64;
         }
     }
@@ -124,7 +134,13 @@ impl Inner {
 /// The same bytes with the times of the machine blotted out.
 fn without_dates(bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
-    let found = bytes.windows(DATE.len()).position(|window| window == DATE);
+    if !bytes.starts_with(ANSWER) {
+        return bytes;
+    }
+    let head = bytes.len().min(LONGEST_HEAD);
+    let found = bytes[..head]
+        .windows(DATE.len())
+        .position(|window| window == DATE);
     if let Some(at) = found {
         let start = at + DATE.len();
         let end = (start + DATE_LENGTH).min(bytes.len());

@@ -26,6 +26,17 @@ pub struct Room {
     pub is_strict: bool,
 }
 
+impl Room {
+    /// The same room, in which not everybody has everything yet.
+    #[must_use]
+    pub fn relaxed(&self) -> Self {
+        Self {
+            is_strict: false,
+            ..self.clone()
+        }
+    }
+}
+
 /// An event that a server has answered 200 for.
 #[derive(Clone, Debug)]
 pub struct Acknowledged {
@@ -62,8 +73,14 @@ pub const OUTSIDER: usize = 2 * USERS as usize - 1;
 /// The level of the first user of each server in strict rooms: none of them can put out another.
 const RESIDENT_LEVEL: i64 = 90;
 
-/// How long a user thinks at most.
-const LONGEST_PAUSE_MS: u64 = 900;
+/// How long a user thinks at most, for each user there is: all of them together do as much in any simulation.
+const LONGEST_PAUSE_MS: u64 = 60;
+
+/// So many pages no room has.
+const MOST_PAGES: usize = 200;
+
+/// A user does at most so many things for each event that is wanted: most of what is refused is refused for good.
+const PATIENCE: usize = 2;
 
 impl Workload {
     /// Users who know no room yet.
@@ -139,16 +156,24 @@ impl Workload {
     }
 
     async fn join(&self, client: &Client, room: usize, via: &str) -> Result<(u16, Value), String> {
-        let room = encode(&self.rooms[room].id);
-        let path = format!("/_matrix/client/v3/join/{room}?via={via}&server_name={via}");
+        let path = self.join_path(room, via);
         client.insist("POST", &path, Some(&json!({}))).await
     }
 
-    /// Lets a user do so many things.
-    pub async fn act(&self, index: usize, times: usize) {
-        for number in 0..times {
-            let pause = Duration::from_millis(self.random.below(LONGEST_PAUSE_MS));
+    fn join_path(&self, room: usize, via: &str) -> String {
+        let room = encode(&self.rooms[room].id);
+        format!("/_matrix/client/v3/join/{room}?via={via}&server_name={via}")
+    }
+
+    /// Lets a user do things until so many events were acknowledged to all users together.
+    pub async fn act(&self, index: usize, wanted: usize) {
+        let longest_ms = LONGEST_PAUSE_MS * self.clients.len() as u64;
+        for number in 0..PATIENCE * wanted {
+            let pause = Duration::from_millis(self.random.below(longest_ms));
             self.clock.sleep(pause).await;
+            if self.lock().len() >= wanted {
+                return;
+            }
             let room = usize::from(self.random.below(4) == 0);
             if let Err(why) = self.act_once(index, room, number).await {
                 self.lock_failures().push(why);
@@ -194,7 +219,7 @@ impl Workload {
                 .await
             }
             34..39 if !is_bound => self.leave(index, room).await,
-            39..45 if !is_bound => self.rejoin(client, room).await,
+            39..45 if !is_bound => Ok(self.rejoin(client, room).await),
             45..50 => self.redact(index, room, number).await,
             _ => self.say(index, room, &format!("{index}-{number}")).await,
         }
@@ -253,10 +278,35 @@ impl Workload {
         self.to_other(index, room, (what, user)).await
     }
 
-    async fn rejoin(&self, client: &Client, room: usize) -> Result<bool, String> {
+    /// Comes back, through any server. That may be in no room any more, and so may be all others, so nobody insists.
+    async fn rejoin(&self, client: &Client, room: usize) -> bool {
         let through = self.random.below(self.clients.len() as u64) as usize;
         let through = server_of(&self.clients[through].user_id);
-        Ok(self.join(client, room, through).await?.0 == 200)
+        let path = self.join_path(room, through);
+        let answer = client.ask("POST", &path, Some(&json!({}))).await;
+        answer.is_some_and(|(status, _)| status == 200)
+    }
+
+    /// Reads a room up to its beginning, page by page.
+    ///
+    /// # Errors
+    /// If there is no answer, or no end.
+    pub async fn scroll(&self, index: usize, room: usize) -> Result<(), String> {
+        let mut page = self.path(room, "messages?dir=b&limit=100");
+        for _ in 0..MOST_PAGES {
+            let (status, answer) = self.clients[index].insist("GET", &page, None).await?;
+            if status != 200 {
+                return Err(format!("{page}: {status} {answer}"));
+            }
+            match answer["end"].as_str() {
+                Some(end) => {
+                    let from = format!("messages?dir=b&limit=100&from={}", encode(end));
+                    page = self.path(room, &from);
+                }
+                None => return Ok(()),
+            }
+        }
+        Err(format!("room {room} has no beginning at {page}"))
     }
 
     async fn redact(&self, index: usize, room: usize, number: usize) -> Result<bool, String> {

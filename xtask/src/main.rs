@@ -24,7 +24,7 @@ Usage: cargo xtask COMMAND
   ci fast              format, lints, tidy and every test that needs nothing but cargo
   ci full              install what the tests need, then everything, then the requirements
   requirements [FILE]  compare docs/requirements.md with the JUnit report of `ci full`
-  sim [OPTIONS]        simulate many servers, seed after seed: --seeds A..B, --servers N, --actions N,
+  sim [OPTIONS]        simulate many servers, seed after seed: --seeds A..B, --servers N, --events N,
                        --faults N; --replay SEED prints all that happens
   sim --planted [..]   simulate servers with each of the mistakes in sim/planted.patch until one is found
   fuzz [--seconds N] [TARGET..]

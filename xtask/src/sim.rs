@@ -1,7 +1,7 @@
 //! `cargo xtask sim`: builds the simulation, fast enough to run and fast enough to build, and runs it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::ci;
@@ -28,9 +28,58 @@ pub(crate) fn run(root: &Path, options: &[&str]) -> Result<(), String> {
     ci::run(simulation(root, root).args(options))
 }
 
-/// Runs the simulation of servers with each planted mistake until a seed fails, with these options. The
-/// mistakes are planted in a copy of what was committed last, so that nothing of them is in the product.
+/// Within so many seeds each mistake has to be found, unless the options say otherwise.
+const SEEDS: &str = "0..200";
+
+/// Runs the simulation of servers with each planted mistake until a seed fails, with these options. The seed
+/// must pass without the mistake: a simulation that fails anyway finds nothing.
 pub(crate) fn planted(root: &Path, options: &[&str]) -> Result<(), String> {
+    let tree = plant(root)?;
+    let mut wrong = Vec::new();
+    for mistake in PLANTED {
+        let mut simulation = simulation(root, &tree);
+        simulation
+            .args(["--seeds", SEEDS])
+            .args(options)
+            .args(["--until", "failure"])
+            .env(WHICH, mistake);
+        let (_, printed) = outcome(&mut simulation)?;
+        let Some((seed, violation)) = printed.lines().find_map(failure) else {
+            println!("{mistake}: not found");
+            wrong.push(format!("{mistake} is not found"));
+            continue;
+        };
+        println!("{mistake}: seed {seed}: {violation}");
+        let mut control = self::simulation(root, &tree);
+        let seed_alone = format!("{seed}..{}", seed + 1);
+        control.args(options).args(["--seeds", &seed_alone]);
+        if !outcome(&mut control)?.0 {
+            wrong.push(format!("seed {seed} fails without {mistake}"));
+        }
+    }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(wrong.join("\n"))
+    }
+}
+
+/// Whether a command succeeds, and what it prints.
+fn outcome(command: &mut Command) -> Result<(bool, String), String> {
+    let output = command.stdout(Stdio::piped()).output();
+    let output = output.map_err(|why| format!("cargo: {why}"))?;
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok((output.status.success(), printed))
+}
+
+/// The seed that failed, and what was violated, if the line says so.
+fn failure(line: &str) -> Option<(u64, &str)> {
+    let (seed, violation) = line.strip_prefix("seed ")?.split_once(" FAILED: ")?;
+    Some((seed.parse().ok()?, violation))
+}
+
+/// Plants the mistakes in a copy of what was committed last, so that nothing of them is in the product.
+fn plant(root: &Path) -> Result<PathBuf, String> {
     let tree = root.join("target/planted/tree");
     if tree.exists() {
         fs::remove_dir_all(&tree).map_err(|why| why.to_string())?;
@@ -57,27 +106,7 @@ pub(crate) fn planted(root: &Path, options: &[&str]) -> Result<(), String> {
         "-i",
         "sim/planted.patch",
     ]))?;
-    let mut missed = Vec::new();
-    for mistake in PLANTED {
-        let mut simulation = simulation(root, &tree);
-        let found = simulation
-            .args(options)
-            .args(["--until", "failure"])
-            .env(WHICH, mistake)
-            .stdout(Stdio::piped());
-        let output = found.output().map_err(|why| format!("cargo: {why}"))?;
-        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-        let violation = printed.lines().find(|line| line.contains(" FAILED: "));
-        println!("{mistake}: {}", violation.unwrap_or("not found"));
-        if violation.is_none() {
-            missed.push(*mistake);
-        }
-    }
-    if missed.is_empty() {
-        Ok(())
-    } else {
-        Err(format!("not found: {}", missed.join(", ")))
-    }
+    Ok(tree)
 }
 
 /// The simulation of the servers in a tree.
@@ -95,8 +124,18 @@ fn simulation(root: &Path, tree: &Path) -> Command {
 mod tests {
     use std::process::Command;
 
-    use super::PLANTED;
+    use super::{PLANTED, failure};
     use crate::workspace_root;
+
+    #[test]
+    fn a_line_says_which_seed_failed() {
+        let line = "seed 12 FAILED: lost: $e of room 0 (--replay 12)";
+        assert_eq!(
+            failure(line),
+            Some((12, "lost: $e of room 0 (--replay 12)"))
+        );
+        assert_eq!(failure("seed 12: 3 servers, 500 events"), None);
+    }
 
     #[test]
     fn each_mistake_can_be_planted() {

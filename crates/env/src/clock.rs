@@ -5,14 +5,21 @@ use std::{
     fmt,
     future::Future,
     pin::{Pin, pin},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 /// A source of time. Clones share it.
 #[derive(Clone)]
-pub struct Clock(Arc<Source>);
+pub struct Clock {
+    source: Arc<Source>,
+    /// How far the wall clock was set from the source's, in milliseconds. Never changes with a real source.
+    set_by_ms: Arc<AtomicI64>,
+}
 
 enum Source {
     /// `origin` is what [`Moment`]s count from.
@@ -25,8 +32,6 @@ enum Source {
 struct Manual {
     /// On the monotonic scale, which began with the Unix epoch.
     now: Duration,
-    /// How far the wall clock was set from it, in milliseconds.
-    set_by_ms: i64,
     /// Who waits, by deadline and then by who came first.
     sleepers: BTreeMap<(Duration, u64), Option<Waker>>,
     /// Numbers the sleepers.
@@ -72,20 +77,37 @@ impl Clock {
         reason = "this is where the ambient clock enters"
     )]
     pub fn real() -> Self {
-        Self(Arc::new(Source::Real {
+        Self::of(Source::Real {
             origin: Instant::now(),
-        }))
+        })
     }
 
     /// A clock that stands at `start_ms` (Unix milliseconds) and moves only by [`Clock::advance`].
     #[must_use]
     pub fn manual(start_ms: u64) -> Self {
-        Self(Arc::new(Source::Manual(Mutex::new(Manual {
+        Self::of(Source::Manual(Mutex::new(Manual {
             now: Duration::from_millis(start_ms),
-            set_by_ms: 0,
             sleepers: BTreeMap::new(),
             next_sleeper: 0,
-        }))))
+        })))
+    }
+
+    fn of(source: Source) -> Self {
+        Self {
+            source: Arc::new(source),
+            set_by_ms: Arc::default(),
+        }
+    }
+
+    /// A clock that goes with this one, as that of another machine does: [`Clock::set_by_ms`] sets the wall time of
+    /// one of them only.
+    #[must_use]
+    pub fn of_another_machine(&self) -> Self {
+        let set_by_ms = self.set_by_ms.load(Ordering::Relaxed);
+        Self {
+            source: Arc::clone(&self.source),
+            set_by_ms: Arc::new(AtomicI64::new(set_by_ms)),
+        }
     }
 
     /// Milliseconds since the Unix epoch. May jump with the machine's clock: for timestamps, not
@@ -96,24 +118,21 @@ impl Clock {
         reason = "this is where the ambient clock enters"
     )]
     pub fn now_ms(&self) -> u64 {
-        let (since_epoch, set_by_ms) = match &*self.0 {
+        let since_epoch = match &*self.source {
             Source::Real { .. } => {
                 let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
-                (since_epoch.unwrap_or_default(), 0)
+                since_epoch.unwrap_or_default()
             }
-            Source::Manual(manual) => {
-                let manual = lock(manual);
-                (manual.now, manual.set_by_ms)
-            }
+            Source::Manual(manual) => lock(manual).now,
         };
         let since_epoch_ms = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
-        since_epoch_ms.saturating_add_signed(set_by_ms)
+        since_epoch_ms.saturating_add_signed(self.set_by_ms.load(Ordering::Relaxed))
     }
 
     /// The present on the monotonic scale, for measuring.
     #[must_use]
     pub fn instant(&self) -> Moment {
-        Moment(match &*self.0 {
+        Moment(match &*self.source {
             Source::Real { origin } => origin.elapsed(),
             Source::Manual(manual) => lock(manual).now,
         })
@@ -125,7 +144,7 @@ impl Clock {
         reason = "this is where ambient waiting enters"
     )]
     pub fn sleep(&self, duration: Duration) -> Sleep {
-        match &*self.0 {
+        match &*self.source {
             Source::Real { .. } => Sleep(SleepKind::Real(Box::pin(tokio::time::sleep(duration)))),
             Source::Manual(manual) => {
                 let mut state = lock(manual);
@@ -166,7 +185,7 @@ impl Clock {
     /// Moves a manual clock forward, waking whoever's deadline passes, in the order of deadlines;
     /// each finds the clock at its own deadline or later. Does nothing to a real clock.
     pub fn advance(&self, by: Duration) {
-        let Source::Manual(manual) = &*self.0 else {
+        let Source::Manual(manual) = &*self.source else {
             return;
         };
         let target = lock(manual).now.saturating_add(by);
@@ -190,7 +209,7 @@ impl Clock {
     /// Moves a manual clock on to the next deadline somebody waits for, and wakes whoever waits for it. False
     /// if nobody waits, and for a real clock. A simulation does this when nothing else is left to do.
     pub fn advance_to_next(&self) -> bool {
-        let Source::Manual(manual) = &*self.0 else {
+        let Source::Manual(manual) = &*self.source else {
             return false;
         };
         let (next, now) = {
@@ -210,9 +229,8 @@ impl Clock {
     /// Sets a manual clock's wall time forward or back, as an operator does, or a machine that asks others
     /// for the time. Nobody who waits is woken by that. Does nothing to a real clock.
     pub fn set_by_ms(&self, change_ms: i64) {
-        if let Source::Manual(manual) = &*self.0 {
-            let mut manual = lock(manual);
-            manual.set_by_ms = manual.set_by_ms.saturating_add(change_ms);
+        if let Source::Manual(_) = &*self.source {
+            self.set_by_ms.fetch_add(change_ms, Ordering::Relaxed);
         }
     }
 
@@ -220,7 +238,7 @@ impl Clock {
     /// Always 0 for a real clock.
     #[must_use]
     pub fn sleepers(&self) -> usize {
-        match &*self.0 {
+        match &*self.source {
             Source::Real { .. } => 0,
             Source::Manual(manual) => lock(manual).sleepers.len(),
         }
@@ -229,7 +247,7 @@ impl Clock {
 
 impl fmt::Debug for Clock {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match &*self.0 {
+        formatter.write_str(match &*self.source {
             Source::Real { .. } => "Clock::Real",
             Source::Manual(_) => "Clock::Manual",
         })
@@ -252,7 +270,7 @@ impl Future for Sleep {
         match &mut self.0 {
             SleepKind::Real(sleep) => sleep.as_mut().poll(context),
             SleepKind::Manual { clock, key } => {
-                let Source::Manual(manual) = &*clock.0 else {
+                let Source::Manual(manual) = &*clock.source else {
                     return Poll::Ready(());
                 };
                 let mut state = lock(manual);
@@ -270,7 +288,7 @@ impl Future for Sleep {
 impl Drop for Sleep {
     fn drop(&mut self) {
         if let SleepKind::Manual { clock, key } = &self.0
-            && let Source::Manual(manual) = &*clock.0
+            && let Source::Manual(manual) = &*clock.source
         {
             lock(manual).sleepers.remove(key);
         }

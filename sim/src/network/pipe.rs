@@ -97,6 +97,7 @@ impl Pipe {
         let reader = inner.reader.take();
         drop(inner);
         wake(reader);
+        self.fabric.speak(self.hosts[0]);
         Ok(bytes.len())
     }
 

@@ -7,7 +7,7 @@ fn small(seed: u64) -> Scenario {
     Scenario {
         seed,
         servers: Some(3),
-        actions: 60,
+        events: 60,
         faults: 5,
         is_readable: false,
     }

@@ -41,6 +41,20 @@ fn the_wall_time_of_a_manual_clock_can_be_set_without_waking_anybody() {
     assert!(poll_once(sleep.as_mut()).is_some());
 }
 
+#[test]
+fn clocks_of_several_machines_go_together_and_are_set_apart() {
+    let here = Clock::manual(10_000);
+    let there = here.of_another_machine();
+    let mut sleep = pin!(there.sleep(SECOND));
+    there.set_by_ms(5_000);
+    here.set_by_ms(-3_000);
+    assert_eq!((here.now_ms(), there.now_ms()), (7_000, 15_000));
+    assert_eq!(here.instant(), there.instant());
+    here.advance(SECOND);
+    assert_eq!((here.now_ms(), there.now_ms()), (8_000, 16_000));
+    assert!(poll_once(sleep.as_mut()).is_some());
+}
+
 /// Writes its name down when it is woken, and what time it was.
 struct Sleeper {
     name: &'static str,

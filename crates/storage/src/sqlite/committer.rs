@@ -36,6 +36,10 @@ const GROUP_SIZE: usize = 256;
 /// may need. Otherwise nothing could ever happen while one is written.
 const LONGEST_WRITE: Duration = Duration::from_millis(8);
 
+/// And up to so long passes between its commit and the answers: a crash in between leaves behind what nobody
+/// was told of.
+const LONGEST_ANSWER: Duration = Duration::from_millis(2);
+
 /// The handle on the writer.
 #[derive(Debug)]
 pub(super) struct Committer {
@@ -223,7 +227,8 @@ impl Serving {
                 // Its connection is closed before the others are told of the end.
                 let mut writer = writer;
                 while serving.inbox.wait() {
-                    writer.run_group(&serving.inbox);
+                    let committed = writer.run_group(&serving.inbox);
+                    writer.finish(&committed);
                 }
             })
             .map_err(|error| StorageError::Unavailable(error.to_string()))
@@ -232,11 +237,15 @@ impl Serving {
     async fn serve_as_a_task(self, writer: Writer, env: Env) {
         let serving = self;
         let mut writer = writer;
-        let longest_us = LONGEST_WRITE.as_micros() as u64;
+        let up_to = |longest: Duration| {
+            let needed_us = env.random.below(longest.as_micros() as u64);
+            env.clock.sleep(Duration::from_micros(needed_us))
+        };
         while serving.inbox.work().await {
-            let needed = Duration::from_micros(env.random.below(longest_us));
-            env.clock.sleep(needed).await;
-            writer.run_group(&serving.inbox);
+            up_to(LONGEST_WRITE).await;
+            let committed = writer.run_group(&serving.inbox);
+            up_to(LONGEST_ANSWER).await;
+            writer.finish(&committed);
         }
     }
 }
@@ -254,8 +263,8 @@ struct Writer {
 }
 
 impl Writer {
-    /// Runs what waits as one transaction.
-    fn run_group(&mut self, queue: &Queue) {
+    /// Runs what waits as one transaction, and commits it. [`Writer::finish`] tells whoever waits for it.
+    fn run_group(&mut self, queue: &Queue) -> Result<(), StorageError> {
         let started = self.clock.instant();
         let group = queue.next_group();
         let mut size = 0;
@@ -268,7 +277,12 @@ impl Writer {
                 self.run(job);
             }
         }
-        self.commit();
+        self.commit()
+    }
+
+    /// Tells what came of a group, and has what it wrote moved.
+    fn finish(&mut self, committed: &Result<(), StorageError>) {
+        self.answer_all(committed);
         let pages = self.log_pages.load(Ordering::Relaxed);
         self.checkpoints.after_commit(pages, &mut self.log);
     }
@@ -314,9 +328,9 @@ impl Writer {
         }
     }
 
-    fn commit(&mut self) {
+    fn commit(&mut self) -> Result<(), StorageError> {
         if !self.session().in_transaction() {
-            return;
+            return Ok(());
         }
         let started = self.clock.instant();
         let committed = self.session().control("COMMIT");
@@ -327,7 +341,7 @@ impl Writer {
             tracing::error!(%error, writes = self.kept.len(), "commit failed");
             self.roll_back();
         }
-        self.answer_all(&committed);
+        committed
     }
 
     fn roll_back(&mut self) {
