@@ -100,6 +100,8 @@ fn plant(root: &Path) -> Result<PathBuf, String> {
             .arg("-C")
             .arg(&tree),
     )?;
+    // Cargo reads the directories above, too. With the same flags twice it would build everything anew.
+    fs::remove_dir_all(tree.join(".cargo")).map_err(|why| why.to_string())?;
     ci::run(Command::new("patch").current_dir(&tree).args([
         "-p1",
         "--quiet",
