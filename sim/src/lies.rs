@@ -10,6 +10,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use axum::{
@@ -28,12 +29,17 @@ use crate::{liar, run::name, trace::Trace, view::Server};
 /// How many events are remembered, to be answered where they don't belong.
 const REMEMBERED: usize = 50;
 
+/// How long an answer that comes late takes at most.
+const LONGEST_STALL: Duration = Duration::from_secs(20);
+
 /// What a server answers otherwise than it should. Clones are the same liar.
 #[derive(Clone)]
 pub struct Lies(Arc<Inner>);
 
 struct Inner {
     are_told: AtomicBool,
+    /// Whether the next question for a state is answered late, whatever else is told.
+    is_stalling: AtomicBool,
     random: Random,
     trace: Trace,
     clock: Clock,
@@ -69,8 +75,10 @@ enum Lie {
     Spoil,
     /// It adds what does not exist.
     Invent,
-    /// It says that users are banned who are not.
+    /// It says that users are banned who are not, and is slow to tell who is in the room.
     Ban,
+    /// It tells the truth, late.
+    Stall,
 }
 
 impl Question {
@@ -90,14 +98,14 @@ impl Question {
 
     /// The lies that can be told about it.
     fn lies(self) -> &'static [Lie] {
-        use Lie::{Ban, BreakOff, Empty, Foreign, Invent, Refuse, Spoil};
+        use Lie::{Ban, BreakOff, Empty, Foreign, Invent, Refuse, Spoil, Stall};
         match self {
-            Self::StateIds => &[Refuse, BreakOff, Empty, Invent],
+            Self::StateIds => &[Refuse, BreakOff, Empty, Invent, Stall],
             Self::State => &[Refuse, BreakOff, Empty, Foreign],
             Self::Missing | Self::AuthChain => &[Refuse, BreakOff, Empty, Foreign, Spoil],
             Self::Event => &[Refuse, BreakOff, Empty],
             Self::MakeJoin => &[Refuse, BreakOff],
-            Self::SendJoin => &[Refuse, BreakOff, Empty, Foreign, Ban, Ban],
+            Self::SendJoin => &[Refuse, Empty, Foreign, Ban, Ban, Ban],
         }
     }
 
@@ -120,6 +128,7 @@ impl Lies {
     pub fn new(random: Random, clock: Clock, trace: Trace) -> Self {
         Self(Arc::new(Inner {
             are_told: AtomicBool::new(false),
+            is_stalling: AtomicBool::new(false),
             random,
             trace,
             clock,
@@ -157,6 +166,7 @@ impl Lies {
                 return refusal;
             }
             Lie::BreakOff => return json_answer(body.slice(..body.len() / 2)),
+            Lie::Stall => self.stall().await,
             Lie::Ban => self.ban(asker, &mut answer).await,
             Lie::Empty | Lie::Foreign | Lie::Spoil | Lie::Invent => {
                 if let Some(list) = question.list()
@@ -183,7 +193,7 @@ impl Lies {
                 }
             }
             Lie::Foreign => list.extend(self.remembered().iter().cloned()),
-            Lie::Refuse | Lie::BreakOff | Lie::Ban => {}
+            Lie::Refuse | Lie::BreakOff | Lie::Ban | Lie::Stall => {}
         }
     }
 
@@ -206,11 +216,20 @@ impl Lies {
         let Some(bans) = liar::bans(&server, &room, asker, now_ms).await else {
             return;
         };
+        self.0.is_stalling.store(true, Ordering::Relaxed);
         for (list, added) in [("state", bans.events), ("auth_chain", bans.auth_chain)] {
             if let Some(list) = answer[list].as_array_mut() {
                 list.extend(added);
             }
         }
+    }
+
+    async fn stall(&self) {
+        let for_ms = self.0.random.below(LONGEST_STALL.as_millis() as u64);
+        let clock = &self.0.clock;
+        clock
+            .sleep(LONGEST_STALL / 2 + Duration::from_millis(for_ms / 2))
+            .await;
     }
 
     fn server(&self) -> MutexGuard<'_, Option<Server>> {
@@ -238,6 +257,10 @@ pub async fn answer(State(lies): State<Lies>, request: Request, next: Next) -> R
     let asker = request.extensions().get::<myelin_api::Peer>();
     let asker = asker.map(|peer| peer.0.to_string()).unwrap_or_default();
     let response = next.run(request).await;
+    if question == Some(Question::StateIds) && lies.0.is_stalling.swap(false, Ordering::Relaxed) {
+        lies.stall().await;
+        return response;
+    }
     match question {
         Some(question)
             if lies.0.are_told.load(Ordering::Relaxed) && response.status() == StatusCode::OK =>
