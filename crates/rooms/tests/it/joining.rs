@@ -1,11 +1,13 @@
-//! Joins through servers that don't answer, and what others push meanwhile (R42).
+//! Joins through servers that don't answer, and what others push meanwhile (R42, R103).
 
 use std::time::Duration;
 
-use myelin_core::{room_version::RoomVersion, validate::Unverified};
+use myelin_core::{completeness::Completeness, room_version::RoomVersion, validate::Unverified};
 use myelin_rooms::RoomError;
 use myelin_storage::{
+    events,
     joins::{self, JoinRecord},
+    staged,
     testing::{START_MS, on_each_engine},
 };
 use ruma::{OwnedEventId, OwnedRoomId, room_id};
@@ -14,7 +16,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     house::{House, alice, until},
     peers::Peers,
-    story::{Story, bob, membership, message, state},
+    story::{Story, bob, membership, message, state, topic},
 };
 
 /// A public room of bob's, of which nobody has heard.
@@ -155,6 +157,64 @@ async fn what_is_pushed_during_a_join_waits_for_its_end_and_keeps_its_order() {
                 assert_eq!(Vec::from_iter(asked), Vec::from_iter(&later));
                 assert_eq!(house.timeline(&room_id).await, Vec::<OwnedEventId>::new());
             }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_follows_a_partial_event_is_partial_as_soon_as_it_is_stored() {
+    on_each_engine(|fresh| async move {
+        let peers = Peers::default();
+        let house = House::open_among(fresh, &peers).await;
+        let bobs = bob().server_name();
+        let (mut story, tip) = bobs_room("partial");
+        let room_id = story.room_id.clone();
+        let mut told = told_state(&story, &tip);
+        told["members_omitted"] = true.into();
+        told["servers_in_room"] = json!([bobs]);
+        offer(&peers, &story, &tip);
+        peers.answer(bobs, "send_join", told);
+        peers.silence(bobs, "state_ids");
+        let via = vec![bobs.to_owned()];
+        let joining = house
+            .rooms
+            .join(alice(), (&*room_id).into(), via, Map::new());
+        Box::pin(joining).await.unwrap();
+        let join = read_join(&peers, &mut story, 0).await;
+        let texts = ["one", "two", "three"];
+        let mut later = story.chain(&join, texts.map(|body| message(bob(), body)));
+        later.push(story.write(&[&later[2]], topic(bob(), "four")));
+        later.push(story.write(&[&join], message(bob(), "beside")));
+
+        let nr = house.room(&room_id).await.key.room;
+        // One read sees what is not judged yet, and what is partial.
+        let open = async || {
+            let both = house.read(move |tx| {
+                Box::pin(async move {
+                    let staged = staged::count(tx, nr).await?;
+                    Ok((staged, events::count_partial(tx, nr).await?))
+                })
+            });
+            both.await
+        };
+        for (number, id) in later.iter().enumerate() {
+            house.push(&story, bob(), &[id]).await;
+            let (staged, partial) = open().await;
+            assert_eq!(staged + partial, 2 + number as u64);
+        }
+        until(async || {
+            let (staged, partial) = open().await;
+            assert_eq!(staged + partial, 1 + later.len() as u64);
+            staged == 0
+        })
+        .await;
+        let ours = house.say(&room_id, alice(), "ours").await;
+        assert_eq!(open().await.1, 2 + later.len() as u64);
+        let house = house.restart().await;
+        for id in later.iter().chain([&join, &ours]) {
+            let before = house.event(&room_id, id).await.unwrap().before().unwrap();
+            assert_eq!(before.completeness(), Completeness::PARTIAL, "{id}");
         }
     })
     .await;
