@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use myelin_core::event::Verdict;
+use myelin_core::{event::Verdict, visibility::TYING};
+use ruma::OwnedEventId;
 
 use crate::{
     liar::Forgery,
@@ -237,26 +238,19 @@ pub fn shown(reader: &Reader, rooms: &[Room], views: &[Views], violations: &mut 
                 format!("{} of room {number} to {user} out of order", shown[at + 1]),
             );
         }
-        // Who is in the room from the beginning to the end misses nothing.
-        let is_bound = reader.is_bound_to(&room.id);
-        if let (true, Some(begin)) = (is_bound, places.first())
-            && places.len() != view.timeline.len() - begin
-        {
-            let kept_back = view.timeline[*begin..]
-                .iter()
-                .filter(|id| !shown.iter().any(|shown| shown == id.as_str()))
-                .map(|id| {
-                    format!(
-                        "{id} ({}), {:?}",
-                        view.events[id].summary(),
-                        view.events[id].event.place
-                    )
-                });
+        // Who is in the room from the beginning to the end misses nothing but what no client is shown.
+        if let (true, Some(begin)) = (reader.is_bound_to(&room.id), places.first()) {
+            let is_kept_back = |id: &&OwnedEventId| {
+                view.events[*id].event.pdu.event_type.to_string() != TYING
+                    && !shown.iter().any(|shown| shown == id.as_str())
+            };
+            let kept_back = view.timeline[*begin..].iter().filter(is_kept_back);
+            let kept_back = kept_back.map(|id| format!("{id} ({})", view.events[id].summary()));
             let kept_back: Vec<String> = kept_back.take(ENOUGH).collect();
-            violations.add(
-                "shown",
-                format!("{kept_back:?} of room {number} never to {user}"),
-            );
+            if !kept_back.is_empty() {
+                let how = format!("{kept_back:?} of room {number} never to {user}");
+                violations.add("shown", how);
+            }
         }
     }
 }
