@@ -16,7 +16,6 @@ use ruma::{
     EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedServerSigningKeyId, RoomId,
     ServerSigningKeyId, UserId, events::TimelineEventType,
 };
-use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -142,17 +141,6 @@ impl Deref for ValidPdu {
     }
 }
 
-/// What is kept of a received event's `unsigned` (R6).
-#[derive(Clone, Debug, Default)]
-pub struct Unsigned {
-    /// Milliseconds between the event's creation and its sending, by the sending server's word.
-    pub age: Option<i64>,
-    /// On invites: stripped state of the room.
-    pub invite_room_state: Option<Box<RawValue>>,
-    /// On knocks: stripped state of the room.
-    pub knock_room_state: Option<Box<RawValue>>,
-}
-
 /// A server whose signature an event needs, and the keys by which it signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequiredKeys {
@@ -175,7 +163,6 @@ struct Signatures {
 #[derive(Debug)]
 pub struct Unverified {
     pdu: Pdu,
-    unsigned: Unsigned,
     hash_matches: bool,
     signed_json: String,
     signatures: Vec<Signatures>,
@@ -196,7 +183,8 @@ impl Unverified {
     ) -> Result<Self, DropReason> {
         let mut object =
             Object::parse_with(version.numbers(), json).map_err(DropReason::NotCanonicalJson)?;
-        let unsigned = object.remove("unsigned");
+        // It is no part of what was signed, and each server says its own there (R6).
+        object.remove("unsigned");
         let received = canonical_json::write(&object);
         check_format(version, &object, received.len())?;
         let signed_json = signed_part(version, &object);
@@ -213,7 +201,6 @@ impl Unverified {
             return Err(DropReason::OtherRoom(pdu.room_id));
         }
         Ok(Self {
-            unsigned: keep_unsigned(&pdu, unsigned),
             hash_matches,
             signed_json,
             signatures: required_signatures(version, &pdu, &object)?,
@@ -235,11 +222,6 @@ impl Unverified {
     /// Its ID.
     pub fn event_id(&self) -> &EventId {
         &self.pdu.event_id
-    }
-
-    /// What is kept of its `unsigned`.
-    pub fn unsigned(&self) -> &Unsigned {
-        &self.unsigned
     }
 
     /// Whether the content hash is right; if not, the redacted form is carried on.
@@ -424,23 +406,4 @@ fn usable_signatures(of_server: Option<&Object<'_>>) -> Vec<(OwnedServerSigningK
             Some((key_id, signature.as_str().unwrap_or_default().to_owned()))
         })
         .collect()
-}
-
-fn keep_unsigned(pdu: &Pdu, unsigned: Option<Value<'_>>) -> Unsigned {
-    let Some(Value::Object(unsigned)) = unsigned else {
-        return Unsigned::default();
-    };
-    let is_member = pdu.event_type == TimelineEventType::RoomMember;
-    let raw = |field| {
-        let value = unsigned.get(field).filter(|_| is_member)?;
-        serde_json::value::to_raw_value(value).ok()
-    };
-    Unsigned {
-        age: match unsigned.get("age") {
-            Some(Value::Integer(age)) => Some(*age),
-            _ => None,
-        },
-        invite_room_state: raw("invite_room_state"),
-        knock_room_state: raw("knock_room_state"),
-    }
 }

@@ -62,6 +62,22 @@ async fn a_repeated_transaction_gets_the_same_answer_and_happens_once_even_after
 }
 
 #[tokio::test]
+async fn what_others_put_under_unsigned_is_not_stored() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (mut story, tip) = house.shared_room().await;
+        let id = story.write(&[&tip], message(bob(), "hello"));
+        let mut event = story.json(&id);
+        event["unsigned"] = json!({"age_ts": 3, "transaction_id": "t", "prev_content": {}});
+        house.transact(bob(), vec![event]).await.unwrap();
+        house.settled(&story.room_id).await;
+        let stored = house.event(&story.room_id, &id).await.unwrap();
+        assert_eq!(stored.pdu.json, story.pdu(&id).json);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn one_transaction_of_a_server_is_taken_at_a_time() {
     on_each_engine(|fresh| async move {
         let house = House::open(fresh).await;
