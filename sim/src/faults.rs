@@ -174,7 +174,7 @@ impl Faults {
         machine.crash().await;
         self.clock.sleep(lasts).await;
         let started = machine.start().await;
-        started.map_err(|why| format!("server {chosen} does not start again: {why}"))
+        started.map_err(|why| format!("server {chosen} after a crash: {why}"))
     }
 
     /// Has one server lie, or all but one.

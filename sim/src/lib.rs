@@ -12,6 +12,7 @@ pub mod liar;
 pub mod lies;
 pub mod machine;
 pub mod network;
+pub mod promises;
 pub mod reader;
 pub mod run;
 pub mod trace;

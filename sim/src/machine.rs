@@ -12,13 +12,14 @@ use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use myelin_api::Peer;
 use myelin_core::room_version::RoomVersion;
 use myelin_env::{Clock, Env, Network, Random};
-use myelin_server::{Assembled, Server, StartError, config::Config};
+use myelin_server::{Assembled, Server, config::Config};
 use ruma::OwnedServerName;
 use tower_http::add_extension::AddExtension;
 
 use crate::{
     lies::{self, Lies},
     network::{Arrival, Fabric},
+    promises::{self, Promises},
     trace::Trace,
     view::Server as Parts,
 };
@@ -32,6 +33,7 @@ pub struct Machine {
     clock: Clock,
     seed: u64,
     lies: Lies,
+    promises: Promises,
     life: Mutex<Life>,
 }
 
@@ -81,6 +83,7 @@ impl Machine {
             version: world.version,
             fabric: world.fabric.clone(),
             lies: Lies::new(Random::seeded(seed), clock.clone(), world.trace.clone()),
+            promises: Promises::default(),
             clock,
             seed,
             life: Mutex::default(),
@@ -127,8 +130,8 @@ impl Machine {
     /// Starts the server on what it has committed before.
     ///
     /// # Errors
-    /// Any [`StartError`].
-    pub async fn start(&self) -> Result<(), StartError> {
+    /// Says why it does not start, or what it has lost.
+    pub async fn start(&self) -> Result<(), String> {
         let starts = {
             let mut life = self.lock();
             life.starts += 1;
@@ -137,12 +140,18 @@ impl Machine {
         let network = Network::simulated(self.fabric.from(self.address));
         let seed = self.seed.wrapping_mul(31).wrapping_add(starts);
         let env = Env::simulated(self.clock.clone(), seed, network);
-        let server = Server::assemble(&self.config(), env.clone()).await?;
+        let assembled = Server::assemble(&self.config(), env.clone()).await;
+        let server = assembled.map_err(|why| format!("it does not start: {why}"))?;
+        self.promises.are_kept(&server).await?;
         server.start_workers();
         self.lies.set_server(Some(Parts::of(&server)));
         let router = server
             .router()
-            .layer(from_fn_with_state(self.lies.clone(), lies::answer));
+            .layer(from_fn_with_state(self.lies.clone(), lies::answer))
+            .layer(from_fn_with_state(
+                self.promises.clone(),
+                promises::remember,
+            ));
         let serving = serve(self.fabric.listen(self.address), router, env.clone());
         // It is tracked; nobody waits for it.
         drop(env.tasks.spawn("listener", serving));

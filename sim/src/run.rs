@@ -250,7 +250,7 @@ impl Simulation {
         let mut clients = Vec::new();
         for (server, machine) in self.machines.iter().enumerate() {
             machine.set_clock(skew(&self.random));
-            machine.start().await.map_err(|why| why.to_string())?;
+            machine.start().await?;
             for number in 1..=USERS {
                 let place = (&self.world.fabric, &self.world.clock);
                 clients.push(Client::register((server, machine), number, place).await?);

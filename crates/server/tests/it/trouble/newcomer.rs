@@ -172,4 +172,23 @@ impl Newcomer {
         }
         panic!("it does not happen within {:?}", step * 100);
     }
+
+    /// Moves the clock from deadline to deadline until something happens. Answers how far it had to go. Whatever
+    /// begins at a deadline has begun before the next one; a step over several of them might take a connection
+    /// its time while it is made.
+    pub(super) async fn wait_by_deadlines<T>(
+        &self,
+        event: impl Future<Output = T>,
+    ) -> (T, Duration) {
+        let begun = self.clock.instant();
+        let mut event = std::pin::pin!(event);
+        for _ in 0..1_000 {
+            tokio::select! {
+                biased;
+                happened = &mut event => return (happened, begun.elapsed(&self.clock)),
+                () = until_at_rest() => drop(self.clock.advance_to_next()),
+            }
+        }
+        panic!("it does not happen within {:?}", begun.elapsed(&self.clock));
+    }
 }
