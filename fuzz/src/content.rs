@@ -26,7 +26,7 @@ pub(crate) fn read(data: &[u8]) {
         server_name!("[::1]:8448"),
         server_name!("1.2.3.4"),
     ] {
-        assert_eq!(acl.allows(server), acl.allows(server));
+        let _ = acl.allows(server);
     }
     drop(Relation::in_content(&content));
 }

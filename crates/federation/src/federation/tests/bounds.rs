@@ -256,6 +256,8 @@ async fn a_server_that_is_busy_says_when_to_come_back() {
         (Some("120"), "{}", 120_000),
         (Some("Tue, 14 Nov 2023 22:14:20 GMT"), "{}", 60_000),
         (None, r#"{"retry_after_ms":5000}"#, 5000),
+        // It does not say. Then it is tried again soon.
+        (None, "{}", 2000),
     ];
     for (header, body, expected) in cases {
         let (_world, _server, federation) = world(move |_| {
