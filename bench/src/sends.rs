@@ -118,6 +118,7 @@ async fn start(
         },
         registration: RegistrationSection {
             enabled: true,
+            guests: false,
             shared_secret: Some(SHARED_SECRET.to_owned()),
         },
         rate_limits: RateLimitsSection {

@@ -45,11 +45,9 @@ pub(crate) async fn admit(
 ) -> Result<Request, ApiError> {
     match access {
         Access::Public => admit_anybody(api, limit, request),
-        Access::User => Ok(admit_user(api, limit, request).await?.0),
-        Access::Admin => match admit_user(api, limit, request).await? {
-            (request, requester) if requester.admin => Ok(request),
-            _ => Err(ApiError::no_admin()),
-        },
+        Access::Guest | Access::User | Access::Admin => {
+            admit_user(api, access, limit, request).await
+        }
         Access::Server => admit_server(api, request).await,
     }
 }
@@ -65,14 +63,20 @@ fn admit_anybody(api: &Api, limit: Option<Limit>, request: Request) -> Result<Re
 
 async fn admit_user(
     api: &Api,
+    access: Access,
     limit: Option<Limit>,
     request: Request,
-) -> Result<(Request, Requester), ApiError> {
+) -> Result<Request, ApiError> {
     let (mut parts, body) = request.into_parts();
     let token = access_token(&parts).ok_or_else(ApiError::missing_token)?;
     let requester = api.users().authenticate(&token).await?;
     let requester = requester.ok_or_else(ApiError::unknown_token)?;
     tracing::Span::current().record("user", requester.user_id.as_str());
+    match access {
+        Access::User | Access::Admin if requester.guest => return Err(ApiError::no_guests()),
+        Access::Admin if !requester.admin => return Err(ApiError::no_admin()),
+        _ => {}
+    }
     if let Some(limit) = limit {
         api.take(limit, &requester, 1)?;
     }
@@ -80,8 +84,8 @@ async fn admit_user(
     let user_agent = user_agent.and_then(|value| value.to_str().ok());
     let address = address_of(api, &parts.extensions, &parts.headers);
     api.users().note_use(&requester, user_agent, address);
-    parts.extensions.insert(User(requester.clone()));
-    Ok((Request::from_parts(parts, body), requester))
+    parts.extensions.insert(User(requester));
+    Ok(Request::from_parts(parts, body))
 }
 
 fn address_of(api: &Api, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {

@@ -90,6 +90,7 @@ impl From<UserError> for ApiError {
         let message = error.to_string();
         match error {
             UserError::Forbidden(_) => Self::forbidden(message),
+            UserError::NoGuests => Self::guests_forbidden(message),
             UserError::Deactivated => {
                 Self::new(StatusCode::FORBIDDEN, "M_USER_DEACTIVATED", message)
             }

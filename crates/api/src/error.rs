@@ -123,9 +123,13 @@ impl ApiError {
         Self::forbidden("You are not a server admin")
     }
 
-    /// 403: this server has no guests.
-    pub fn guests_forbidden() -> Self {
-        let message = "This server has no guests";
+    /// 403: guests may not do this.
+    pub fn no_guests() -> Self {
+        Self::guests_forbidden("Guests may not do this")
+    }
+
+    /// 403: something that is for guests, or for them too, is not had here.
+    pub fn guests_forbidden(message: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "M_GUEST_ACCESS_FORBIDDEN", message)
     }
 

@@ -25,7 +25,9 @@ pub enum Resource {
 pub enum Access {
     /// Anybody.
     Public,
-    /// A user, by access token.
+    /// A user, by access token, guests included.
+    Guest,
+    /// The same without guests.
     User,
     /// The same, if the user administers the server.
     Admin,
@@ -125,16 +127,16 @@ table! {
         Public Change POST "/_matrix/client/v3/register" => client::registration::register, limited Registrations;
         Public Read GET "/_matrix/client/v3/register/available" => client::registration::available, limited Lookups;
         Public Read GET "/_matrix/client/v1/register/m.login.registration_token/validity" => client::registration::token_validity, limited Lookups;
-        User Read GET "/_matrix/client/v3/account/whoami" => client::login::who_am_i;
+        Guest Read GET "/_matrix/client/v3/account/whoami" => client::login::who_am_i;
     }
     "Client-server API: Account management" Client {
         User Change POST "/_matrix/client/v3/account/password" => client::account::change_password;
         User Change POST "/_matrix/client/v3/account/deactivate" => client::account::deactivate;
     }
     "Client-server API: Device management" Client {
-        User Read GET "/_matrix/client/v3/devices" => client::devices::list;
-        User Read GET "/_matrix/client/v3/devices/{device_id}" => client::devices::one;
-        User Change PUT "/_matrix/client/v3/devices/{device_id}" => client::devices::rename;
+        Guest Read GET "/_matrix/client/v3/devices" => client::devices::list;
+        Guest Read GET "/_matrix/client/v3/devices/{device_id}" => client::devices::one;
+        Guest Change PUT "/_matrix/client/v3/devices/{device_id}" => client::devices::rename;
         User Change DELETE "/_matrix/client/v3/devices/{device_id}" => client::devices::remove;
         User Change POST "/_matrix/client/v3/delete_devices" => client::devices::remove_several;
     }
@@ -230,8 +232,8 @@ table! {
     "Client-server API: Profiles" Client {
         Public Read GET "/_matrix/client/v3/profile/{user_id}" => client::profiles::profile;
         Public Read GET "/_matrix/client/v3/profile/{user_id}/{key_name}" => client::profiles::profile_field;
-        User Change PUT "/_matrix/client/v3/profile/{user_id}/{key_name}" => client::profiles::set_profile_field, limited Messages;
-        User Change DELETE "/_matrix/client/v3/profile/{user_id}/{key_name}" => client::profiles::remove_profile_field, limited Messages;
+        Guest Change PUT "/_matrix/client/v3/profile/{user_id}/{key_name}" => client::profiles::set_profile_field, limited Messages;
+        Guest Change DELETE "/_matrix/client/v3/profile/{user_id}/{key_name}" => client::profiles::remove_profile_field, limited Messages;
     }
     "Client-server API: Filtering" Client {
         User Change POST "/_matrix/client/v3/user/{user_id}/filter" => client::filters::store_filter;
@@ -257,11 +259,11 @@ table! {
         User Change PUT "/_matrix/client/v3/pushrules/global/{kind}/{rule_id}/actions" => client::push_rules::set_actions;
     }
     "Client-server API: End-to-end encryption" Client {
-        User Change POST "/_matrix/client/v3/keys/upload" => client::keys::upload;
-        User Read POST "/_matrix/client/v3/keys/query" => client::keys::query;
+        Guest Change POST "/_matrix/client/v3/keys/upload" => client::keys::upload;
+        Guest Read POST "/_matrix/client/v3/keys/query" => client::keys::query;
     }
     "Client-server API: Send-to-Device messaging" Client {
-        User Change PUT "/_matrix/client/v3/sendToDevice/{event_type}/{txn_id}" => client::to_device::send;
+        Guest Change PUT "/_matrix/client/v3/sendToDevice/{event_type}/{txn_id}" => client::to_device::send;
     }
     "Client-server API: Typing notifications" Client {
         User Change PUT "/_matrix/client/v3/rooms/{room_id}/typing/{user_id}" => client::typing::set;
@@ -299,10 +301,10 @@ table! {
     }
     "Client-server API: Room membership" Client {
         User Read GET "/_matrix/client/v3/joined_rooms" => client::membership::joined_rooms;
-        User Change POST "/_matrix/client/v3/join/{room_id_or_alias}" => client::membership::join, limited Joins;
-        User Change POST "/_matrix/client/v3/rooms/{room_id}/join" => client::membership::join, limited Joins;
+        Guest Change POST "/_matrix/client/v3/join/{room_id_or_alias}" => client::membership::join, limited Joins;
+        Guest Change POST "/_matrix/client/v3/rooms/{room_id}/join" => client::membership::join, limited Joins;
         User Change POST "/_matrix/client/v3/knock/{room_id_or_alias}" => client::membership::knock, limited Joins;
-        User Change POST "/_matrix/client/v3/rooms/{room_id}/leave" => client::membership::leave, limited Messages;
+        Guest Change POST "/_matrix/client/v3/rooms/{room_id}/leave" => client::membership::leave, limited Messages;
         User Change POST "/_matrix/client/v3/rooms/{room_id}/forget" => client::membership::forget;
         User Change POST "/_matrix/client/v3/rooms/{room_id}/invite" => client::membership::invite, limited Invites;
         User Change POST "/_matrix/client/v3/rooms/{room_id}/kick" => client::membership::kick, limited Messages;
@@ -310,23 +312,23 @@ table! {
         User Change POST "/_matrix/client/v3/rooms/{room_id}/unban" => client::membership::unban, limited Messages;
     }
     "Client-server API: Sending events" Client {
-        User Change PUT "/_matrix/client/v3/rooms/{room_id}/send/{event_type}/{txn_id}" => client::sending::send, limited Messages;
+        Guest Change PUT "/_matrix/client/v3/rooms/{room_id}/send/{event_type}/{txn_id}" => client::sending::send, limited Messages;
         User Change PUT "/_matrix/client/v3/rooms/{room_id}/redact/{event_id}/{txn_id}" => client::sending::redact, limited Messages;
-        User Change PUT "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/{state_key}" => client::sending::set_state, limited Messages;
-        User Change PUT "/_matrix/client/v3/rooms/{room_id}/state/{event_type}" => client::sending::set_state_without_key, limited Messages;
-        User Change PUT "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/" => client::sending::set_state_without_key, limited Messages;
+        Guest Change PUT "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/{state_key}" => client::sending::set_state, limited Messages;
+        Guest Change PUT "/_matrix/client/v3/rooms/{room_id}/state/{event_type}" => client::sending::set_state_without_key, limited Messages;
+        Guest Change PUT "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/" => client::sending::set_state_without_key, limited Messages;
     }
     "Client-server API: Getting events" Client {
-        User Wait GET "/_matrix/client/v3/sync" => client::sync::sync;
-        User Read GET "/_matrix/client/v3/rooms/{room_id}/event/{event_id}" => client::events::event;
-        User Wait GET "/_matrix/client/v3/rooms/{room_id}/state" => client::events::state;
-        User Wait GET "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/{state_key}" => client::events::state_entry;
-        User Wait GET "/_matrix/client/v3/rooms/{room_id}/state/{event_type}" => client::events::state_entry_without_key;
-        User Wait GET "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/" => client::events::state_entry_without_key;
-        User Wait GET "/_matrix/client/v3/rooms/{room_id}/members" => client::events::members;
+        Guest Wait GET "/_matrix/client/v3/sync" => client::sync::sync;
+        Guest Read GET "/_matrix/client/v3/rooms/{room_id}/event/{event_id}" => client::events::event;
+        Guest Wait GET "/_matrix/client/v3/rooms/{room_id}/state" => client::events::state;
+        Guest Wait GET "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/{state_key}" => client::events::state_entry;
+        Guest Wait GET "/_matrix/client/v3/rooms/{room_id}/state/{event_type}" => client::events::state_entry_without_key;
+        Guest Wait GET "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/" => client::events::state_entry_without_key;
+        Guest Wait GET "/_matrix/client/v3/rooms/{room_id}/members" => client::events::members;
         User Wait GET "/_matrix/client/v3/rooms/{room_id}/joined_members" => client::events::joined_members;
-        User Wait GET "/_matrix/client/v3/rooms/{room_id}/messages" => client::events::messages;
-        User Wait GET "/_matrix/client/v3/rooms/{room_id}/context/{event_id}" => client::events::context;
+        Guest Wait GET "/_matrix/client/v3/rooms/{room_id}/messages" => client::events::messages;
+        Guest Wait GET "/_matrix/client/v3/rooms/{room_id}/context/{event_id}" => client::events::context;
         User Wait GET "/_matrix/client/v1/rooms/{room_id}/timestamp_to_event" => client::events::event_at;
     }
     "Client-server API: Event relationships" Client {

@@ -230,6 +230,9 @@ section! {
     pub struct RegistrationSection {
         /// Whether anybody may register an account. Without it, one needs a registration token.
         pub enabled: bool,
+        /// Whether anybody may have an account as a guest, without showing anything for it. Guests join rooms
+        /// that let guests in, write there, and may do little else.
+        pub guests: bool,
         /// Whoever knows this secret can register accounts, also administrators', through
         /// /_synapse/admin/v1/register. Without one, nobody can.
         #[example = "\"a long random text\""]

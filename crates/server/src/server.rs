@@ -123,6 +123,7 @@ impl Parts {
             UsersConfig {
                 server_name: config.server_name.clone(),
                 registration_enabled: config.registration.enabled,
+                guests: config.registration.guests,
                 shared_secret: config.registration.shared_secret.clone(),
                 quotas: config.rate_limits.quotas(),
             },

@@ -8,35 +8,36 @@ use crate::{
 };
 
 /// Which accounts: `$1` is an ID in part, `$2` a display name, `$3` and `$4` bounds of "closed", `$5` and `$6`
-/// of "administers".
+/// of "administers", `$7` whether guests are among them.
 macro_rules! wanted {
     () => {
         "(CAST($1 AS TEXT) IS NULL OR LOWER(a.user_id) LIKE $1 ESCAPE '\\' OR LOWER(a.display_name) LIKE $2 ESCAPE '\\')
          AND ($3 OR NOT a.deactivated) AND ($4 OR a.deactivated)
-         AND ($5 OR NOT a.admin) AND ($6 OR a.admin)"
+         AND ($5 OR NOT a.admin) AND ($6 OR a.admin) AND ($7 OR NOT a.guest)"
     };
 }
 
 statements! {
     /// One account.
-    DETAILS = "SELECT a.user_id, a.display_name, a.avatar_url, a.admin, a.deactivated, a.erased, a.created_ms,
+    DETAILS = "SELECT a.user_id, a.display_name, a.avatar_url, a.admin, a.guest, a.deactivated, a.erased, a.created_ms,
             (SELECT MAX(last_seen_ms) FROM devices d WHERE d.user_id = a.user_id)
         FROM accounts a WHERE a.user_id = $1";
     /// A page of accounts.
-    LIST = concat!("SELECT user_id, display_name, avatar_url, admin, deactivated, erased, created_ms, last_seen_ms
+    LIST = concat!("SELECT user_id, display_name, avatar_url, admin, guest, deactivated, erased, created_ms, last_seen_ms
         FROM (SELECT a.*, d.last_seen_ms,
-            CASE $7 WHEN 'name' THEN a.user_id WHEN 'displayname' THEN COALESCE(a.display_name, '')
+            CASE $8 WHEN 'name' THEN a.user_id WHEN 'displayname' THEN COALESCE(a.display_name, '')
                 WHEN 'avatar_url' THEN COALESCE(a.avatar_url, '') ELSE '' END AS text_key,
-            CASE $7 WHEN 'admin' THEN CASE WHEN a.admin THEN 1 ELSE 0 END
+            CASE $8 WHEN 'admin' THEN CASE WHEN a.admin THEN 1 ELSE 0 END
+                WHEN 'is_guest' THEN CASE WHEN a.guest THEN 1 ELSE 0 END
                 WHEN 'deactivated' THEN CASE WHEN a.deactivated THEN 1 ELSE 0 END
                 WHEN 'creation_ts' THEN a.created_ms
                 WHEN 'last_seen_ts' THEN COALESCE(d.last_seen_ms, 0) ELSE 0 END AS number_key
             FROM accounts a LEFT JOIN (SELECT user_id, MAX(last_seen_ms) AS last_seen_ms
                 FROM devices GROUP BY user_id) d ON d.user_id = a.user_id
             WHERE ", wanted!(), ") AS listed
-        ORDER BY CASE WHEN $8 THEN '' ELSE text_key END, CASE WHEN $8 THEN text_key ELSE '' END DESC,
-            CASE WHEN $8 THEN 0 ELSE number_key END, CASE WHEN $8 THEN number_key ELSE 0 END DESC, user_id
-        LIMIT $9 OFFSET $10");
+        ORDER BY CASE WHEN $9 THEN '' ELSE text_key END, CASE WHEN $9 THEN text_key ELSE '' END DESC,
+            CASE WHEN $9 THEN 0 ELSE number_key END, CASE WHEN $9 THEN number_key ELSE 0 END DESC, user_id
+        LIMIT $10 OFFSET $11");
     /// How many accounts there are of that kind.
     COUNT = concat!("SELECT COUNT(*) FROM accounts a WHERE ", wanted!());
 }
@@ -52,6 +53,8 @@ pub struct AccountDetails {
     pub avatar_url: Option<String>,
     /// Whether the user administers the server.
     pub admin: bool,
+    /// Whether the user is a guest.
+    pub guest: bool,
     /// Whether the account was closed.
     pub deactivated: bool,
     /// Whether what belonged to the user and to no room went with it.
@@ -86,6 +89,8 @@ pub enum SortBy {
     AvatarUrl,
     /// Administrators last.
     Admin,
+    /// Guests last.
+    Guest,
     /// Closed accounts last.
     Deactivated,
     /// When it was made.
@@ -103,6 +108,7 @@ impl SortBy {
             Self::DisplayName => "displayname",
             Self::AvatarUrl => "avatar_url",
             Self::Admin => "admin",
+            Self::Guest => "is_guest",
             Self::Deactivated => "deactivated",
             Self::Created => "creation_ts",
             Self::LastSeen => "last_seen_ts",
@@ -120,6 +126,8 @@ pub struct AccountsWanted {
     pub deactivated: Option<bool>,
     /// Only administrators, or none of them.
     pub admins: Option<bool>,
+    /// No guests.
+    pub without_guests: bool,
     /// The order.
     pub sort_by: SortBy,
     /// Whether the order is turned round.
@@ -158,13 +166,14 @@ pub async fn list(
     let (id, name) = (id.as_deref(), name.as_deref());
     let (open, closed) = bounds(wanted.deactivated);
     let (others, admins) = bounds(wanted.admins);
+    let guests = !wanted.without_guests;
     let (sort_by, down) = (wanted.sort_by.name(), wanted.descending);
     let (limit, skip) = (wanted.limit, wanted.skip);
     let values = params![
-        id, name, closed, open, admins, others, sort_by, down, limit, skip
+        id, name, closed, open, admins, others, guests, sort_by, down, limit, skip
     ];
     let rows = tx.query(LIST, values).await?;
-    let values = params![id, name, closed, open, admins, others];
+    let values = params![id, name, closed, open, admins, others, guests];
     let total = tx.query_opt(COUNT, values).await?;
     let total = total.map_or(Ok(0), |row| row.int(0))?.unsigned_abs();
     Ok((rows.iter().map(read).collect::<Result<_, _>>()?, total))
@@ -181,9 +190,10 @@ fn read(row: &Row) -> Result<AccountDetails, StorageError> {
         display_name: row.opt_text(1)?.map(str::to_owned),
         avatar_url: row.opt_text(2)?.map(str::to_owned),
         admin: row.bool(3)?,
-        deactivated: row.bool(4)?,
-        erased: row.bool(5)?,
-        created_ms: row.int(6)?.unsigned_abs(),
-        last_seen_ms: row.opt_int(7)?.map(i64::unsigned_abs),
+        guest: row.bool(4)?,
+        deactivated: row.bool(5)?,
+        erased: row.bool(6)?,
+        created_ms: row.int(7)?.unsigned_abs(),
+        last_seen_ms: row.opt_int(8)?.map(i64::unsigned_abs),
     })
 }

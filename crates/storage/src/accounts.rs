@@ -2,12 +2,18 @@
 
 use ruma::{OwnedUserId, UserId};
 
-use crate::{Row, StorageError, Tx, devices, presence};
+use crate::{Row, StorageError, Tx, devices, presence, profiles};
 
 statements! {
     /// A new account; a name is taken only once.
     PUT_ACCOUNT = "INSERT INTO accounts (user_id, password_hash, admin, deactivated, created_ms, device_list)
         VALUES ($1, $2, $3, FALSE, $4, 0) ON CONFLICT DO NOTHING";
+    /// A new account of a guest.
+    PUT_GUEST = "INSERT INTO accounts (user_id, admin, deactivated, created_ms, device_list, guest)
+        VALUES ($1, FALSE, FALSE, $2, 0, TRUE) ON CONFLICT DO NOTHING";
+    /// A guest's account becomes one like any other.
+    UPGRADE = "UPDATE accounts SET guest = FALSE, password_hash = $2, admin = $3
+        WHERE user_id = $1 AND guest AND NOT deactivated";
     /// What logging in needs to know.
     ACCOUNT = "SELECT password_hash, admin, deactivated FROM accounts WHERE user_id = $1";
     /// A new password.
@@ -30,7 +36,7 @@ statements! {
     /// A user has left.
     FORGET_DEPARTURE = "DELETE FROM departures WHERE user_id = $1";
     /// Whether anybody has registered yet.
-    ANY_ACCOUNT = "SELECT 1 FROM accounts LIMIT 1";
+    ANY_ACCOUNT = "SELECT 1 FROM accounts WHERE NOT guest LIMIT 1";
     /// Whether an account administers the server.
     SET_ADMIN = "UPDATE accounts SET admin = $2 WHERE user_id = $1";
     /// Who of some users asked for everything to be erased.
@@ -68,6 +74,35 @@ pub async fn put(
         )
         .await?;
     Ok(added == 1)
+}
+
+/// Stores a new account of a guest. False if the name is taken.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn put_guest(tx: &mut Tx, user: &UserId, now_ms: u64) -> Result<bool, StorageError> {
+    let values = params![user.as_str(), now_ms];
+    Ok(tx.execute(PUT_GUEST, values).await? == 1)
+}
+
+/// Makes a guest's account one like any other: the guest's sessions end, and it is noted that the user's rooms
+/// have to be told. False if it is no guest's (any more).
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn upgrade(
+    tx: &mut Tx,
+    user: &UserId,
+    password_hash: Option<&str>,
+    admin: bool,
+) -> Result<bool, StorageError> {
+    let values = params![user.as_str(), password_hash, admin];
+    if tx.execute(UPGRADE, values).await? == 0 {
+        return Ok(false);
+    }
+    devices::remove_all(tx, user).await?;
+    profiles::note_change(tx, user).await?;
+    Ok(true)
 }
 
 /// An account.
@@ -173,7 +208,7 @@ pub async fn erased_among(
     rows.iter().map(|row| row.parsed(0)).collect()
 }
 
-/// Whether there is any account.
+/// Whether there is any account beside those of guests.
 ///
 /// # Errors
 /// Any [`StorageError`].

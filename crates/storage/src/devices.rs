@@ -35,7 +35,7 @@ statements! {
     PUT_TOKEN = "INSERT INTO access_tokens (token_hash, user_id, device_id, created_ms, expires_ms)
         VALUES ($1, $2, $3, $4, $5)";
     /// Whom a token speaks for.
-    TOKEN = "SELECT t.user_id, t.device_id, a.admin, t.expires_ms, t.renews FROM access_tokens t
+    TOKEN = "SELECT t.user_id, t.device_id, a.admin, a.guest, t.expires_ms, t.renews FROM access_tokens t
         JOIN accounts a ON a.user_id = t.user_id WHERE t.token_hash = $1 AND NOT a.deactivated";
     /// A device's tokens go.
     DELETE_TOKENS_OF_DEVICE = "DELETE FROM access_tokens WHERE user_id = $1 AND device_id = $2";
@@ -88,6 +88,8 @@ pub struct TokenOwner {
     pub device_id: OwnedDeviceId,
     /// Whether the user administers the server.
     pub admin: bool,
+    /// Whether the user is a guest.
+    pub guest: bool,
     /// When it ends, in Unix milliseconds.
     pub expires_ms: Option<u64>,
     /// The hash of the refresh token in whose place it came, if it was not used yet.
@@ -262,8 +264,9 @@ pub async fn owner_of_token(
             user_id: row.parsed(0)?,
             device_id: row.text(1)?.into(),
             admin: row.bool(2)?,
-            expires_ms: row.opt_int(3)?.map(i64::unsigned_abs),
-            renews: row.opt_blob(4)?.map(<[u8]>::to_vec),
+            guest: row.bool(3)?,
+            expires_ms: row.opt_int(4)?.map(i64::unsigned_abs),
+            renews: row.opt_blob(5)?.map(<[u8]>::to_vec),
         })
     })
     .transpose()

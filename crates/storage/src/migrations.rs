@@ -156,6 +156,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "key documents",
         sql: include_str!("../migrations/0028_key_documents.sql"),
     },
+    Migration {
+        number: 29,
+        name: "guests",
+        sql: include_str!("../migrations/0029_guests.sql"),
+    },
 ];
 
 statements! {

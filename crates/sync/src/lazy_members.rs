@@ -172,6 +172,7 @@ mod tests {
             user_id: user_id!("@me:x.example").to_owned(),
             device_id: "D".into(),
             admin: false,
+            guest: false,
         }
     }
 

@@ -21,6 +21,9 @@ pub enum UserError {
     /// Who asks is known, or has shown to be wrong, and may not do this.
     #[error("{0}")]
     Forbidden(String),
+    /// The operator wants no guests.
+    #[error("This server has no guests")]
+    NoGuests,
     /// The account was closed.
     #[error("This account has been deactivated")]
     Deactivated,

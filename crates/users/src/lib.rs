@@ -64,6 +64,8 @@ pub struct UsersConfig {
     pub server_name: OwnedServerName,
     /// Whether anybody may register without a token.
     pub registration_enabled: bool,
+    /// Whether anybody may be a guest.
+    pub guests: bool,
     /// Lets tools register accounts; none: they can't.
     pub shared_secret: Option<String>,
     /// How often things may be done; none: as often as anybody likes.

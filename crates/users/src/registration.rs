@@ -20,6 +20,8 @@ pub struct Registration {
     pub username: Option<String>,
     /// Without one, nobody can log in with a password.
     pub password: Option<String>,
+    /// The token of a guest who is to keep name and rooms: then `username` is the guest's.
+    pub guest_access_token: Option<String>,
     /// What was shown for it.
     pub auth: Option<AuthData>,
     /// The device to log in.
@@ -57,10 +59,7 @@ impl Users {
     /// [`UserError::Challenge`] with what is missing, [`UserError::Forbidden`] if nobody can
     /// register, and everything that can be wrong with the name or the password.
     pub async fn register(&self, request: Registration) -> Result<Registered, UserError> {
-        let user_id = match &request.username {
-            Some(username) => self.available(username).await?,
-            None => self.new_user_id(&self.env().random.alphanumeric(12))?,
-        };
+        let user_id = self.name_of(&request).await?;
         let flows = self.registration_flows().await?;
         let passed = self.pass_stages(Purpose::Registration, flows, request.auth);
         let passed = passed.await?;
@@ -77,6 +76,7 @@ impl Users {
         let session_id = passed.session;
         let account = AccountToStore {
             user_id: user_id.clone(),
+            was_guest: request.guest_access_token.is_some(),
             password_hash,
             admin: false,
             display_name: None,
@@ -96,6 +96,62 @@ impl Users {
         Ok(login.map_or(Registered::Account(user_id), Registered::LoggedIn))
     }
 
+    /// The ID of whoever registers.
+    async fn name_of(&self, request: &Registration) -> Result<OwnedUserId, UserError> {
+        let Some(token) = &request.guest_access_token else {
+            return match &request.username {
+                Some(username) => self.available(username).await,
+                None => self.random_user_id(),
+            };
+        };
+        let username = request.username.as_deref();
+        let user_id = self.new_user_id(username.ok_or(UserError::MissingParam("username"))?)?;
+        match self.authenticate(token).await? {
+            Some(guest) if guest.guest && guest.user_id == user_id => Ok(user_id),
+            _ => Err(UserError::Forbidden(
+                "The token is not that of the guest of this name".to_owned(),
+            )),
+        }
+    }
+
+    fn random_user_id(&self) -> Result<OwnedUserId, UserError> {
+        self.new_user_id(&self.env().random.alphanumeric(12))
+    }
+
+    /// Makes an account of a guest, with a session. Client-server API, "Guest access".
+    ///
+    /// # Errors
+    /// [`UserError::NoGuests`], [`UserError::InvalidParam`] if the device can't be called so,
+    /// [`UserError::Storage`].
+    pub async fn register_guest(
+        &self,
+        device_display_name: Option<String>,
+    ) -> Result<Login, UserError> {
+        if !self.config().guests {
+            return Err(UserError::NoGuests);
+        }
+        let user_id = self.random_user_id()?;
+        let device = NewDevice {
+            display_name: device_display_name,
+            ..NewDevice::default()
+        };
+        let session = self.new_session(user_id.clone(), device)?;
+        let login = session.login.clone();
+        let now_ms = self.env().clock.now_ms();
+        self.database()
+            .write("register a guest", Priority::Interactive, move |tx| {
+                Box::pin(async move {
+                    if !accounts::put_guest(tx, &user_id, now_ms).await? {
+                        return Err(UserError::UserInUse);
+                    }
+                    Ok(session.store(tx).await?)
+                })
+            })
+            .await?;
+        tracing::info!(user = %login.user_id, "registered as a guest");
+        Ok(login)
+    }
+
     /// Makes an account on the operator's word.
     ///
     /// # Errors
@@ -109,6 +165,7 @@ impl Users {
         };
         let account = AccountToStore {
             user_id: user_id.clone(),
+            was_guest: false,
             password_hash,
             admin: account.admin,
             display_name: account.display_name,
@@ -219,6 +276,8 @@ impl Users {
 /// An account that has yet to be stored.
 struct AccountToStore {
     user_id: OwnedUserId,
+    /// The account is there, as a guest's.
+    was_guest: bool,
     password_hash: Option<String>,
     admin: bool,
     display_name: Option<String>,
@@ -245,7 +304,11 @@ impl AccountToStore {
             admin |= kind == Some(true);
         }
         let hash = self.password_hash.as_deref();
-        if !accounts::put(tx, &self.user_id, hash, admin, self.now_ms).await? {
+        let is_stored = match self.was_guest {
+            true => accounts::upgrade(tx, &self.user_id, hash, admin).await?,
+            false => accounts::put(tx, &self.user_id, hash, admin, self.now_ms).await?,
+        };
+        if !is_stored {
             return Err(UserError::UserInUse);
         }
         if self.display_name.is_some() {

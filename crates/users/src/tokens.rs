@@ -19,6 +19,8 @@ pub struct Requester {
     pub device_id: OwnedDeviceId,
     /// Whether the user administers the server.
     pub admin: bool,
+    /// Whether the user is a guest.
+    pub guest: bool,
 }
 
 impl Users {
@@ -46,6 +48,7 @@ impl Users {
             user_id: owner.user_id,
             device_id: owner.device_id,
             admin: owner.admin,
+            guest: owner.guest,
         };
         if let Some(renews) = owner.renews {
             let Requester {

@@ -1,4 +1,4 @@
-//! "User Admin API". Guests, locked, suspended and shadow-banned accounts, and addresses of users at third
+//! "User Admin API". Locked, suspended and shadow-banned accounts, and addresses of users at third
 //! parties, are things that this server does not have.
 
 use axum::extract::State;
@@ -24,6 +24,7 @@ pub(crate) struct ListParameters {
     name: Option<String>,
     deactivated: Option<bool>,
     admins: Option<bool>,
+    guests: Option<bool>,
     order_by: Option<OrderBy>,
     dir: Option<Dir>,
 }
@@ -50,13 +51,12 @@ impl From<OrderBy> for SortBy {
             OrderBy::Name => Self::Name,
             OrderBy::Displayname => Self::DisplayName,
             OrderBy::Admin => Self::Admin,
+            OrderBy::IsGuest => Self::Guest,
             OrderBy::Deactivated => Self::Deactivated,
             OrderBy::AvatarUrl => Self::AvatarUrl,
             OrderBy::CreationTs => Self::Created,
             OrderBy::LastSeenTs => Self::LastSeen,
-            OrderBy::IsGuest | OrderBy::UserType | OrderBy::ShadowBanned | OrderBy::Locked => {
-                Self::Nothing
-            }
+            OrderBy::UserType | OrderBy::ShadowBanned | OrderBy::Locked => Self::Nothing,
         }
     }
 }
@@ -97,6 +97,7 @@ async fn list_of(
         named,
         deactivated,
         admins: parameters.admins,
+        without_guests: parameters.guests == Some(false),
         sort_by: parameters.order_by.unwrap_or(OrderBy::Name).into(),
         descending: parameters.dir == Some(Dir::Backwards),
         skip,
@@ -134,7 +135,7 @@ fn row(account: &AccountDetails) -> Value {
     json!({
         "name": account.user_id,
         "user_type": null,
-        "is_guest": false,
+        "is_guest": account.guest,
         "admin": account.admin,
         "deactivated": account.deactivated,
         "shadow_banned": false,

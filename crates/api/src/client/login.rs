@@ -143,6 +143,6 @@ pub(crate) async fn who_am_i(User(requester): User) -> Json<Value> {
     Json(json!({
         "user_id": requester.user_id,
         "device_id": requester.device_id,
-        "is_guest": false,
+        "is_guest": requester.guest,
     }))
 }

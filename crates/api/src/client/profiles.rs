@@ -1,8 +1,8 @@
 //! Client-server API, "Profiles".
 
 use axum::extract::State;
-use myelin_users::{ProfileField, ProfileFields};
-use ruma::{OwnedUserId, UserId};
+use myelin_users::{ProfileField, ProfileFields, Requester};
+use ruma::OwnedUserId;
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -40,7 +40,7 @@ pub(crate) async fn set_profile_field(
     let field = ProfileField::from_name(&name)?;
     let missing = || ApiError::missing_param(&name);
     let value = body.remove(field.name()).ok_or_else(missing)?;
-    set_field(&api, &requester.user_id, user, field, Some(value)).await
+    set_field(&api, &requester, user, field, Some(value)).await
 }
 
 pub(crate) async fn remove_profile_field(
@@ -49,17 +49,21 @@ pub(crate) async fn remove_profile_field(
     Path((user, name)): Path<(OwnedUserId, String)>,
 ) -> Result<Json<Value>, ApiError> {
     let field = ProfileField::from_name(&name)?;
-    set_field(&api, &requester.user_id, user, field, None).await
+    set_field(&api, &requester, user, field, None).await
 }
 
 async fn set_field(
     api: &Api,
-    requester: &UserId,
+    requester: &Requester,
     user: OwnedUserId,
     field: ProfileField,
     value: Option<Value>,
 ) -> Result<Json<Value>, ApiError> {
-    if requester != user {
+    // Client-server API, "Guest access": a name is all that guests show of themselves.
+    if requester.guest && field != ProfileField::DisplayName {
+        return Err(ApiError::no_guests());
+    }
+    if requester.user_id != user {
         return Err(ApiError::forbidden("This is not your profile"));
     }
     let is_shown_in_rooms = field.is_shown_in_rooms();

@@ -20,6 +20,7 @@ pub(crate) struct RegisterParameters {
 pub(crate) struct RegisterRequest {
     username: Option<String>,
     password: Option<String>,
+    guest_access_token: Option<String>,
     auth: Option<AuthData>,
     device_id: Option<String>,
     initial_device_display_name: Option<String>,
@@ -36,7 +37,12 @@ pub(crate) async fn register(
 ) -> Result<Json<Value>, ApiError> {
     match parameters.kind.as_deref() {
         None | Some("user") => {}
-        Some("guest") => return Err(ApiError::guests_forbidden()),
+        Some("guest") => {
+            // Nothing else of the request counts.
+            let name = request.initial_device_display_name;
+            let login = api.users().register_guest(name).await?;
+            return Ok(Json(login_answer(&api, &login)));
+        }
         Some(other) => {
             return Err(ApiError::invalid_param(format!("Unknown kind {other:?}")));
         }
@@ -45,6 +51,7 @@ pub(crate) async fn register(
         .users()
         .register(Registration {
             username: request.username,
+            guest_access_token: request.guest_access_token,
             password: request.password,
             auth: request.auth,
             device: NewDevice {

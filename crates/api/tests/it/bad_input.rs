@@ -150,7 +150,7 @@ impl<'a> People<'a> {
         let mut request = Request::builder().method(ask.method.clone()).uri(target);
         let authorization = match route.access {
             Access::Public => None,
-            Access::User => Some(format!("Bearer {}", self.user)),
+            Access::Guest | Access::User => Some(format!("Bearer {}", self.user)),
             Access::Admin => Some(format!("Bearer {}", self.admin)),
             Access::Server => Some(ask.signed(&self.server, US)),
         };

@@ -10,6 +10,7 @@ mod edus;
 mod errors;
 mod federation;
 mod forgeries;
+mod guests;
 mod handshakes;
 mod invitations;
 mod memberships;
@@ -81,6 +82,7 @@ impl Site {
         let mut users = UsersConfig {
             server_name: server_name.clone(),
             registration_enabled: true,
+            guests: false,
             shared_secret: None,
             quotas: None,
         };

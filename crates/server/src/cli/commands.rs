@@ -70,6 +70,7 @@ fn resource_name(resource: Resource) -> &'static str {
 fn access_name(access: Access) -> &'static str {
     match access {
         Access::Public => "public",
+        Access::Guest => "guest",
         Access::User => "user",
         Access::Admin => "admin",
         Access::Server => "server",

@@ -94,6 +94,7 @@ impl Machine {
             },
             registration: RegistrationSection {
                 enabled: true,
+                guests: true,
                 shared_secret: Some(SHARED_SECRET.to_owned()),
             },
             rate_limits: RateLimitsSection {

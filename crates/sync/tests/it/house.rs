@@ -46,6 +46,7 @@ impl House {
         let config = UsersConfig {
             server_name: server_name.clone(),
             registration_enabled: false,
+            guests: false,
             shared_secret: None,
             quotas: None,
         };
@@ -261,6 +262,7 @@ pub(crate) fn viewer(user: &UserId) -> Requester {
         user_id: user.to_owned(),
         device_id: "PHONE".into(),
         admin: false,
+        guest: false,
     }
 }
 

@@ -21,6 +21,7 @@ fn viewer(user: &UserId) -> Requester {
         user_id: user.to_owned(),
         device_id: "PHONE".into(),
         admin: false,
+        guest: false,
     }
 }
 

@@ -27,6 +27,7 @@ async fn users(fresh: &Fresh, registration_enabled: bool) -> Users {
     let config = UsersConfig {
         server_name,
         registration_enabled,
+        guests: false,
         shared_secret: Some("open sesame".to_owned()),
         quotas: None,
     };

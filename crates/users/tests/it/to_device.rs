@@ -16,6 +16,7 @@ fn alice(device_id: &str) -> Requester {
         user_id: user_id!("@alice:example.org").to_owned(),
         device_id: device_id.into(),
         admin: false,
+        guest: false,
     }
 }
 
