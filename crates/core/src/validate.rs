@@ -82,8 +82,13 @@ pub enum DropReason {
     #[error("the create event is among the auth events")]
     CreateAmongAuthEvents,
     /// It belongs to another room than the one it was expected in.
-    #[error("the event is of room {0}")]
-    OtherRoom(OwnedRoomId),
+    #[error("{event_id} is of room {room_id}")]
+    OtherRoom {
+        /// Its ID, as the room version says in which it was expected.
+        event_id: OwnedEventId,
+        /// The room.
+        room_id: OwnedRoomId,
+    },
     /// Its content hash is wrong, and the redacted form will not do.
     #[error("the content hash is wrong")]
     WrongHash,
@@ -198,7 +203,10 @@ impl Unverified {
         let pdu = Pdu::from_stored(version, event_id, carried_on).map_err(DropReason::Malformed)?;
         check_references(version, &pdu)?;
         if room.is_some_and(|room| room != pdu.room_id) {
-            return Err(DropReason::OtherRoom(pdu.room_id));
+            return Err(DropReason::OtherRoom {
+                event_id: pdu.event_id,
+                room_id: pdu.room_id,
+            });
         }
         Ok(Self {
             hash_matches,

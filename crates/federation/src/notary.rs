@@ -131,7 +131,7 @@ impl Notary {
                 .iter()
                 .enumerate()
                 .filter(|(index, _)| named.contains(index));
-            answer.extend(named.map(|(_, held)| self.sign(&held.document)));
+            answer.extend(named.filter_map(|(_, held)| self.sign(&held.document)));
         }
         Ok(answer)
     }
@@ -152,7 +152,7 @@ impl Notary {
                     .entry(held.document.server.clone())
                     .or_default()
                     .push(held),
-                None => tracing::error!(server = row.server, "stored key document is corrupt"),
+                None => tell_corrupt(&row.server),
             }
         }
         Ok(known)
@@ -204,11 +204,15 @@ impl Notary {
         }
     }
 
-    fn sign(&self, document: &KeyDocument) -> CanonicalJsonObject {
+    /// A document with this server's signature. `None` if there is no place for it: that was verified before it
+    /// was stored, so what is stored is not what it was.
+    fn sign(&self, document: &KeyDocument) -> Option<CanonicalJsonObject> {
         let mut object = document.as_signed_by_its_server();
         let signed = self.0.own.sign_json(&mut object);
-        signed.expect("a document that was verified has signatures of the right shape");
-        object
+        signed
+            .inspect_err(|_| tell_corrupt(document.server.as_str()))
+            .ok()?;
+        Some(object)
     }
 
     fn attempts(&self) -> MutexGuard<'_, Attempts> {
@@ -242,6 +246,10 @@ impl Held {
             None => now_ms <= self.heard_ms.midpoint(self.valid_until_ms),
         }
     }
+}
+
+fn tell_corrupt(server: &str) {
+    tracing::error!(server, "stored key document is corrupt");
 }
 
 /// The newest document with a key.

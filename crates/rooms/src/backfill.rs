@@ -1,7 +1,8 @@
 //! History from other servers, when somebody reads further back than this server holds (R61–R67).
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
+use myelin_core::{event::Event, number::EventNr};
 use myelin_storage::events::{self, BackwardExtremity};
 use ruma::{OwnedEventId, OwnedServerName, ServerName};
 
@@ -107,16 +108,21 @@ impl Rooms {
         room: &Arc<Room>,
         ends: Vec<BackwardExtremity>,
     ) -> Result<Vec<OwnedEventId>, RoomError> {
+        let numbers: Vec<EventNr> = ends.iter().map(|end| end.event).collect();
+        let children = self.database().look_up("children", move |tx| {
+            Box::pin(async move { events::children(tx, &numbers).await })
+        });
+        let children = children.await?.into_iter().map(|(child, _)| child);
+        let children: BTreeMap<EventNr, Arc<Event>> =
+            room.events(self, children).await?.into_iter().collect();
         let mut worthy = Vec::new();
         for end in ends {
             if worthy.len() == MOST_EXTREMITIES {
                 break;
             }
-            let children = self.database().look_up("children", move |tx| {
-                Box::pin(async move { events::children(tx, &[end.event]).await })
-            });
-            let children = children.await?.into_iter().map(|(child, _)| child);
-            for child in room.events(self, children).await?.values() {
+            let names_it = |child: &&Arc<Event>| child.pdu.prev_events.contains(&end.event_id);
+            for child in children.values().filter(names_it) {
+                // Of this server's users a partial state tells the truth.
                 if self.may_see(room, self.server_name(), child).await? {
                     worthy.push(end.event_id);
                     break;

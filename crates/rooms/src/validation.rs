@@ -80,11 +80,10 @@ impl Rooms {
         pdus: Vec<Box<RawValue>>,
     ) -> Vec<(Option<OwnedEventId>, Result<ValidPdu, DropReason>)> {
         let parsed = self.parse(version, room_id, pdus).await;
-        let id = |parsed: &Result<Unverified, DropReason>| {
-            parsed
-                .as_ref()
-                .ok()
-                .map(|parsed| parsed.event_id().to_owned())
+        let id = |parsed: &Result<Unverified, DropReason>| match parsed {
+            Ok(parsed) => Some(parsed.event_id().to_owned()),
+            Err(DropReason::OtherRoom { event_id, .. }) => Some(event_id.clone()),
+            Err(_) => None,
         };
         let ids: Vec<_> = parsed.iter().map(id).collect();
         let keys = self.keys_of(&parsed).await;
@@ -179,7 +178,8 @@ impl Rooms {
 /// How many of some PDUs belong to another room than the one they were asked for in; they are counted among the
 /// server's figures.
 pub(crate) fn foreign(checked: &[Result<ValidPdu, DropReason>]) -> usize {
-    let of_other_room = |result: &&Result<_, _>| matches!(result, Err(DropReason::OtherRoom(_)));
+    let of_other_room =
+        |result: &&Result<_, _>| matches!(result, Err(DropReason::OtherRoom { .. }));
     let foreign = checked.iter().filter(of_other_room).count();
     metrics::counter!("myelin_foreign_events_total").increment(foreign as u64);
     foreign

@@ -240,7 +240,7 @@ fn an_event_of_another_room_than_asked_for_is_dropped() {
     let event = made(draft(RoomVersion::V11), RoomVersion::V11).to_string();
     assert!(Unverified::parse(RoomVersion::V11, &event, Some(room_id!("!r:domain"))).is_ok());
     let result = Unverified::parse(RoomVersion::V11, &event, Some(room_id!("!q:domain")));
-    assert!(matches!(result, Err(DropReason::OtherRoom(_))));
+    assert!(matches!(result, Err(DropReason::OtherRoom { .. })));
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::{
 
 use futures_util::future::join_all;
 use myelin_core::keys::verify_json;
-use myelin_storage::testing::START_MS;
-use ruma::CanonicalJsonObject;
+use myelin_storage::{Priority, server_keys, testing::START_MS};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue};
 use tokio::sync::Notify;
 
 use super::{KeyCriterion, KeyQuery, MOST_SERVERS};
@@ -413,4 +413,41 @@ async fn what_is_too_large_is_not_kept_for_others() {
         0
     );
     assert_eq!(server.count(), 1);
+}
+
+#[tokio::test]
+async fn a_stored_document_that_was_corrupted_is_passed_over() {
+    let world = World::new().await;
+    let (saying, _server) = origin(&world, "a.test").await;
+    let (retired, now) = (keys("a.test", 1), keys("a.test", 2));
+    let federation = world.federation();
+    let said = [retired.document(START_MS), now.document(START_MS + DAY_MS)];
+    for document in &said {
+        say(&saying, Some(document.clone()));
+        ask(&federation, query("a.test", None, None)).await;
+        world.env().clock.advance(DAY);
+    }
+    say(&saying, None);
+    let mut both = query("a.test", Some(&retired), Some(0));
+    both.wanted
+        .extend(query("a.test", Some(&now), Some(0)).wanted);
+    assert_eq!(ask(&federation, both.clone()).await.len(), 2);
+    let database = &world.fresh.database;
+    let stored = database.look_up("documents", |tx| {
+        Box::pin(async move { server_keys::documents_of_servers(tx, &["a.test".to_owned()]).await })
+    });
+    let mut older = stored.await.unwrap().pop().unwrap();
+    for signatures in ["none".into(), CanonicalJsonValue::Null] {
+        let mut document = said[0].clone();
+        document.insert("signatures".to_owned(), signatures);
+        older.document = serde_json::to_string(&document).unwrap();
+        let rows = [older.clone()];
+        let corrupted = database.write("corrupt a document", Priority::Bulk, move |tx| {
+            Box::pin(async move { server_keys::put_documents(tx, &rows).await })
+        });
+        corrupted.await.unwrap();
+        let answer = ask(&federation, both.clone()).await;
+        assert_eq!(answer.len(), 1);
+        assert_vouched(&federation, &answer[0], &said[1]);
+    }
 }

@@ -3,6 +3,7 @@
 use std::{slice::from_ref, time::Duration};
 
 use myelin_core::{
+    completeness::Completeness,
     event::{Place, Verdict},
     number::StreamPosition,
 };
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{
     house::{House, alice, until},
-    joining::{bobs_room, let_in},
+    joining::{bobs_room, let_in, let_in_partially},
     peers::Peers,
     story::{Story, bob, carol, membership, message, state, topic},
 };
@@ -32,6 +33,18 @@ fn tell_missing(peers: &Peers, story: &Story, told: &[&OwnedEventId]) {
 fn tell_past(peers: &Peers, story: &Story, told: &[OwnedEventId]) {
     let told: Vec<Value> = told.iter().rev().map(|id| story.json(id)).collect();
     peers.answer(bob().server_name(), "backfill", json!({ "pdus": told }));
+}
+
+/// Bob's server tells the state before this event, and of no other.
+fn tell_only_state_at(peers: &Peers, story: &Story, id: &OwnedEventId) {
+    let state = story.before(&story.pdu(id).prev_events);
+    let chain: Vec<_> = story.auth_chain(&state).into_iter().collect();
+    let state: Vec<_> = state.into_values().collect();
+    let told = json!({ "pdu_ids": state, "auth_chain_ids": chain });
+    let id = id.as_str()[1..].to_owned();
+    peers.answer_each(bob().server_name(), "state_ids", move |asked| {
+        asked.path.contains(&id).then(|| told.clone())
+    });
 }
 
 impl House {
@@ -230,6 +243,39 @@ async fn history_that_this_server_may_not_see_is_not_asked_for() {
             assert_eq!(found, is_asked_for, "{visibility}");
             let times = before + 1 + usize::from(is_asked_for);
             assert_eq!(peers.times("backfill"), times, "{visibility}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn in_a_partial_room_history_is_asked_for_that_its_members_may_see() {
+    on_each_engine(|fresh| async move {
+        let peers = Peers::default();
+        let house = House::open_among(fresh, &peers).await;
+        for visibility in ["invited", "joined"] {
+            let (mut story, tip) = bobs_room(visibility);
+            let content = json!({ "history_visibility": visibility });
+            let visible = state(bob(), "m.room.history_visibility", "", content);
+            let tip = story.write(&[&tip], visible);
+            let join = let_in_partially(&house, &peers, &mut story, &tip).await;
+            // Two branches meet, of which one is not told.
+            let lost = story.chain(&join, ["lost", "lost too"].map(|name| message(bob(), name)));
+            let seam = story.write(&[&join, &lost[1]], message(bob(), "the seam"));
+            let newest = story.write(&[&seam], message(bob(), "newest"));
+            peers.tell(bob().server_name(), &story);
+            tell_only_state_at(&peers, &story, &lost[1]);
+            tell_missing(&peers, &story, &[&seam]);
+            house.push_all(&story, bob(), from_ref(&newest)).await;
+            let seam_held = house.event(&story.room_id, &seam).await.unwrap();
+            let state = seam_held.before().unwrap().completeness();
+            assert_eq!(state, Completeness::PARTIAL);
+            tell_past(&peers, &story, &lost);
+            assert!(house.read_behind(&story, &seam).await, "{visibility}");
+            for id in &lost {
+                let held = house.event(&story.room_id, id).await.unwrap();
+                assert!(held.in_timeline(), "{visibility}");
+            }
         }
     })
     .await;

@@ -312,17 +312,17 @@ async fn what_is_no_state_of_the_room_is_left_out_of_the_state_at_a_gap() {
     let message = newcomer.miss(1).remove(0);
     newcomer.push(std::slice::from_ref(&message)).await;
     newcomer.until_shown(&message).await;
-    let id = message.event_id.to_string();
-    resident.misbehave(
-        None,
-        "state_ids",
-        Conduct::lie(move |answer| {
-            answer["pdu_ids"]
-                .as_array_mut()
-                .unwrap()
-                .push(id.clone().into());
-        }),
-    );
+    let another = Resident::start(&Ca::generate(), RoomVersion::V12, 3).await;
+    let foreign = another.room_of(newcomer.name(), |room| room.last().unwrap().clone());
+    resident.room_of(newcomer.name(), |room| room.put_aside(foreign.clone()));
+    let ids = [&message, &foreign].map(|event| Value::from(event.event_id.as_str()));
+    let lie = Conduct::lie(move |answer| {
+        answer["pdu_ids"]
+            .as_array_mut()
+            .unwrap()
+            .extend(ids.clone());
+    });
+    resident.misbehave(None, "state_ids", lie);
     let (_, last) = leap(&newcomer, 0, 5).await;
     newcomer.until_shown(&last[2]).await;
     assert_eq!(newcomer.members().await, newcomer.everybody());
