@@ -15,7 +15,7 @@ use myelin_core::{
 use myelin_federation::Transaction;
 use ruma::{MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, UInt};
 use serde_json::{
-    Value,
+    Value, json,
     value::{RawValue, to_raw_value},
 };
 
@@ -138,12 +138,28 @@ impl Liar<'_> {
         claimed: Vec<OwnedEventId>,
         (what, expected): (&'static str, Verdict),
     ) -> Option<Forgery> {
-        let content = serde_json::json!({ "msgtype": "m.text", "body": what });
+        let content = json!({ "msgtype": "m.text", "body": what });
+        let words = ("m.room.message", None, content);
+        Some(Forgery {
+            pdu: self.sign((sender, place), words, claimed)?,
+            what,
+            expected,
+            may_be_dropped: false,
+        })
+    }
+
+    /// Signs words of a user at a place: the type, the state key and the content.
+    fn sign(
+        &self,
+        (sender, place): (&str, &Place),
+        (event_type, state_key, content): (&str, Option<&str>, Value),
+        claimed: Vec<OwnedEventId>,
+    ) -> Option<Arc<Pdu>> {
         let draft = EventDraft {
             room_id: Some(self.room_id.clone()),
             sender: sender.try_into().ok()?,
-            event_type: "m.room.message".to_owned(),
-            state_key: None,
+            event_type: event_type.to_owned(),
+            state_key: state_key.map(Into::into),
             content: to_raw_value(&content).ok()?,
             prev_events: vec![place.parent.id().to_owned()],
             auth_events: claimed,
@@ -152,13 +168,7 @@ impl Liar<'_> {
             redacts: None,
         };
         let key = self.server.rooms.federation().signing_keys().active();
-        let made = draft.finish(self.version, key).ok()?;
-        Some(Forgery {
-            pdu: made.pdu().clone(),
-            what,
-            expected,
-            may_be_dropped: false,
-        })
+        Some(draft.finish(self.version, key).ok()?.into_pdu())
     }
 
     /// The end of the room's timeline.
@@ -270,12 +280,12 @@ pub async fn bans(server: &Server, room: &str, asker: &str, now_ms: u64) -> Opti
             next.extend(event.pdu.auth_events.iter().cloned());
         }
     }
-    let json = |pdu: &Pdu| serde_json::from_str(&pdu.json).ok();
+    let read = |pdu: &Pdu| serde_json::from_str(&pdu.json).ok();
     Some(Bans {
-        events: made.iter().filter_map(|ban| json(ban)).collect(),
+        events: made.iter().filter_map(|ban| read(ban)).collect(),
         auth_chain: cited
             .iter()
-            .filter_map(|id| json(&liar.event(id)?.pdu))
+            .filter_map(|id| read(&liar.event(id)?.pdu))
             .collect(),
     })
 }
@@ -284,19 +294,8 @@ impl Liar<'_> {
     fn ban(&self, place: &Place, author: &Arc<Event>, member: &Arc<Event>) -> Option<Arc<Pdu>> {
         let mut claimed = self.selected(place, Some(author));
         claimed.push(member.id().to_owned());
-        let draft = EventDraft {
-            room_id: Some(self.room_id.clone()),
-            sender: author.pdu.sender.clone(),
-            event_type: "m.room.member".to_owned(),
-            state_key: member.pdu.state_key.as_deref().map(Into::into),
-            content: to_raw_value(&serde_json::json!({ "membership": "ban" })).ok()?,
-            prev_events: vec![place.parent.id().to_owned()],
-            auth_events: claimed,
-            depth: place.parent.pdu.depth + 1,
-            origin_server_ts: MilliSecondsSinceUnixEpoch(UInt::try_from(self.now_ms).ok()?),
-            redacts: None,
-        };
-        let key = self.server.rooms.federation().signing_keys().active();
-        Some(draft.finish(self.version, key).ok()?.pdu().clone())
+        let target = member.pdu.state_key.as_deref();
+        let words = ("m.room.member", target, json!({ "membership": "ban" }));
+        self.sign((author.pdu.sender.as_str(), place), words, claimed)
     }
 }

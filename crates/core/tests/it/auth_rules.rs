@@ -1,5 +1,5 @@
-//! The rules of authorisation, as a table of positive and negative cases, and the list of auth
-//! events, which no state can mend.
+//! What the rules of authorisation say beyond one case for each of their numbers, which `numbered_rules.rs`
+//! has: tables of more cases, and the list of auth events, which no state can mend.
 
 use std::sync::Arc;
 
@@ -97,7 +97,6 @@ fn an_invite_by_address_is_redeemed_with_the_word_of_the_identity_server() {
         ("@m:m", "m.room.member", Some("@n:n"), content)
     };
     let good = || word(|_| ());
-    let also = |what| vec![invited("@m:m"), membership("@c:c", "@n:n", what)];
     let taken_back = vec![invited("@m:m"), ("@m:m", "m.room.third_party_invite", Some("t"), json!({}))];
     let keys_listed = |key: Value| {
         let content = json!({ "display_name": "n", "public_keys": [{ "public_key": "AAAA" }, { "public_key": key }] });
@@ -105,19 +104,11 @@ fn an_invite_by_address_is_redeemed_with_the_word_of_the_identity_server() {
     };
     let key = third_party_invite()["public_key"].clone();
     check(&every_version(), vec![
-        ("who owns the address is invited", "invite", vec![invited("@m:m")], good(), Allowed),
         ("any of the keys will do", "invite", keys_listed(key), good(), Allowed),
         ("a key that is none will not", "invite", keys_listed(json!("")), good(), Forbidden),
-        ("without an invite", "invite", vec![], good(), Forbidden),
         ("after it was taken back", "invite", taken_back, good(), Forbidden),
-        ("by another than the inviter", "invite", vec![invited("@u:u")], good(), Forbidden),
-        ("a banned user", "invite", also("ban"), good(), Forbidden),
-        ("for another user than the word is about", "invite", vec![invited("@m:m")],
-            word(|invite| invite["signed"]["mxid"] = json!("@o:o")), Forbidden),
         ("for another invite than the word is about", "invite", vec![invited("@m:m")],
             word(|invite| invite["signed"]["token"] = json!("u")), Forbidden),
-        ("with a word that was changed", "invite", vec![invited("@m:m")],
-            word(|invite| invite["signed"]["more"] = json!(true)), Forbidden),
         ("with a word that nobody signed", "invite", vec![invited("@m:m")],
             word(|invite| invite["signed"]["signatures"] = json!({})), Forbidden),
         ("without a word", "invite", vec![invited("@m:m")],
@@ -131,24 +122,14 @@ fn joins_follow_the_join_rule_and_the_membership_before() {
     let join = || membership("@n:n", "@n:n", "join");
     let is = |what| vec![membership("@c:c", "@n:n", what)];
     check(&every_version(), vec![
-        ("anybody may join a public room", "public", vec![], join(), Allowed),
-        ("nobody joins for another", "public", vec![], membership("@u:u", "@n:n", "join"), Forbidden),
-        ("a banned user may not join", "public", is("ban"), join(), Forbidden),
         ("a user may come back to a public room", "public", is("leave"), join(), Allowed),
-        ("a stranger may not join by invite", "invite", vec![], join(), Forbidden),
-        ("an invited user may", "invite", is("invite"), join(), Allowed),
         ("a member may join again", "invite", is("join"), join(), Allowed),
         ("a user who left may not", "invite", is("leave"), join(), Forbidden),
         ("knocking is not being let in", "knock", is("knock"), join(), Forbidden),
-        ("private lets nobody in", "private", is("invite"), join(), Forbidden),
         ("an unknown join rule lets nobody in", "x.y", is("invite"), join(), Forbidden),
-        ("membership must be known", "public", vec![], membership("@n:n", "@n:n", "hover"), Forbidden),
         ("membership must be there", "public", vec![], ("@n:n", "m.room.member", Some("@n:n"), json!({})), Malformed),
         ("membership must be a state event", "public", vec![], ("@n:n", "m.room.member", None, json!({"membership": "join"})), Malformed),
         ("the target must be a user", "public", vec![], ("@n:n", "m.room.member", Some("n"), json!({"membership": "join"})), Forbidden),
-    ]);
-    check(&since(RoomVersion::V7), vec![
-        ("an invited user may join where one knocks", "knock", is("invite"), join(), Allowed),
     ]);
     check(&before(RoomVersion::V7), vec![
         ("before version 7 this rule lets nobody in", "knock", is("invite"), join(), Forbidden),
@@ -164,8 +145,6 @@ fn restricted_rooms_are_joined_through_a_member_who_may_invite() {
             ("and nobody can vouch", rule, vec![], authorised_join("@m:m"), Forbidden),
         ]);
         check(&since(first), vec![
-            ("an invited user needs nobody", rule, vec![membership("@c:c", "@n:n", "invite")], membership("@n:n", "@n:n", "join"), Allowed),
-            ("a stranger needs somebody", rule, vec![], membership("@n:n", "@n:n", "join"), Forbidden),
             ("the moderator may let in", rule, vec![], authorised_join("@m:m"), Allowed),
             ("the creator may let in", rule, vec![], authorised_join("@c:c"), Allowed),
             ("a member without the power to invite may not", rule, vec![], authorised_join("@u:u"), Forbidden),
@@ -182,12 +161,7 @@ fn invites_need_power_and_a_target_outside() {
     let invite = |sender| membership(sender, "@n:n", "invite");
     let is = |what| vec![membership("@c:c", "@n:n", what)];
     check(&every_version(), vec![
-        ("the moderator may invite", "invite", vec![], invite("@m:m"), Allowed),
         ("the creator may invite", "invite", vec![], invite("@c:c"), Allowed),
-        ("a member without the power may not", "invite", vec![], invite("@u:u"), Forbidden),
-        ("somebody outside may not", "public", vec![], invite("@x:x"), Forbidden),
-        ("a member is not invited", "invite", is("join"), invite("@m:m"), Forbidden),
-        ("a banned user is not invited", "invite", is("ban"), invite("@m:m"), Forbidden),
         ("a user who left may be invited", "invite", is("leave"), invite("@m:m"), Allowed),
         ("who knocks may be invited", "knock", is("knock"), invite("@m:m"), Allowed),
     ]);
@@ -200,24 +174,10 @@ fn leaving_kicking_banning_and_unbanning_need_more_power_than_the_target_has() {
     let ban = |sender, target| membership(sender, target, "ban");
     let is = |what| vec![membership("@c:c", "@n:n", what)];
     check(&every_version(), vec![
-        ("a member may leave", "invite", vec![], kick("@u:u", "@u:u"), Allowed),
         ("an invited user may decline", "invite", is("invite"), kick("@n:n", "@n:n"), Allowed),
-        ("a stranger has nothing to leave", "public", vec![], kick("@n:n", "@n:n"), Forbidden),
         ("a banned user may not leave", "public", is("ban"), kick("@n:n", "@n:n"), Forbidden),
-        ("the moderator may kick", "invite", vec![], kick("@m:m", "@u:u"), Allowed),
         ("not one of equal power", "invite", vec![levels("@c:c", json!({"users": {"@m:m": 50, "@u:u": 50}}))], kick("@m:m", "@u:u"), Forbidden),
-        ("a member may not kick", "invite", vec![], kick("@u:u", "@n:n"), Forbidden),
-        ("the moderator may not kick the creator", "invite", vec![], kick("@m:m", "@c:c"), Forbidden),
-        ("somebody outside may not kick", "invite", vec![membership("@m:m", "@m:m", "leave")], kick("@m:m", "@u:u"), Forbidden),
-        ("the moderator may unban", "invite", is("ban"), kick("@m:m", "@n:n"), Allowed),
-        ("a kicker without the power to ban may not", "invite", vec![levels("@c:c", json!({"kick": 0, "users": {"@m:m": 49}})), membership("@c:c", "@n:n", "ban")], kick("@m:m", "@n:n"), Forbidden),
-        ("the moderator may ban", "invite", vec![], ban("@m:m", "@u:u"), Allowed),
         ("also a stranger", "invite", vec![], ban("@m:m", "@n:n"), Allowed),
-        ("a member may not ban", "invite", vec![], ban("@u:u", "@n:n"), Forbidden),
-        ("the creator is not banned by the moderator", "invite", vec![], ban("@m:m", "@c:c"), Forbidden),
-    ]);
-    check(&since(RoomVersion::V7), vec![
-        ("who knocks may give up", "knock", is("knock"), kick("@n:n", "@n:n"), Allowed),
     ]);
 }
 
@@ -232,15 +192,7 @@ fn knocking_needs_a_room_that_lets_knock() {
     check(&before(RoomVersion::V10), vec![
         ("nor before version 10 by this rule", "knock_restricted", vec![], knock(), Forbidden),
     ]);
-    check(&since(RoomVersion::V10), vec![
-        ("also where some join without", "knock_restricted", vec![], knock(), Allowed),
-    ]);
     check(&since(RoomVersion::V7), vec![
-        ("one may knock", "knock", vec![], knock(), Allowed),
-        ("not elsewhere", "invite", vec![], knock(), Forbidden),
-        ("not for another", "knock", vec![], membership("@u:u", "@n:n", "knock"), Forbidden),
-        ("not when invited", "knock", is("invite"), knock(), Forbidden),
-        ("not when banned", "knock", is("ban"), knock(), Forbidden),
         ("not when joined", "knock", is("join"), knock(), Forbidden),
     ]);
 }
@@ -252,19 +204,16 @@ fn sending_needs_membership_and_the_power_for_the_type() {
     let name = |sender| (sender, "m.room.name", Some(""), json!({"name": "n"}));
     let set = |content| vec![levels("@c:c", content)];
     check(&every_version(), vec![
-        ("a member may write", "invite", vec![], ("@u:u", "m.room.message", None, text()), Allowed),
-        ("somebody outside may not", "invite", vec![], ("@x:x", "m.room.message", None, text()), Forbidden),
         ("an invited user may not", "invite", vec![membership("@c:c", "@n:n", "invite")], ("@n:n", "m.room.message", None, text()), Forbidden),
-        ("a member may not change state", "invite", vec![], name("@u:u"), Forbidden),
-        ("the moderator may", "invite", vec![], name("@m:m"), Allowed),
         ("unless the type takes more", "invite", set(json!({"users": {"@m:m": 50}, "events": {"m.room.name": 51}})), name("@m:m"), Forbidden),
         ("a member may if the type takes less", "invite", set(json!({"events": {"m.room.name": 0}})), name("@u:u"), Allowed),
         ("writing may take power", "invite", set(json!({"events_default": 1})), ("@u:u", "m.room.message", None, text()), Forbidden),
-        ("a state key that is another user's is refused", "invite", set(json!({"state_default": 0})), ("@u:u", "x.y", Some("@m:m"), json!({})), Forbidden),
-        ("one's own is not", "invite", set(json!({"state_default": 0})), ("@u:u", "x.y", Some("@u:u"), json!({})), Allowed),
     ]);
     check(&since(RoomVersion::V3), vec![
         ("a redaction needs no power to redact; applying it does", "invite", vec![], ("@u:u", "m.room.redaction", None, json!({"redacts": "$x"})), Allowed),
+    ]);
+    check(&since(RoomVersion::V6), vec![
+        ("aliases of one's own server are no longer its own business", "invite", vec![], ("@n:n", "m.room.aliases", Some("n"), json!({"aliases": []})), Forbidden),
     ]);
 }
 
@@ -279,30 +228,21 @@ fn power_levels_change_only_below_ones_own() {
         content
     };
     check(&every_version(), vec![
-        ("no change is allowed", "invite", old(), set(content(|_| {})), Allowed),
         ("raising another to one's own level", "invite", old(), set(content(|c| c["users"]["@u:u"] = json!(50))), Allowed),
         ("raising another above it", "invite", old(), set(content(|c| c["users"]["@u:u"] = json!(51))), Forbidden),
-        ("lowering an equal", "invite", old(), set(content(|c| c["users"]["@e:e"] = json!(0))), Forbidden),
         ("lowering oneself", "invite", old(), set(content(|c| c["users"]["@m:m"] = json!(0))), Allowed),
         ("raising oneself", "invite", old(), set(content(|c| c["users"]["@m:m"] = json!(60))), Forbidden),
-        ("changing a level above one's own", "invite", old(), set(content(|c| c["ban"] = json!(50))), Forbidden),
-        ("raising a level above one's own", "invite", old(), set(content(|c| c["kick"] = json!(51))), Forbidden),
         ("changing an event's level above one's own", "invite", old(), set(content(|c| c["events"]["a.b"] = json!(50))), Forbidden),
         ("changing an event's level below", "invite", old(), set(content(|c| c["events"]["c.d"] = json!(50))), Allowed),
-        ("a user that is none", "invite", old(), set(content(|c| c["users"]["u"] = json!(1))), Forbidden),
         ("a member may not", "invite", old(), levels("@u:u", content(|_| {})), Forbidden),
     ]);
     let notification = || set(content(|c| c["notifications"]["room"] = json!(50)));
-    check(&since(RoomVersion::V6), vec![
-        ("changing a notification's level above", "invite", old(), notification(), Forbidden),
-    ]);
     check(&before(RoomVersion::V6), vec![
         ("before version 6 anybody who may change levels changes it", "invite", old(), notification(), Allowed),
     ]);
     let text = || set(content(|c| c["ban"] = json!("60")));
     let users_text = || set(content(|c| c["users"]["@u:u"] = json!(" +10 ")));
     check(&since(RoomVersion::V10), vec![
-        ("a level that is text", "invite", old(), text(), Forbidden),
         ("a user's level that is text", "invite", old(), users_text(), Forbidden),
     ]);
     check(&before(RoomVersion::V10), vec![
@@ -330,37 +270,6 @@ fn in_version_12_creators_stand_above_every_number() {
     ]);
 }
 
-/// Before version 6 a server's aliases are its own business.
-#[rustfmt::skip]
-#[test]
-fn aliases_events_once_needed_no_power_and_no_membership() {
-    let aliases = |key| ("@x:x", "m.room.aliases", Some(key), json!({"aliases": []}));
-    check(&before(RoomVersion::V6), vec![
-        ("of one's own server", "invite", vec![], aliases("x"), Allowed),
-        ("of another", "invite", vec![], aliases("y"), Forbidden),
-    ]);
-    check(&since(RoomVersion::V6), vec![
-        ("later they are like any other", "invite", vec![], aliases("x"), Forbidden),
-    ]);
-}
-
-/// From version 3 on they don't, and it is decided when a redaction is to take effect.
-#[test]
-fn before_version_3_the_rules_say_who_redacts_what() {
-    for version in RoomVersion::supported() {
-        let room = Room::with_members(version, "invite");
-        let redacts = |sender, target: &str| {
-            let mut pdu = Pdu::clone(&room.make((sender, "m.room.redaction", None, json!({}))));
-            pdu.redacts = Some(target.try_into().unwrap());
-            room.judge(&pdu).is_ok()
-        };
-        assert!(redacts("@m:m", "$e:elsewhere"), "version {version}");
-        assert_eq!(redacts("@u:u", "$e:elsewhere"), version >= RoomVersion::V3);
-        // Here all events have IDs of the server "c".
-        assert!(redacts("@u:u", "$e:c"), "version {version}");
-    }
-}
-
 #[test]
 fn in_version_12_additional_creators_are_creators() {
     let mut room = Room::new(RoomVersion::V12, json!({"additional_creators": ["@d:d"]}));
@@ -374,70 +283,6 @@ fn in_version_12_additional_creators_are_creators() {
     assert!(room.judge(&listed).is_err());
     let ban = room.make(membership("@c:c", "@d:d", "ban"));
     assert!(room.judge(&ban).is_err(), "creators are equals");
-}
-
-#[test]
-fn the_creator_joins_right_after_the_create_event_and_nobody_else_does() {
-    for version in RoomVersion::supported() {
-        let room = Room::new(version, json!({}));
-        assert_eq!(
-            room.judge(&room.make(membership("@c:c", "@c:c", "join"))),
-            Ok(())
-        );
-        assert!(
-            room.judge(&room.make(membership("@n:n", "@n:n", "join")))
-                .is_err()
-        );
-    }
-}
-
-#[test]
-fn a_room_that_does_not_federate_takes_events_of_its_own_server_only() {
-    for version in RoomVersion::supported() {
-        let mut room = Room::new(version, json!({"m.federate": false}));
-        room.put(membership("@c:c", "@c:c", "join"));
-        room.put((
-            "@c:c",
-            "m.room.join_rules",
-            Some(""),
-            json!({"join_rule": "public"}),
-        ));
-        assert_eq!(
-            room.judge(&room.make(membership("@a:c", "@a:c", "join"))),
-            Ok(())
-        );
-        assert!(
-            room.judge(&room.make(membership("@a:d", "@a:d", "join")))
-                .is_err()
-        );
-    }
-}
-
-#[test]
-fn create_events_follow_their_own_rules() {
-    for version in RoomVersion::supported() {
-        let room = Room::new(version, json!({}));
-        let create = &room.create.pdu;
-        assert_eq!(check_claimed(version, create, &[], None), Ok(()));
-        let altered = |change: fn(&mut Pdu)| {
-            let mut pdu = Pdu::clone(create);
-            change(&mut pdu);
-            check_claimed(version, &pdu, &[], None)
-        };
-        assert!(altered(|pdu| pdu.prev_events.push(pdu.event_id.clone())).is_err());
-        assert!(altered(|pdu| pdu.room_id = "!r:elsewhere".try_into().unwrap()).is_err());
-        assert!(altered(|pdu| pdu.content = raw(json!({"room_version": "1"}))).is_err());
-        let other = if version < RoomVersion::V11 {
-            RoomVersion::V11
-        } else {
-            RoomVersion::V10
-        };
-        assert!(check_claimed(other, create, &[], None).is_err());
-        let bad = json!({"room_version": version.as_str(), "additional_creators": ["d"]});
-        let mut pdu = Pdu::clone(create);
-        pdu.content = raw(bad);
-        assert!(version != RoomVersion::V12 || check_claimed(version, &pdu, &[], None).is_err());
-    }
 }
 
 pub(crate) fn raw(value: Value) -> Box<serde_json::value::RawValue> {
@@ -456,38 +301,12 @@ pub(crate) fn with_claims(
     check_claimed(room.version, &pdu, &claimed, Some(&room.create))
 }
 
-/// R15, R16, R18, L6.
+/// R16, L6.
 #[test]
 fn every_claimed_auth_event_is_examined() {
     for version in RoomVersion::supported() {
         let mut room = Room::with_members(version, "invite");
-        assert_eq!(with_claims(&room, |_| {}), Ok(()));
-
-        let rules = room.make((
-            "@c:c",
-            "m.room.join_rules",
-            Some(""),
-            json!({"join_rule": "x"}),
-        ));
-        let rules = stored(rules, 91, Verdict::Accepted);
-        let result = with_claims(&room, |claimed| claimed.push(rules.clone()));
-        assert!(
-            matches!(result, Err(Rejection::Malformed(_))),
-            "unexpected kind"
-        );
-
         let again = room.put(membership("@u:u", "@u:u", "join"));
-        let earlier = stored(
-            room.make(membership("@u:u", "@u:u", "join")),
-            92,
-            Verdict::Accepted,
-        );
-        let result = with_claims(&room, |claimed| claimed.push(earlier.clone()));
-        assert!(
-            matches!(result, Err(Rejection::Malformed(_))),
-            "two of the same key"
-        );
-
         let rejected = stored(again.pdu.clone(), 93, Verdict::Rejected);
         let result = with_claims(&room, |claimed| claimed.insert(0, rejected.clone()));
         assert!(
@@ -538,24 +357,6 @@ fn the_same_question_gets_the_same_answer_and_changes_nothing() {
     }
 }
 
-/// R17.
-#[test]
-fn auth_events_of_another_room_do_not_count() {
-    for version in RoomVersion::supported() {
-        let room = Room::with_members(version, "invite");
-        let result = with_claims(&room, |claimed| {
-            let levels = claimed[0].clone();
-            let mut pdu = Pdu::clone(&levels.pdu);
-            pdu.room_id = "!other:c".try_into().unwrap();
-            claimed[0] = stored(Arc::new(pdu), levels.nr.0, Verdict::Accepted);
-        });
-        assert!(
-            matches!(result, Err(Rejection::Malformed(_))),
-            "version {version}"
-        );
-    }
-}
-
 #[test]
 fn before_version_12_the_create_event_must_be_claimed_and_later_it_is_implied() {
     for version in RoomVersion::supported() {
@@ -570,14 +371,8 @@ fn before_version_12_the_create_event_must_be_claimed_and_later_it_is_implied() 
             assert_eq!(implied_create_event(version, &room.create.pdu), None);
             let claimed = room.claimed(&pdu);
             assert!(check_claimed(version, &pdu, &claimed, None).is_err());
-            let rejected = stored(room.create.pdu.clone(), 1, Verdict::Rejected);
-            assert!(check_claimed(version, &pdu, &claimed, Some(&rejected)).is_err());
         } else {
             assert_eq!(implied, None);
-            let result = with_claims(&room, |claimed| {
-                claimed.retain(|event| event.id() != room.create.id());
-            });
-            assert!(matches!(result, Err(Rejection::Malformed(_))));
         }
     }
 }

@@ -142,6 +142,7 @@ fn creation() -> Vec<Rule> {
         everywhere("create.1", fine(), create(|_, pdu| pdu.prev_events.push(pdu.event_id.clone()))),
         everywhere("create.2", fine(), create(|_, pdu| pdu.room_id = "!r:elsewhere".try_into().unwrap())),
         everywhere("create.3", fine(), create(|_, pdu| set_content(pdu, |content| content["room_version"] = json!("x")))),
+        everywhere("create.3", fine(), create(|version, pdu| set_content(pdu, |content| content["room_version"] = json!(other(version).as_str())))),
         moved(&[(0..6, "create.4")], fine(), create(|_, pdu| set_content(pdu, |content| drop(content.as_object_mut().unwrap().remove("creator"))))),
         moved(
             &[(7..8, "create.4")],
@@ -150,6 +151,15 @@ fn creation() -> Vec<Rule> {
         ),
         moved(&[(0..6, "create.5"), (6..7, "create.4"), (7..8, "create.5")], fine(), None),
     ]
+}
+
+/// A version that is supported as well, and of which the rules for create events are others.
+fn other(version: RoomVersion) -> RoomVersion {
+    if version < RoomVersion::V11 {
+        RoomVersion::V11
+    } else {
+        RoomVersion::V10
+    }
 }
 
 #[rustfmt::skip]
@@ -213,14 +223,15 @@ fn claims() -> Vec<Rule> {
                 })
             }),
         ),
-        everywhere("federate", guest(json!({"m.federate": true})), guest(json!({"m.federate": false}))),
+        everywhere("federate", joining("@a:d", true), joining("@a:d", false)),
+        everywhere("federate", joining("@a:c", false), None),
     ]
 }
 
-/// The joining of a user of another server than the creator's, in a room created with this content.
-fn guest(content: Value) -> Option<Trial> {
+/// A user joins a public room that federates, or does not. Its creator's server is "c".
+fn joining(user: &'static str, federates: bool) -> Option<Trial> {
     Some(Box::new(move |version| {
-        let mut room = Room::new(version, content.clone());
+        let mut room = Room::new(version, json!({"m.federate": federates}));
         room.put(membership("@c:c", "@c:c", "join"));
         room.put((
             "@c:c",
@@ -228,7 +239,7 @@ fn guest(content: Value) -> Option<Trial> {
             Some(""),
             json!({"join_rule": "public"}),
         ));
-        room.judge(&room.make(membership("@a:d", "@a:d", "join")))
+        room.judge(&room.make(membership(user, user, "join")))
     }))
 }
 

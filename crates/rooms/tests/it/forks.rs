@@ -77,16 +77,8 @@ async fn a_demotion_on_one_branch_undoes_what_the_other_used_the_power_for() {
             &tip,
             [topic(bob(), "mine"), membership(bob(), mallory(), "ban")],
         );
-        let content = json!({"users": {alice().as_str(): 100}});
-        let demoted = house.send(
-            &story.room_id,
-            alice(),
-            "m.room.power_levels",
-            Some(""),
-            content,
-        );
-        let demoted = demoted.await.unwrap();
-        house.tell(&mut story).await;
+        let alone = json!({ alice().as_str(): 100 });
+        let demoted = house.set_power(&mut story, alone).await;
         house.push_all(&story, bob(), &used).await;
         // They come too late to be accepted, so they are no extremities.
         for id in &used {

@@ -288,19 +288,11 @@ async fn behind_a_gap_what_is_known_and_what_is_claimed_count_together() {
         let house = House::open_among(fresh, &peers).await;
         // What is claimed says that carol may, and nothing that is known speaks against it.
         let (mut story, _) = house.shared_room().await;
-        let levels = |users: Value| json!({ "users": users });
-        let content = levels(json!({ alice().as_str(): 100, bob().as_str(): 100 }));
-        let sent = house.send(
-            &story.room_id,
-            alice(),
-            "m.room.power_levels",
-            Some(""),
-            content,
-        );
-        let start = sent.await.unwrap();
-        house.tell(&mut story).await;
-        let all = json!({ alice().as_str(): 100, bob().as_str(): 100, carol().as_str(): 50 });
-        let promotion = state(bob(), "m.room.power_levels", "", levels(all));
+        let mut users = json!({ alice().as_str(): 100, bob().as_str(): 100 });
+        let start = house.set_power(&mut story, users.clone()).await;
+        users[carol().as_str()] = json!(50);
+        let promotion = json!({ "users": users });
+        let promotion = state(bob(), "m.room.power_levels", "", promotion);
         let past = story.chain(&start, [promotion, topic(carol(), "as I may")]);
         let ours = house.say(&story.room_id, alice(), "meanwhile").await;
         let newest = behind_gap(&house, &peers, &mut story, &past).await;

@@ -250,6 +250,15 @@ impl House {
         id
     }
 
+    /// Alice says who has which power, and nothing else of it.
+    pub(crate) async fn set_power(&self, story: &mut Story, users: Value) -> OwnedEventId {
+        let (kind, content) = ("m.room.power_levels", json!({ "users": users }));
+        let sent = self.send(&story.room_id, alice(), kind, Some(""), content);
+        let id = sent.await.unwrap();
+        self.tell(story).await;
+        id
+    }
+
     /// Waits until every event that was acknowledged is judged.
     pub(crate) async fn settled(&self, room_id: &RoomId) {
         until(async || self.staged(room_id).await == 0).await;

@@ -60,12 +60,7 @@ impl Siege {
     /// Alice gives mallory this power.
     async fn set_levels(&mut self, power: u64) -> OwnedEventId {
         let users = json!({ alice().as_str(): 100, bob().as_str(): 50, mallory().as_str(): power });
-        let content = json!({ "users": users });
-        let kind = "m.room.power_levels";
-        let room_id = self.story.room_id.clone();
-        let sent = self.house.send(&room_id, alice(), kind, Some(""), content);
-        self.tip = sent.await.unwrap();
-        self.house.tell(&mut self.story).await;
+        self.tip = self.house.set_power(&mut self.story, users).await;
         self.tip.clone()
     }
 

@@ -121,21 +121,6 @@ fn rewritten(story: &Story, id: &EventId, field: &str, value: &str) -> (Value, O
     (serde_json::to_value(event).unwrap(), id)
 }
 
-/// Takes bob's power.
-async fn demote_bob(house: &House, story: &mut Story) -> OwnedEventId {
-    let content = json!({"users": {alice().as_str(): 100}});
-    let sent = house.send(
-        &story.room_id,
-        alice(),
-        "m.room.power_levels",
-        Some(""),
-        content,
-    );
-    let id = sent.await.unwrap();
-    house.tell(story).await;
-    id
-}
-
 #[tokio::test]
 async fn an_event_that_only_its_claimed_auth_events_permit_is_rejected() {
     on_each_engine(|fresh| async move {
@@ -143,7 +128,8 @@ async fn an_event_that_only_its_claimed_auth_events_permit_is_rejected() {
         let (mut story, tip) = house.shared_room().await;
         let before = story.before(from_ref(&tip));
         let levels = entry(&before, "m.room.power_levels");
-        let demoted = demote_bob(&house, &mut story).await;
+        let alone = json!({ alice().as_str(): 100 });
+        let demoted = house.set_power(&mut story, alone).await;
         let joined = before[&("m.room.member".to_owned(), bob().to_string())].clone();
         let words =
             topic(bob(), "as if").citing([&entry(&before, "m.room.create"), &levels, &joined]);

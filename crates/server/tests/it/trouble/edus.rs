@@ -35,7 +35,7 @@ impl Newcomer {
 
     async fn until_sent(&self, times: usize) {
         let sent = self.resident.until_asked(self.name(), "send", times);
-        self.wait(PAUSE / 4, sent).await;
+        self.wait_out(PAUSE, sent).await;
     }
 }
 
@@ -160,7 +160,7 @@ impl Newcomer {
                 more.await;
             }
         };
-        self.wait(Duration::from_secs(1), told).await;
+        self.wait(told).await;
     }
 
     /// Lets the user type, and waits until other servers are told.
@@ -173,7 +173,7 @@ impl Newcomer {
         while !self.transactions().iter().flat_map(edus).any(is_typing) {
             let sent = self.transactions().len();
             let more = self.resident.until_asked(self.name(), "send", sent + 1);
-            self.wait(Duration::from_secs(1), more).await;
+            self.wait(more).await;
         }
     }
 
@@ -245,7 +245,7 @@ async fn presence_wakes_no_server_that_rests() {
             more.await;
         }
     };
-    newcomer.wait(PAUSE / 4, told).await;
+    newcomer.wait_out(PAUSE, told).await;
     assert_eq!(newcomer.told_of_presence(), ["online"]);
     newcomer.stop().await;
 }
@@ -275,7 +275,7 @@ async fn a_server_that_comes_into_a_room_is_told_who_is_there() {
             more.await;
         }
     };
-    let (told, _) = newcomer.wait(Duration::from_secs(1), told).await;
+    let (told, _) = newcomer.wait(told).await;
     assert_eq!(told["user_id"], newcomer.client.user_id.as_str());
     assert_eq!(told["presence"], "unavailable");
     newcomer.stop().await;

@@ -156,30 +156,10 @@ impl Newcomer {
         self.clock.set_by_ms(change_ms);
     }
 
-    /// Moves the clock by steps until something happens. Answers how far it had to go.
-    pub(super) async fn wait<T>(
-        &self,
-        step: Duration,
-        event: impl Future<Output = T>,
-    ) -> (T, Duration) {
-        let mut event = std::pin::pin!(event);
-        for steps in 0..100 {
-            tokio::select! {
-                biased;
-                happened = &mut event => return (happened, step * steps),
-                () = until_at_rest() => self.pass(step),
-            }
-        }
-        panic!("it does not happen within {:?}", step * 100);
-    }
-
     /// Moves the clock from deadline to deadline until something happens. Answers how far it had to go. Whatever
     /// begins at a deadline has begun before the next one; a step over several of them might take a connection
     /// its time while it is made.
-    pub(super) async fn wait_by_deadlines<T>(
-        &self,
-        event: impl Future<Output = T>,
-    ) -> (T, Duration) {
+    pub(super) async fn wait<T>(&self, event: impl Future<Output = T>) -> (T, Duration) {
         let begun = self.clock.instant();
         let mut event = std::pin::pin!(event);
         for _ in 0..1_000 {
@@ -190,5 +170,23 @@ impl Newcomer {
             }
         }
         panic!("it does not happen within {:?}", begun.elapsed(&self.clock));
+    }
+
+    /// The same with what comes after a pause of hours, which would have thousands of deadlines: at rest it passes
+    /// at once.
+    pub(super) async fn wait_out<T>(
+        &self,
+        pause: Duration,
+        event: impl Future<Output = T>,
+    ) -> (T, Duration) {
+        let begun = self.clock.instant();
+        let mut event = std::pin::pin!(event);
+        tokio::select! {
+            biased;
+            happened = &mut event => return (happened, begun.elapsed(&self.clock)),
+            () = until_at_rest() => self.pass(pause),
+        }
+        let (happened, _) = self.wait(event).await;
+        (happened, begun.elapsed(&self.clock))
     }
 }

@@ -174,7 +174,7 @@ async fn a_resync_that_all_servers_fail_is_tried_again_at_growing_intervals_over
             let (hold, _) = Conduct::hold();
             resident.misbehave(None, "state_ids", hold);
         }
-        let ((), waited) = newcomer.wait_by_deadlines(until_asked(asked + 1)).await;
+        let ((), waited) = newcomer.wait(until_asked(asked + 1)).await;
         assert!(
             waited >= Duration::from_secs(pause),
             "{waited:?} in place of {pause} s"
@@ -197,7 +197,7 @@ async fn a_resync_that_all_servers_fail_is_tried_again_at_growing_intervals_over
     assert_eq!(again.name, serving, "who served the join is asked first");
     resident.behave();
     let asked_again = until_asked(asked + NAMES + 2);
-    let ((), waited) = newcomer.wait_by_deadlines(asked_again).await;
+    let ((), waited) = newcomer.wait(asked_again).await;
     assert!(
         waited >= Duration::from_secs(480),
         "{waited:?} after a crash"

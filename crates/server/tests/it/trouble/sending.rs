@@ -31,11 +31,11 @@ async fn refused() -> Newcomer {
     newcomer.tell("important").await;
     resident.until_asked(newcomer.name(), "send", 1).await;
     for (attempt, pause) in [(2, 10 * MINUTE), (3, 20 * MINUTE)] {
-        let step = pause / 20;
         let again = resident.until_asked(newcomer.name(), "send", attempt);
-        let ((), waited) = newcomer.wait(step, again).await;
         // Up to a tenth is taken off by chance.
-        let expected = pause * 9 / 10 - step..=pause + 2 * step;
+        let expected = pause * 9 / 10..=pause;
+        let nearly = *expected.start() - Duration::from_secs(1);
+        let ((), waited) = newcomer.wait_out(nearly, again).await;
         assert!(
             expected.contains(&waited),
             "{waited:?} in place of {pause:?}"
