@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::{
+    body::{Body, to_bytes},
     extract::{Request, State},
     middleware::Next,
     response::Response,
@@ -20,6 +21,9 @@ const SEND: &str = "/_matrix/federation/v1/send/";
 #[derive(Clone, Default)]
 pub struct Promises(Arc<Mutex<Vec<(OwnedServerName, String)>>>);
 
+/// What is answered to a transaction of which nothing is promised: no event in it was one to be judged.
+const NOTHING: &[u8] = br#"{"pdus":{}}"#;
+
 /// Answers a request, and remembers which transaction that acknowledges.
 pub async fn remember(State(promises): State<Promises>, request: Request, next: Next) -> Response {
     let id = request.uri().path().strip_prefix(SEND).map(str::to_owned);
@@ -30,16 +34,20 @@ pub async fn remember(State(promises): State<Promises>, request: Request, next: 
         .map(|peer| peer.0.to_string());
     let origin = origin.and_then(|origin| OwnedServerName::try_from(origin).ok());
     let response = next.run(request).await;
-    if let (Some(id), Some(origin)) = (id, origin)
-        && response.status() == StatusCode::OK
-    {
+    let (Some(id), Some(origin)) = (id, origin) else {
+        return response;
+    };
+    let (parts, body) = response.into_parts();
+    // It is in memory already.
+    let body = to_bytes(body, usize::MAX).await.unwrap_or_default();
+    if parts.status == StatusCode::OK && body != NOTHING {
         promises
             .0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push((origin, id));
     }
-    response
+    Response::from_parts(parts, Body::from(body))
 }
 
 impl Promises {

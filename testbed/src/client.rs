@@ -93,6 +93,14 @@ impl Client {
             .unwrap()
     }
 
+    /// A request without a body as it goes over a connection, for who does not wait for the answer.
+    pub fn written_request(&self, method: &str, path: &str) -> String {
+        let Self { address, token, .. } = self;
+        format!(
+            "{method} {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\n\r\n"
+        )
+    }
+
     /// Sends a request; answers status and JSON body.
     pub async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
         let request = self.request(method, path, body);

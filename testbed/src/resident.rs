@@ -6,6 +6,7 @@
 
 mod answers;
 mod conduct;
+mod floods;
 mod history;
 mod policy;
 mod speech;

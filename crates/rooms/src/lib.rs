@@ -110,6 +110,7 @@ pub use receipts::{Mark, ReceiptType};
 pub use resident::Handed;
 pub use room::{CurrentState, Keys, Room};
 pub use shutdown::{DeleteRoom, Replacement, ShutDown};
+pub use taking::Taking;
 pub use third_party_invites::{Ownership, ThirdParty};
 pub use timestamps::{EventsNear, Moment};
 pub use upgrade::Upgrade;
@@ -189,6 +190,8 @@ impl InUse {
         if self.recent.len() > RECENT_ROOMS {
             self.recent.pop_front();
         }
+        let held = self.rooms.len() as f64;
+        metrics::gauge!("myelin_cached_entries", "cache" => "rooms").set(held);
         room
     }
 }

@@ -28,6 +28,9 @@ pub(crate) const RECEIPT: &str = "m.receipt";
 /// How many relations are followed from an event to its thread.
 const MOST_RELATIONS: usize = 3;
 
+/// In how many threads of a room is noted up to where a user of another server has read: those it read last.
+const MOST_THREADS: usize = 200;
+
 /// The stream of receipts, and who waits for some.
 pub(crate) struct Receipts {
     pub(crate) stream: Stream,
@@ -113,7 +116,7 @@ impl Rooms {
     }
 
     /// Takes the content of an `m.receipt` EDU. What is not for a room of ours, or not the origin's to
-    /// say, is left out (R45).
+    /// say, is left out (R45), and so is what nobody can have read who isn't in the room.
     pub(crate) async fn receive_receipts(
         &self,
         origin: &ServerName,
@@ -130,7 +133,9 @@ impl Rooms {
             let of_users = received.remove(ReceiptType::Read.name());
             let mut placed = Vec::new();
             for (user, receipt) in of_users.unwrap_or_default() {
-                let Some(receipt) = read_receipt(origin, user, &receipt) else {
+                let receipt = read_receipt(origin, user, &receipt);
+                let Some(receipt) = receipt.filter(|receipt| room.may_be_joined(&receipt.user_id))
+                else {
                     continue;
                 };
                 let event = room.event_by_id(self, &receipt.event_id).await?;
@@ -166,6 +171,8 @@ impl Rooms {
                         if receipts::put(tx, nr, &receipt, event_position, position).await? {
                             if receipt.user_id.server_name() == own {
                                 note_read(tx, nr, &receipt, event_position).await?;
+                            } else if receipt.thread.is_some() {
+                                receipts::forget_threads(tx, nr, &receipt, MOST_THREADS).await?;
                             }
                             changed.push(receipt);
                         }

@@ -29,7 +29,7 @@ use tokio::sync::Notify;
 use tracing::Instrument as _;
 
 use crate::{
-    ReceiveError, RoomError, Rooms,
+    ReceiveError, RoomError, Rooms, Taking,
     containment::contained,
     room::Room,
     staging::Arrival,
@@ -64,14 +64,13 @@ impl Rooms {
     /// Any [`ReceiveError`]; then nothing was taken.
     pub async fn receive_transaction(
         &self,
-        origin: &ServerName,
-        txn_id: &str,
+        taking: &Taking<'_>,
         pdus: Vec<Box<RawValue>>,
     ) -> Result<Box<RawValue>, ReceiveError> {
-        let _taking = self.begin_taking(origin, txn_id).await?;
-        if let Some(response) = self.earlier_response(origin, txn_id).await? {
+        if let Some(response) = self.earlier_response(taking).await? {
             return Ok(response);
         }
+        let origin = &*taking.origin;
         let mut results = serde_json::Map::new();
         let mut arrivals = Vec::new();
         for (room, pdus) in self.by_room(pdus).await? {
@@ -82,17 +81,16 @@ impl Rooms {
                 self.refuse(origin, &room, pdus, &mut results).await;
             }
         }
+        // Of nothing that was said of any event nothing has to be remembered: a transaction of EDUs, or of events
+        // that are ignored, costs no write.
+        let is_remembered = !results.is_empty();
         let answer = to_raw_value(&json!({ "pdus": results })).expect("values can be written");
+        if !is_remembered {
+            return Ok(answer);
+        }
         // Before they are staged: a worker that runs may judge them at once.
         arrivals.iter_mut().for_each(Arrival::wait);
-        let staged = self
-            .stage(
-                origin.to_owned(),
-                txn_id.to_owned(),
-                &arrivals,
-                answer.get().to_owned(),
-            )
-            .await;
+        let staged = self.stage(taking, &arrivals, answer.get().to_owned()).await;
         if let Err(error) = staged {
             for arrival in &arrivals {
                 arrival.give_up(self);

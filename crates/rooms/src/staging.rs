@@ -7,10 +7,9 @@ use myelin_storage::{
     Priority, StorageError,
     staged::{self, Staged},
 };
-use ruma::OwnedServerName;
 use tracing::Instrument as _;
 
-use crate::{Rooms, room::Room, trace::Trace};
+use crate::{Rooms, Taking, room::Room, trace::Trace};
 
 /// What a transaction brought, checked as far as it can be without the room.
 pub(crate) struct Arrival {
@@ -52,11 +51,11 @@ impl Rooms {
     /// Writes the events of a transaction and the answer to it. After this, the answer is true.
     pub(crate) async fn stage(
         &self,
-        origin: OwnedServerName,
-        txn_id: String,
+        taking: &Taking<'_>,
         arrivals: &[Arrival],
         response: String,
     ) -> Result<(), StorageError> {
+        let (origin, txn_id) = (taking.origin.clone(), taking.txn_id.clone());
         let rows: Vec<_> = arrivals
             .iter()
             .map(|arrival| {

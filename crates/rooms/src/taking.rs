@@ -1,4 +1,5 @@
-//! Taking transactions of other servers: one of each at a time, and each once (R35).
+//! Taking transactions of other servers: one of each at a time, and each once (R35). That holds for all that is in
+//! one: a server that sends many at once is given no more of this server's time than one that waits for answers.
 
 use std::{
     collections::HashMap,
@@ -21,11 +22,19 @@ struct InProgress {
     done: Arc<Notify>,
 }
 
-/// Marks a transaction as being taken until it is dropped.
-pub(crate) struct Taking<'a> {
+/// A transaction that is being taken, until it is dropped.
+pub struct Taking<'a> {
     transactions: &'a Transactions,
-    origin: OwnedServerName,
+    pub(crate) origin: OwnedServerName,
+    pub(crate) txn_id: String,
     done: Arc<Notify>,
+}
+
+impl std::fmt::Debug for Taking<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { origin, txn_id, .. } = self;
+        write!(formatter, "Taking({origin} {txn_id})")
+    }
 }
 
 impl Drop for Taking<'_> {
@@ -41,8 +50,11 @@ impl Drop for Taking<'_> {
 }
 
 impl Rooms {
-    /// One transaction of an origin at a time; a repetition waits for the first to be answered.
-    pub(crate) async fn begin_taking(
+    /// Begins to take a transaction: one of an origin at a time; a repetition waits for the first to be answered.
+    ///
+    /// # Errors
+    /// [`ReceiveError::Busy`] if another one of the origin is being taken. Nothing of this one may be looked at.
+    pub async fn begin_taking(
         &self,
         origin: &ServerName,
         txn_id: &str,
@@ -62,10 +74,10 @@ impl Rooms {
                             done: done.clone(),
                         };
                         taking.insert(origin.to_owned(), in_progress);
-                        let origin = origin.to_owned();
                         return Ok(Taking {
                             transactions,
-                            origin,
+                            origin: origin.to_owned(),
+                            txn_id: txn_id.to_owned(),
                             done,
                         });
                     }
@@ -80,10 +92,9 @@ impl Rooms {
     /// The answer that the same transaction got before (R35).
     pub(crate) async fn earlier_response(
         &self,
-        origin: &ServerName,
-        txn_id: &str,
+        taking: &Taking<'_>,
     ) -> Result<Option<Box<RawValue>>, StorageError> {
-        let (origin, txn_id) = (origin.to_owned(), txn_id.to_owned());
+        let (origin, txn_id) = (taking.origin.clone(), taking.txn_id.clone());
         let response = self
             .database()
             .look_up("received transaction", move |tx| {

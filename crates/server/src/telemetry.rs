@@ -150,7 +150,7 @@ const FIGURES: &[(Kind, &str, Unit, &str)] = &[
         Kind::Gauge,
         "myelin_cached_entries",
         Unit::Count,
-        "What the caches of all rooms hold, by cache",
+        "What the caches of all rooms hold, and the rooms in memory, by cache",
     ),
     (
         Kind::Gauge,

@@ -1,6 +1,6 @@
 //! Devices of this server's users, and the access tokens that speak for them.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use myelin_core::number::StreamPosition;
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
@@ -15,6 +15,8 @@ statements! {
     /// A user's devices.
     DEVICES = "SELECT device_id, display_name, keys, last_seen_ms, user_agent, last_seen_ip FROM devices
         WHERE user_id = $1 ORDER BY device_id";
+    /// Who of some users has any.
+    WITH_DEVICES = "SELECT DISTINCT user_id FROM devices WHERE user_id IN text_list($1)";
     /// One of them.
     DEVICE = "SELECT device_id, display_name, keys, last_seen_ms, user_agent, last_seen_ip FROM devices
         WHERE user_id = $1 AND device_id = $2";
@@ -122,6 +124,19 @@ pub async fn put(
 pub async fn of_user(tx: &mut Tx, user: &UserId) -> Result<Vec<Device>, StorageError> {
     let rows = tx.query(DEVICES, params![user.as_str()]).await?;
     rows.iter().map(read_device).collect()
+}
+
+/// Those of some users who have devices.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn with_devices(
+    tx: &mut Tx,
+    users: &[OwnedUserId],
+) -> Result<BTreeSet<OwnedUserId>, StorageError> {
+    let users: Vec<&str> = users.iter().map(|user| user.as_str()).collect();
+    let rows = tx.query(WITH_DEVICES, params![users]).await?;
+    rows.iter().map(|row| row.parsed(0)).collect()
 }
 
 /// One of a user's devices.

@@ -15,6 +15,12 @@ statements! {
             read_ms = excluded.read_ms, position = excluded.position
         WHERE receipts.event_id <> excluded.event_id AND (receipts.event_position IS NULL
             OR excluded.event_position IS NULL OR excluded.event_position > receipts.event_position)";
+    /// Those of a user for threads of a room go, but for the newest.
+    FORGET_THREADS = "DELETE FROM receipts
+        WHERE room = $1 AND receipt_type = $2 AND user_id = $3 AND thread <> '' AND position <= (
+            SELECT position FROM receipts
+            WHERE room = $1 AND receipt_type = $2 AND user_id = $3 AND thread <> ''
+            ORDER BY position DESC LIMIT 1 OFFSET $4)";
     /// The newest receipts of a room that a user may see, in a span of the stream.
     RECEIPTS = "SELECT receipt_type, user_id, thread, event_id, read_ms FROM receipts
         WHERE room = $1 AND (receipt_type = 'm.read' OR user_id = $2) AND position > $3 AND position <= $4
@@ -106,6 +112,22 @@ pub async fn put(
         )
         .await?;
     Ok(changed > 0)
+}
+
+/// Of the receipts of a receipt's type and user for threads of a room, so many stay: the newest.
+///
+/// # Errors
+/// Any [`StorageError`].
+pub async fn forget_threads(
+    tx: &mut Tx,
+    room: RoomNr,
+    receipt: &Receipt,
+    stay: usize,
+) -> Result<(), StorageError> {
+    let (receipt_type, user) = (receipt.receipt_type.name(), receipt.user_id.as_str());
+    tx.execute(FORGET_THREADS, params![room, receipt_type, user, stay])
+        .await
+        .map(drop)
 }
 
 /// The newest receipts of a room after a position and up to another, newest first: those for everybody

@@ -21,6 +21,9 @@ pub const DIRECT_TO_DEVICE: &str = "m.direct_to_device";
 /// How many messages a device is given at once.
 const MOST_AT_ONCE: usize = 100;
 
+/// How many bytes the content of a message of another server has at most. Synapse, for one, sends 64 KiB.
+const MOST_CONTENT_BYTES: usize = 128 * 1024;
+
 /// Of how many devices is remembered that nothing waits for them.
 const MOST_EMPTY: usize = 10_000;
 
@@ -136,7 +139,8 @@ impl Users {
     }
 
     /// Takes the content of an `m.direct_to_device` EDU. When this returns, what is in it for devices of
-    /// this server is durable, once however often it comes; what can't be meant for them is dropped.
+    /// this server is durable, once however often it comes; what can't be meant for them is dropped, and so
+    /// is what is too large. If nothing is left, nothing is written.
     ///
     /// # Errors
     /// Any storage error: it was not taken, and has to come again (R44).
@@ -163,10 +167,17 @@ impl Users {
             tracing::info!(%origin, %sender, "a to-device EDU was dropped");
             return Ok(());
         }
-        let here = messages.into_iter().filter_map(|(user, contents)| {
-            let user = OwnedUserId::try_from(user).ok()?;
-            let is_here = user.server_name() == self.server_name();
-            is_here.then(|| (user, events(&sender, &event_type, &contents)))
+        let mut here = self.with_devices_here(messages).await?;
+        for contents in here.values_mut() {
+            contents.retain(|_, content| content.get().len() <= MOST_CONTENT_BYTES);
+        }
+        here.retain(|_, contents| !contents.is_empty());
+        if here.is_empty() {
+            return Ok(());
+        }
+        let here = here.into_iter().map(|(user, contents)| {
+            let events = events(&sender, &event_type, &contents);
+            (user, events)
         });
         let delivery = Delivery {
             source: origin.to_string(),
@@ -175,6 +186,26 @@ impl Users {
             elsewhere: Vec::new(),
         };
         self.deliver(delivery).await
+    }
+
+    /// What is for users of this server who have devices. Another server may name any number of others: that
+    /// is found out in one look, while nobody waits to write.
+    async fn with_devices_here(
+        &self,
+        messages: Messages,
+    ) -> Result<BTreeMap<OwnedUserId, BTreeMap<String, Box<RawValue>>>, StorageError> {
+        let mut here: BTreeMap<OwnedUserId, _> = messages
+            .into_iter()
+            .filter_map(|(user, contents)| Some((OwnedUserId::try_from(user).ok()?, contents)))
+            .filter(|(user, _)| user.server_name() == self.server_name())
+            .collect();
+        let users: Vec<_> = here.keys().cloned().collect();
+        let read = self.database().read("users with devices", move |tx| {
+            Box::pin(async move { devices::with_devices(tx, &users).await })
+        });
+        let known = read.await?;
+        here.retain(|user, _| known.contains(user));
+        Ok(here)
     }
 
     async fn deliver(&self, delivery: Delivery) -> Result<(), StorageError> {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use hyper::Response;
+use http_body_util::Full;
+use hyper::{Request, Response};
 use myelin_core::keys::KeyPair;
 use myelin_core::pdu::Pdu;
 use ruma::CanonicalJsonObject;
@@ -71,17 +72,28 @@ impl Resident {
         (method, path): (&str, &str),
         content: Option<Value>,
     ) -> Option<Response<Bytes>> {
+        let request = self.signed(number, server, (method, path), content);
+        http::send(at, request).await.ok()
+    }
+
+    /// A request to a server that is signed in one of the names.
+    pub fn signed(
+        &self,
+        number: usize,
+        server: &str,
+        (method, path): (&str, &str),
+        content: Option<Value>,
+    ) -> Request<Full<Bytes>> {
         let header = authorization(self.key(number), server, (method, path), content.as_ref());
         let body = content.map(|content| content.to_string());
-        let request = hyper::Request::builder()
+        Request::builder()
             .method(method)
             .uri(path)
             .header("host", server)
             .header("content-type", "application/json")
             .header("authorization", header)
             .body(body.unwrap_or_default().into())
-            .unwrap();
-        http::send(at, request).await.ok()
+            .unwrap()
     }
 }
 

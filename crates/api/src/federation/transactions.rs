@@ -18,14 +18,13 @@ pub(crate) async fn send(
     request: Signed,
 ) -> Result<Json<Box<RawValue>>, ApiError> {
     let transaction = ReceivedTransaction::read(&request.body)?;
+    let rooms = api.rooms();
+    let taking = rooms.begin_taking(&request.origin, &txn_id).await?;
     // They don't wait for the events, and may come again with a repeated transaction.
     for edu in &transaction.edus {
         receive_edu(&api, &request.origin, edu).await?;
     }
-    let rooms = api.rooms();
-    let answer = rooms
-        .receive_transaction(&request.origin, &txn_id, transaction.pdus)
-        .await?;
+    let answer = rooms.receive_transaction(&taking, transaction.pdus).await?;
     Ok(Json(answer))
 }
 

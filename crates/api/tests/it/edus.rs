@@ -158,6 +158,64 @@ async fn a_transaction_over_its_limits_has_no_effect() {
     .await;
 }
 
+#[tokio::test]
+async fn nothing_is_taken_of_a_transaction_beside_another_of_its_server() {
+    on_each_engine(async |fresh: Fresh| {
+        let site = Site::start(&fresh).await;
+        let alice = site.token("alice").await;
+        let begun = site.rooms.begin_taking(site.rooms.server_name(), "first");
+        let begun = begun.await.unwrap();
+        let edus = [direct_to_device("one")];
+        let refused = receive(&site, "second", &edus).await;
+        assert_eq!(refused, StatusCode::TOO_MANY_REQUESTS);
+        let events = |answer: Value| answer["to_device"]["events"].as_array().unwrap().len();
+        assert_eq!(events(sync(&site, &alice, None).await), 0);
+        drop(begun);
+        assert_eq!(receive(&site, "second", &edus).await, StatusCode::OK);
+        assert_eq!(events(sync(&site, &alice, None).await), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn messages_for_nobody_and_messages_that_are_too_large_leave_nothing_behind() {
+    on_each_engine(async |fresh: Fresh| {
+        let site = Site::start(&fresh).await;
+        let alice = site.token("alice").await;
+        let messages = |message_id: &str, messages: Value| {
+            let mut edu = direct_to_device(message_id);
+            edu["content"]["messages"] = messages;
+            edu
+        };
+        let to_all = |content: &str| json!({ "*": { "words": content } });
+        let nobody = (0..20_000).map(|number| (format!("@nobody{number}:example.org"), json!({})));
+        let nobody: serde_json::Map<_, _> = nobody.collect();
+        let mut alice_too = nobody.clone();
+        alice_too.insert("@alice:example.org".to_owned(), to_all("hello"));
+        let (large, elsewhere) = ("x".repeat(200_000), to_all("hello"));
+        let edus = [
+            messages("nobody", json!(nobody)),
+            messages(
+                "elsewhere",
+                json!({ "@alice:example.com": elsewhere, "alice": {} }),
+            ),
+            messages("large", json!({ "@alice:example.org": to_all(&large) })),
+        ];
+        // The server's own keys are stored when they are used first.
+        assert_eq!(receive(&site, "0", &[]).await, StatusCode::OK);
+        let before = site.stored().await;
+        assert_eq!(receive(&site, "1", &edus).await, StatusCode::OK);
+        assert_eq!(site.stored().await, before);
+        let edus = [messages("alice too", json!(alice_too))];
+        assert_eq!(receive(&site, "2", &edus).await, StatusCode::OK);
+        let shown = sync(&site, &alice, None).await;
+        let events = shown["to_device"]["events"].as_array().unwrap();
+        assert_eq!(events.len(), 1);
+        assert_eq!(events[0]["content"]["words"], "hello");
+    })
+    .await;
+}
+
 /// A room of alice's with a message in it: its part of paths, and the event's ID.
 pub(crate) async fn room(site: &Site, alice: &str) -> (String, String) {
     let create = "/_matrix/client/v3/createRoom";

@@ -13,6 +13,9 @@ use crate::{
     story::{bob, carol, foreign_servers},
 };
 
+/// In how many threads of a room is noted what a user of another server has read.
+const MOST_THREADS: usize = 200;
+
 impl House {
     pub(crate) async fn receive(&self, origin: &ServerName, edu_type: &str, content: &Value) {
         let edu = Edu {
@@ -132,6 +135,42 @@ async fn receipts_of_other_servers_are_kept_threads_and_all() {
         ];
         assert_eq!(house.read_in(&story.room_id).await, expected);
         assert!(house.read_in(&closed).await.is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_a_flood_of_receipts_is_kept_what_members_read_last() {
+    on_each_engine(|fresh| async move {
+        let house = House::open(fresh).await;
+        let (story, tip) = house.shared_room().await;
+        let server = bob().server_name();
+        let receive = async |user: &str, thread: Option<&str>| {
+            let receipts = json!({ user: receipt(&tip, thread) });
+            let content = json!({ &story.room_id: { "m.read": receipts } });
+            house.receive(server, "m.receipt", &content).await;
+        };
+        receive(bob().as_str(), None).await;
+        for number in 0..MOST_THREADS + 25 {
+            let thread = format!("$thread{number}");
+            receive(bob().as_str(), Some(&thread)).await;
+            receive(&format!("@stranger{number}:{server}"), Some(&thread)).await;
+        }
+        let room = house.room(&story.room_id).await.key.room;
+        let all = (StreamPosition(0), StreamPosition(i64::MAX));
+        let kept = house
+            .read(move |tx| {
+                Box::pin(async move { receipts::of_room(tx, room, alice(), all, 10_000).await })
+            })
+            .await;
+        assert!(kept.iter().all(|kept| kept.user_id == bob()), "{kept:?}");
+        let threads = kept.iter().filter_map(|kept| kept.thread.clone());
+        let newest_first: Vec<_> = (25..MOST_THREADS + 25)
+            .rev()
+            .map(|number| format!("$thread{number}"))
+            .collect();
+        assert_eq!(threads.collect::<Vec<_>>(), newest_first);
+        assert_eq!(kept.len(), MOST_THREADS + 1);
     })
     .await;
 }

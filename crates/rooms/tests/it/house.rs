@@ -214,12 +214,19 @@ impl House {
         pdus: Vec<Value>,
     ) -> Result<Value, ReceiveError> {
         let number = self.transactions.fetch_add(1, Ordering::Relaxed);
-        let pdus = raw(&pdus);
-        let answer = self
-            .rooms
-            .receive_transaction(origin.server_name(), &format!("t{number}"), pdus)
-            .await?;
-        Ok(serde_json::from_str(answer.get()).unwrap())
+        let txn_id = format!("t{number}");
+        let answer = self.transact_as((origin.server_name(), &txn_id), raw(&pdus));
+        Ok(serde_json::from_str(answer.await?.get()).unwrap())
+    }
+
+    /// Hands over a transaction of a server with an ID.
+    pub(crate) async fn transact_as(
+        &self,
+        (origin, txn_id): (&ServerName, &str),
+        pdus: Vec<Box<RawValue>>,
+    ) -> Result<Box<RawValue>, ReceiveError> {
+        let taking = self.rooms.begin_taking(origin, txn_id).await?;
+        self.rooms.receive_transaction(&taking, pdus).await
     }
 
     /// Pushes events of a story in one transaction; the answer's `pdus`. They may be judged later.

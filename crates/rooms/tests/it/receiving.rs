@@ -28,10 +28,7 @@ async fn a_repeated_transaction_gets_the_same_answer_and_happens_once_even_after
         let bad = story.write(&[&tip], message(bob(), "bad"));
         let pdus = raw(&[story.json(&good), forged(&story, &bad)]);
         let server = bob().server_name();
-        let first = house
-            .rooms
-            .receive_transaction(server, "t", pdus.clone())
-            .await;
+        let first = house.transact_as((server, "t"), pdus.clone()).await;
         let first = first.unwrap().get().to_owned();
         let parsed: Value = serde_json::from_str(&first).unwrap();
         assert_eq!(parsed["pdus"][good.as_str()], json!({}));
@@ -43,19 +40,14 @@ async fn a_repeated_transaction_gets_the_same_answer_and_happens_once_even_after
         // What it says now doesn't matter: it was answered.
         let other = story.write(&[&tip], message(bob(), "other"));
         for pdus in [pdus, raw(&[story.json(&other)])] {
-            let again = house
-                .rooms
-                .receive_transaction(server, "t", pdus.clone())
-                .await;
+            let again = house.transact_as((server, "t"), pdus.clone()).await;
             assert_eq!(again.unwrap().get(), first);
         }
         house.settled(&story.room_id).await;
         assert_eq!(house.timeline(&story.room_id).await, shown);
         // Transaction IDs are each server's own.
         let pdus = raw(&[story.json(&other)]);
-        let theirs = house
-            .rooms
-            .receive_transaction(carol().server_name(), "t", pdus.clone());
+        let theirs = house.transact_as((carol().server_name(), "t"), pdus.clone());
         assert_ne!(theirs.await.unwrap().get(), first);
     })
     .await;
@@ -85,9 +77,7 @@ async fn one_transaction_of_a_server_is_taken_at_a_time() {
         let id = story.write(&[&tip], message(bob(), "hello"));
         let pdus = raw(&[story.json(&id)]);
         let take = |user: &'static ruma::UserId, txn_id: &'static str| {
-            let taken = house
-                .rooms
-                .receive_transaction(user.server_name(), txn_id, pdus.clone());
+            let taken = house.transact_as((user.server_name(), txn_id), pdus.clone());
             Box::pin(taken)
         };
         let (first, same, other, of_another) = tokio::join!(

@@ -8,6 +8,7 @@ mod backfill;
 mod clock;
 mod edus;
 mod figures;
+mod floods;
 mod gaps;
 mod inviting;
 mod joining;

@@ -37,7 +37,7 @@ const COUNTED: [&str; 13] = [
     "myelin_cached_bytes{cache=\"events\"}",
 ];
 
-async fn figures(address: SocketAddr) -> String {
+pub(super) async fn figures(address: SocketAddr) -> String {
     let request = Request::get("/metrics").header("host", "newcomer.test");
     let request = request.body(Full::<Bytes>::default()).unwrap();
     let answer = http::send(address, request).await.unwrap();
