@@ -49,9 +49,12 @@ impl Violations {
 pub fn room(number: usize, room: &Room, views: &Views, violations: &mut Violations) {
     let mut first: BTreeMap<&str, (usize, &Opinion)> = BTreeMap::new();
     for (server, view) in views {
+        let counted = views
+            .iter()
+            .any(|(other, view)| other != server && view.servers.contains(&name(*server)));
         for (id, opinion) in &view.events {
-            // An outlier was judged by its own auth events only.
-            if opinion.before.is_none() {
+            // An outlier was judged by its own auth events only; and who was put out of a partial room is told no more.
+            if opinion.before.is_none() || (opinion.is_partial() && !counted) {
                 continue;
             }
             match first.get(id.as_str()) {
@@ -184,8 +187,11 @@ pub fn acknowledged(
             };
             match opinion {
                 None if must_have => violations.add("lost", place()),
+                // What was said while the room's state was partial may be rejected since then.
                 Some(opinion)
-                    if *server == event.server && opinion.verdict() != Verdict::Accepted =>
+                    if *server == event.server
+                        && !event.while_partial
+                        && opinion.verdict() != Verdict::Accepted =>
                 {
                     violations.add("acknowledged and refused", place());
                 }

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf, sync::Arc, time::
 
 use myelin_core::room_version::RoomVersion;
 use myelin_env::{CancellationToken, Clock, Random, Tasks};
+use myelin_storage::StorageError;
 use ruma::RoomId;
 use tokio::runtime::{Builder, RngSeed};
 
@@ -16,7 +17,7 @@ use crate::{
     network::Fabric,
     reader::Reader,
     trace::Trace,
-    view::{Server, View, waiting},
+    view::{Server, View, Waiting},
     workload::{OUTSIDER, Room, USERS, Workload, is_resident},
 };
 
@@ -257,7 +258,7 @@ impl Simulation {
             }
         }
         let random = Random::seeded(self.random.u64());
-        let mut workload = Workload::new(clients, &self.world, random);
+        let mut workload = Workload::new(clients, Arc::clone(&self.machines), &self.world, random);
         workload.make_rooms().await?;
         self.trace.note("begun");
         Ok(workload)
@@ -303,6 +304,31 @@ impl Simulation {
         self.rest("after everything was read").await
     }
 
+    /// What waits at a server that can come to an end.
+    async fn waiting(&self, number: usize, server: &Server) -> Result<Waiting, StorageError> {
+        let mut waiting = server.waiting().await?;
+        for partial in std::mem::take(&mut waiting.partial) {
+            if self.is_counted(number, &partial.0).await? {
+                waiting.partial.push(partial);
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// Whether any other server counts this one among those in a room. Who was put out while the room was partial,
+    /// and never heard of it, gets the rest of its state from nobody.
+    async fn is_counted(&self, number: usize, room_id: &RoomId) -> Result<bool, StorageError> {
+        for (other, machine) in self.machines.iter().enumerate() {
+            let server = machine.with_server(Server::of);
+            if let (true, Some(server)) = (other != number, server)
+                && server.counts(&name(number), room_id).await?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Waits until nothing waits anywhere.
     async fn rest(&self, when: &str) -> Result<(), String> {
         let begun = self.world.clock.instant();
@@ -312,9 +338,8 @@ impl Simulation {
             let mut busy = Vec::new();
             for (number, machine) in self.machines.iter().enumerate() {
                 let server = machine.with_server(Server::of).ok_or("a server is off")?;
-                let waiting = waiting(&server.database)
-                    .await
-                    .map_err(|why| why.to_string())?;
+                let waiting = self.waiting(number, &server).await;
+                let waiting = waiting.map_err(|why| why.to_string())?;
                 if !waiting.is_nothing() {
                     busy.push(format!("server {number}: {waiting:?}"));
                 }

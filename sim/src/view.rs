@@ -13,10 +13,12 @@ use myelin_core::{
 use myelin_rooms::{Room, Rooms};
 use myelin_server::Assembled;
 use myelin_storage::{
-    Database, StorageError, events, joins, params,
+    Database, StorageError, events,
+    joins::{self, PartialRoom},
+    params,
     queues::{self, Queues},
 };
-use ruma::{EventId, OwnedEventId, RoomId};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId};
 
 /// Which events are held in a room.
 const HELD: &str = "SELECT event FROM events WHERE room = $1 AND verdict > 0 ORDER BY event";
@@ -28,8 +30,8 @@ pub struct Waiting {
     pub queues: Queues,
     /// Joins that were begun.
     pub joins: usize,
-    /// Rooms whose state is partial, and why the last attempt to complete it failed.
-    pub partial: Vec<String>,
+    /// Rooms whose state is partial, and what became of the attempts to complete it.
+    pub partial: Vec<(OwnedRoomId, PartialRoom)>,
 }
 
 impl Waiting {
@@ -44,31 +46,6 @@ impl Waiting {
         } = self.queues;
         [staged, edus, behind] == [0; 3] && self.joins == 0 && self.partial.is_empty()
     }
-}
-
-/// Reads what waits.
-///
-/// # Errors
-/// Any [`StorageError`].
-pub async fn waiting(database: &Database) -> Result<Waiting, StorageError> {
-    let read = database.read("what waits", |tx| {
-        Box::pin(async move {
-            let partial = joins::partial_rooms(tx).await?;
-            let shown = partial.into_iter().map(|room| {
-                let why = room.last_error.unwrap_or_default();
-                format!(
-                    "room {} after {} attempts: {why}",
-                    room.room.0, room.attempts
-                )
-            });
-            Ok(Waiting {
-                queues: queues::count(tx).await?,
-                joins: joins::joins(tx).await?.len(),
-                partial: shown.collect(),
-            })
-        })
-    });
-    read.await
 }
 
 /// The IDs of a state's events, in order.
@@ -102,7 +79,8 @@ impl Opinion {
     pub fn summary(&self) -> String {
         let pdu = &self.event.pdu;
         let key = pdu.state_key.as_deref().unwrap_or("-");
-        format!("{} {key} by {}", pdu.event_type, pdu.sender)
+        let place = self.event.place;
+        format!("{} {key} by {} at {place:?}", pdu.event_type, pdu.sender)
     }
 }
 
@@ -197,6 +175,54 @@ impl Server {
             database: server.database().clone(),
             rooms: server.rooms().clone(),
         }
+    }
+
+    /// What waits there.
+    ///
+    /// # Errors
+    /// Any [`StorageError`].
+    pub async fn waiting(&self) -> Result<Waiting, StorageError> {
+        let read = self.database.read("what waits", |tx| {
+            Box::pin(async move {
+                let queues = queues::count(tx).await?;
+                let joins = joins::joins(tx).await?.len();
+                Ok((queues, joins, joins::partial_rooms(tx).await?))
+            })
+        });
+        let (queues, joins, records) = read.await?;
+        let mut partial = Vec::new();
+        for record in records {
+            if let Some(room) = self.rooms.room_by_nr(record.room).await? {
+                partial.push((room.key.room_id.clone(), record));
+            }
+        }
+        Ok(Waiting {
+            queues,
+            joins,
+            partial,
+        })
+    }
+
+    /// Whether the server counts another one among those in a room.
+    ///
+    /// # Errors
+    /// Any [`StorageError`].
+    pub async fn counts(&self, other: &str, room_id: &RoomId) -> Result<bool, StorageError> {
+        let room = self.rooms.room(room_id).await?;
+        let current = room.and_then(|room| room.current());
+        Ok(
+            current
+                .is_some_and(|current| current.state.servers().any(|(name, _)| **name == *other)),
+        )
+    }
+
+    /// Whether what it knows of a room's state is partial.
+    ///
+    /// # Errors
+    /// Any [`StorageError`].
+    pub async fn is_partial(&self, room_id: &RoomId) -> Result<bool, StorageError> {
+        let room = self.rooms.room(room_id).await?;
+        Ok(room.is_some_and(|room| room.is_partial()))
     }
 
     async fn held(&self, room: &Arc<Room>) -> Result<Vec<Arc<Event>>, StorageError> {

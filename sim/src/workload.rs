@@ -3,17 +3,19 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use myelin_core::room_version::RoomVersion;
 use myelin_env::{Clock, Random};
+use ruma::RoomId;
 use serde_json::{Value, json};
 
 use crate::{
     client::{Client, encode},
-    machine::World,
+    machine::{Machine, World},
+    view::Server,
 };
 
 /// A room of a simulation.
@@ -46,6 +48,8 @@ pub struct Acknowledged {
     pub room: usize,
     /// The number of the server.
     pub server: usize,
+    /// Whether the room's state was partial there when it was sent.
+    pub while_partial: bool,
 }
 
 /// Everything the users of a simulation know together.
@@ -60,6 +64,7 @@ pub struct Workload {
     pub clock: Clock,
     /// What decides what they do.
     pub random: Random,
+    machines: Arc<[Machine]>,
     acknowledged: Mutex<Vec<Acknowledged>>,
     failures: Mutex<Vec<String>>,
 }
@@ -85,9 +90,15 @@ const PATIENCE: usize = 2;
 impl Workload {
     /// Users who know no room yet.
     #[must_use]
-    pub fn new(clients: Vec<Client>, world: &World, random: Random) -> Self {
+    pub fn new(
+        clients: Vec<Client>,
+        machines: Arc<[Machine]>,
+        world: &World,
+        random: Random,
+    ) -> Self {
         Self {
             clients,
+            machines,
             rooms: Vec::new(),
             version: world.version,
             clock: world.clock.clone(),
@@ -355,15 +366,33 @@ impl Workload {
     ) -> Result<bool, String> {
         let client = &self.clients[index];
         let path = self.path(room, path);
+        let while_partial = self.is_partial(client.server, room).await?;
         let (status, answer) = client.insist(method, &path, Some(&body)).await?;
         if let (200, Some(event_id)) = (status, answer["event_id"].as_str()) {
             self.lock().push(Acknowledged {
                 event_id: event_id.to_owned(),
                 room,
                 server: client.server,
+                while_partial,
             });
         }
         Ok(status == 200)
+    }
+
+    /// Whether a server knows a part of a room's state only; or can't be asked.
+    async fn is_partial(&self, server: usize, room: usize) -> Result<bool, String> {
+        let Some(server) = self.machines[server].with_server(Server::of) else {
+            return Ok(true);
+        };
+        let room_id: &RoomId = self.rooms[room]
+            .id
+            .as_str()
+            .try_into()
+            .map_err(|_| "a room without an ID")?;
+        server
+            .is_partial(room_id)
+            .await
+            .map_err(|why| why.to_string())
     }
 
     fn path(&self, room: usize, rest: &str) -> String {

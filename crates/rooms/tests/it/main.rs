@@ -11,6 +11,7 @@ mod house;
 mod invites;
 mod joining;
 mod local;
+mod memory;
 mod notifications;
 mod outgoing;
 mod outliers;

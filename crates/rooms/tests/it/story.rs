@@ -253,6 +253,11 @@ impl Story {
         id
     }
 
+    /// Forgets all states but one, which take memory in large rooms.
+    pub(crate) fn keep_only_state_after(&mut self, id: &EventId) {
+        self.after.retain(|known, _| known == id);
+    }
+
     /// Writes events each after the last, and tells their IDs.
     pub(crate) fn chain(
         &mut self,
