@@ -99,6 +99,10 @@ impl Allocation {
 
 impl Drop for Allocation {
     fn drop(&mut self) {
+        // Its first position is the next one's.
+        if self.count == 0 {
+            return;
+        }
         let inner = &self.stream.inner;
         let mut positions = inner.state.lock().unwrap_or_else(PoisonError::into_inner);
         positions.unfinished.remove(&self.first);
@@ -138,6 +142,17 @@ mod tests {
         drop(stream.allocate(1));
         assert_eq!(stream.readable(), StreamPosition(1));
         drop(none);
+        assert_eq!(stream.readable(), StreamPosition(1));
+    }
+
+    #[test]
+    fn an_empty_allocation_finishes_nothing_of_the_next_one() {
+        let stream = Stream::new(StreamPosition(0));
+        let none = stream.allocate(0);
+        let one = stream.allocate(1);
+        drop(none);
+        assert_eq!(stream.readable(), StreamPosition(0));
+        drop(one);
         assert_eq!(stream.readable(), StreamPosition(1));
     }
 }
