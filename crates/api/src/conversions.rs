@@ -148,6 +148,7 @@ impl From<RoomError> for ApiError {
         match error {
             RoomError::NotFound(_) => Self::not_found(message),
             RoomError::Forbidden(_) => Self::forbidden(message),
+            RoomError::NoGuests => Self::guests_forbidden(message),
             RoomError::BadJson(_) => Self::bad_json(message),
             RoomError::InvalidParam(_) => Self::invalid_param(message),
             RoomError::UnsupportedVersion(_) => Self::new(

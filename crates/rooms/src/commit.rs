@@ -11,8 +11,8 @@ use myelin_core::{
     state::Membership,
 };
 use myelin_storage::{
-    Priority, StorageError, Tx, aliases, client_transactions, events, joins, notifications,
-    out_of_band, outbox, published_rooms, rooms, staged, stream::Allocation,
+    Priority, StorageError, Tx, aliases, client_transactions, events, guest_departures, joins,
+    notifications, out_of_band, outbox, published_rooms, rooms, staged, stream::Allocation,
 };
 use ruma::OwnedUserId;
 
@@ -114,6 +114,9 @@ impl Write {
         }
         for read in &self.batch.read {
             read.put(tx, room).await?;
+        }
+        if let Some(departure) = self.batch.guest_departure {
+            guest_departures::put(tx, departure).await?;
         }
         self.write_redactions(tx).await?;
         for replaced in &self.batch.replaced {
@@ -280,6 +283,7 @@ impl Written {
         }
         let newest = allocation.positions().last();
         let to_send = !batch.outbox.is_empty();
+        let guests_must_leave = batch.guest_departure.is_some();
         drop(allocation);
         let Some(position) = newest else { return };
         // Someone else's earlier position may still be open; nobody can read past it.
@@ -296,6 +300,9 @@ impl Written {
             .wake(listeners.iter().map(|user| &**user), position);
         if to_send {
             rooms.outgoing().wake();
+        }
+        if guests_must_leave {
+            rooms.guests_must_leave();
         }
     }
 }

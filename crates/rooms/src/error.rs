@@ -13,6 +13,9 @@ pub enum RoomError {
     /// The rules of the room don't permit it.
     #[error("{0}")]
     Forbidden(String),
+    /// The room lets no guests in.
+    #[error("the room lets no guests in")]
+    NoGuests,
     /// What was asked for is malformed.
     #[error("{0}")]
     BadJson(String),

@@ -72,7 +72,8 @@ impl Rooms {
     /// # Errors
     /// [`RoomError::Forbidden`] or [`RoomError::Remote`] if the room doesn't let the user in,
     /// [`RoomError::NoServer`] if no server could help, [`RoomError::NotFound`] for an alias that
-    /// nobody knows.
+    /// nobody knows, [`RoomError::NoGuests`] for a guest whom the room does not let in: one who came in by
+    /// another server leaves again.
     pub async fn join(
         &self,
         user: &UserId,
@@ -93,7 +94,15 @@ impl Rooms {
         if candidates.is_empty() {
             return Err(Attempts::default().nobody());
         }
-        self.join_remotely(room_id.clone(), user.to_owned(), candidates, content)
+        self.join_remotely(
+            room_id.clone(),
+            user.to_owned(),
+            candidates,
+            content.clone(),
+        )
+        .await?;
+        // Only now is known whether guests may be there.
+        self.must_let_in(&self.known_room(&room_id).await?, &content)
             .await?;
         Ok(room_id)
     }
@@ -135,6 +144,7 @@ impl Rooms {
         if self.membership_of(room, user) == Some(Membership::Join) {
             return Ok(Here::Joined);
         }
+        self.must_let_in(room, content).await?;
         if room.is_partial() {
             // We may not know of a ban, so a server with all members has to let the user in (R111).
             inviter.extend(named(&room.servers_at_join()));

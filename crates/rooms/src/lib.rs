@@ -21,6 +21,7 @@ mod event_cache;
 mod fetch;
 mod fetched_state;
 mod following;
+mod guests;
 mod handshake;
 mod held;
 mod history_purge;
@@ -165,6 +166,8 @@ struct Inner {
     profile_news: tokio::sync::Notify,
     /// An account was closed.
     departure_news: tokio::sync::Notify,
+    /// It was noted that guests have to leave a room.
+    guest_news: tokio::sync::Notify,
 }
 
 #[derive(Default)]
@@ -254,6 +257,7 @@ impl Rooms {
             traced: traced::Recent::default(),
             profile_news: tokio::sync::Notify::new(),
             departure_news: tokio::sync::Notify::new(),
+            guest_news: tokio::sync::Notify::new(),
         }));
         rooms.resume_joins().await?;
         rooms.resume_resyncs().await?;
@@ -262,6 +266,7 @@ impl Rooms {
         rooms.start_presence();
         rooms.start_telling_profiles();
         rooms.start_departures();
+        rooms.start_guest_departures();
         rooms.start_search_index();
         rooms.start_user_directory();
         rooms.resume_deletions().await?;

@@ -16,6 +16,7 @@ use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
     RoomError, Rooms,
+    guests::{GUEST, KIND},
     new_event::{NewEvent, SendError},
     notes::READ_TOGETHER,
     turn::Turn,
@@ -142,13 +143,16 @@ fn shown(profile: Profile) -> Map<String, Value> {
     ] {
         content.extend(value.map(|value| (field.to_owned(), value.into())));
     }
+    if profile.guest {
+        content.insert(KIND.to_owned(), GUEST.into());
+    }
     content
 }
 
 /// Whether a membership shows the same of its user as `wanted` does.
 fn shows(content: &RawValue, wanted: &Map<String, Value>) -> bool {
     let content: Map<String, Value> = serde_json::from_str(content.get()).unwrap_or_default();
-    ["displayname", "avatar_url"]
+    ["displayname", "avatar_url", KIND]
         .iter()
         .all(|field| content.get(*field) == wanted.get(*field))
 }

@@ -56,6 +56,7 @@ impl Rooms {
             return Ok(same);
         }
         self.check_blocked(room_id, &event).await?;
+        self.check_guest(&room, &event).await?;
         if event.event_type == CANONICAL_ALIAS && event.state_key.as_deref() == Some("") {
             self.check_announced(&room, &event.content).await?;
         }
@@ -63,6 +64,19 @@ impl Rooms {
             Some(target) => self.invite_remotely(&room, event, &target).await,
             None => self.send_in_turn(&room, event).await,
         }
+    }
+
+    /// Refuses a guest who comes into a room that lets none in.
+    async fn check_guest(&self, room: &Arc<Room>, event: &NewEvent) -> Result<(), RoomError> {
+        let is_join = event.event_type == MEMBER
+            && event.state_key.as_deref() == Some(event.sender.as_str())
+            && membership(&event.content) == Some(Membership::Join);
+        if !is_join || self.membership_of(room, &event.sender) == Some(Membership::Join) {
+            return Ok(());
+        }
+        let content = serde_json::from_str(event.content.get());
+        let content = content.map_err(|error| RoomError::BadJson(error.to_string()))?;
+        self.must_let_in(room, &content).await
     }
 
     /// Whom an event invites, if that is a user of another server.

@@ -540,6 +540,10 @@ impl Writing {
         }
         .note(&mut self.batch)
         .await?;
+        let after = self.graph.current.as_ref();
+        self.rooms
+            .note_guests(&self.room, after, &mut self.batch)
+            .await?;
         let written = self
             .batch
             .write(&self.rooms, &self.room, &before, &self.graph)

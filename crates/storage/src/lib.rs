@@ -26,6 +26,7 @@ mod error;
 mod event_id;
 pub mod events;
 pub mod filters;
+pub mod guest_departures;
 pub mod history_purges;
 pub mod joins;
 mod migrations;
@@ -88,6 +89,7 @@ const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
     ("edu_outbox", edu_outbox::STATEMENTS),
     ("events", events::STATEMENTS),
     ("filters", filters::STATEMENTS),
+    ("guest_departures", guest_departures::STATEMENTS),
     ("history_purges", history_purges::STATEMENTS),
     ("joins", joins::STATEMENTS),
     ("migrations", migrations::STATEMENTS),

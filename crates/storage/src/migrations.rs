@@ -161,6 +161,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "guests",
         sql: include_str!("../migrations/0029_guests.sql"),
     },
+    Migration {
+        number: 30,
+        name: "guest departures",
+        sql: include_str!("../migrations/0030_guest_departures.sql"),
+    },
 ];
 
 statements! {

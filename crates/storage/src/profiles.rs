@@ -6,7 +6,7 @@ use crate::{StorageError, Tx};
 
 statements! {
     /// What a user shows of itself.
-    PROFILE = "SELECT display_name, avatar_url FROM accounts WHERE user_id = $1 AND NOT deactivated";
+    PROFILE = "SELECT display_name, avatar_url, guest FROM accounts WHERE user_id = $1 AND NOT deactivated";
     /// A new display name, or none.
     SET_DISPLAY_NAME = "UPDATE accounts SET display_name = $2 WHERE user_id = $1";
     /// A new picture, or none.
@@ -34,6 +34,8 @@ pub struct Profile {
     pub display_name: Option<String>,
     /// The picture, an `mxc://` address.
     pub avatar_url: Option<String>,
+    /// Whether it is a guest, which rooms are told too.
+    pub guest: bool,
 }
 
 /// A user's profile; `None` if there is no such user.
@@ -46,6 +48,7 @@ pub async fn by_user(tx: &mut Tx, user: &UserId) -> Result<Option<Profile>, Stor
         Ok(Profile {
             display_name: row.opt_text(0)?.map(str::to_owned),
             avatar_url: row.opt_text(1)?.map(str::to_owned),
+            guest: row.bool(2)?,
         })
     })
     .transpose()

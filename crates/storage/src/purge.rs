@@ -61,6 +61,8 @@ statements! {
     /// See above.
     LOCAL_MEMBERSHIPS = some_of!("local_memberships", "user_id, room");
     /// See above.
+    GUEST_DEPARTURES = some_of!("guest_departures", "room");
+    /// See above.
     FORWARD_EXTREMITIES = some_of!("forward_extremities", "room, event");
     /// See above.
     BACKWARD_EXTREMITIES = some_of!("backward_extremities", "room, event");
@@ -104,7 +106,7 @@ const EVENTS_AT_ONCE: usize = 200;
 const STATES_AT_ONCE: usize = 100;
 
 /// Tables of which rows are deleted by the room's number, and by nothing else.
-const BY_ROOM: [&str; 14] = [
+const BY_ROOM: [&str; 15] = [
     STAGED_PDUS,
     PARTIAL_ROOMS,
     PUBLISHED_ROOMS,
@@ -115,6 +117,7 @@ const BY_ROOM: [&str; 14] = [
     RECEIPTS,
     OUT_OF_BAND,
     LOCAL_MEMBERSHIPS,
+    GUEST_DEPARTURES,
     FORWARD_EXTREMITIES,
     BACKWARD_EXTREMITIES,
     ROOM_STATES,

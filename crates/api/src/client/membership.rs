@@ -148,7 +148,16 @@ pub(crate) async fn forget(
 /// What the user shows of itself, for its membership events.
 pub(crate) async fn own_profile(api: &Api, user: &UserId) -> Result<Map<String, Value>, ApiError> {
     let profile = api.users().local_profile(user).await?;
-    Ok(shown_in_rooms(&profile))
+    let mut shown = shown_in_rooms(&profile);
+    if profile.guest {
+        mark_as_guest(&mut shown);
+    }
+    Ok(shown)
+}
+
+/// Says in a membership that it is a guest's, which is how a room knows whom it concerns when it closes to guests.
+pub(crate) fn mark_as_guest(content: &mut Map<String, Value>) {
+    content.insert("kind".to_owned(), "guest".into());
 }
 
 pub(crate) async fn leave(

@@ -47,6 +47,7 @@ pub(crate) async fn register(
             return Err(ApiError::invalid_param(format!("Unknown kind {other:?}")));
         }
     }
+    let was_guest = request.guest_access_token.is_some();
     let registered = api
         .users()
         .register(Registration {
@@ -62,6 +63,10 @@ pub(crate) async fn register(
             inhibit_login: request.inhibit_login,
         })
         .await?;
+    if was_guest {
+        // Its memberships say so.
+        api.rooms().profile_changed();
+    }
     Ok(Json(match registered {
         Registered::LoggedIn(login) => login_answer(&api, &login),
         Registered::Account(user_id) => {

@@ -6,8 +6,12 @@ use myelin_storage::client_transactions::ClientTransaction;
 use myelin_users::Requester;
 use ruma::{OwnedEventId, OwnedRoomId, RoomId};
 use serde::Deserialize;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{
+    Map, Value, json,
+    value::{RawValue, to_raw_value},
+};
 
+use super::membership::mark_as_guest;
 use crate::{
     Api, ApiError,
     admission::Active,
@@ -78,8 +82,11 @@ pub(crate) async fn set_state(
     State(api): State<Api>,
     Active(requester): Active,
     Path((room_id, event_type, state_key)): Path<(OwnedRoomId, String, String)>,
-    Json(content): Json<Box<RawValue>>,
+    Json(mut content): Json<Box<RawValue>>,
 ) -> Result<Json<Value>, ApiError> {
+    if requester.guest && event_type == "m.room.member" && requester.user_id == *state_key {
+        content = marked_as_guest(&content)?;
+    }
     let event = NewEvent {
         sender: requester.user_id,
         event_type,
@@ -89,6 +96,13 @@ pub(crate) async fn set_state(
         transaction: None,
     };
     send_event(&api, &room_id, event).await
+}
+
+fn marked_as_guest(content: &RawValue) -> Result<Box<RawValue>, ApiError> {
+    let bad_json = |error: serde_json::Error| ApiError::bad_json(error.to_string());
+    let mut content: Map<String, Value> = serde_json::from_str(content.get()).map_err(bad_json)?;
+    mark_as_guest(&mut content);
+    to_raw_value(&content).map_err(bad_json)
 }
 
 pub(crate) async fn set_state_without_key(

@@ -2,7 +2,11 @@
 
 use http::{Method, StatusCode};
 use myelin_api::{Access, routes};
-use myelin_storage::testing::{Fresh, on_each_engine};
+use myelin_core::number::{RoomNr, StreamPosition};
+use myelin_storage::{
+    guest_departures,
+    testing::{Fresh, on_each_engine},
+};
 use serde_json::{Value, json};
 
 use crate::{Site, errors::example};
@@ -264,6 +268,149 @@ async fn guests_do_not_take_the_place_of_the_first_account() {
         assert_eq!(site.users.first_account_token().await.unwrap(), token);
         site.token("alice").await;
         assert_eq!(site.users.first_account_token().await.unwrap(), None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn guests_join_rooms_that_let_them_in_and_are_known_for_guests_there() {
+    on_each_engine(async |fresh: Fresh| {
+        let site = inn(&fresh).await;
+        let alice = site.token("alice").await;
+        let login = guest(&site, Value::Null).await;
+        let (token, user) = (text(&login["access_token"]), text(&login["user_id"]));
+        let call = async |token: &str, method: Method, path: &str, body: Value| {
+            let target = format!("/_matrix/client/v3/{path}");
+            site.call(method, &target, Some(token), body).await
+        };
+        let create = call(
+            &alice,
+            Method::POST,
+            "createRoom",
+            json!({ "preset": "public_chat" }),
+        );
+        let (_, room) = create.await;
+        let room = text(&room["room_id"]);
+        let member = format!("rooms/{room}/state/m.room.member/{user}");
+        let own_join = json!({ "membership": "join" });
+        for (method, path, body) in [
+            (Method::POST, format!("rooms/{room}/join"), json!({})),
+            (Method::POST, format!("join/{room}"), json!({})),
+            (Method::PUT, member.clone(), own_join.clone()),
+        ] {
+            let (status, answer) = call(token, method, &path, body).await;
+            assert_eq!(status, StatusCode::FORBIDDEN, "{path}");
+            assert_eq!(answer["errcode"], "M_GUEST_ACCESS_FORBIDDEN", "{path}");
+        }
+        let access = format!("rooms/{room}/state/m.room.guest_access");
+        let set = async |access_is: &str| {
+            let body = json!({ "guest_access": access_is });
+            let (status, answer) = call(&alice, Method::PUT, &access, body).await;
+            assert_eq!(status, StatusCode::OK, "{answer}");
+        };
+        set("can_join").await;
+        let content = async || call(&alice, Method::GET, &member, Value::Null).await.1;
+        for (method, path, body) in [
+            (Method::POST, format!("rooms/{room}/join"), json!({})),
+            (Method::PUT, member.clone(), own_join),
+        ] {
+            let (status, answer) = call(token, method.clone(), &path, body).await;
+            assert_eq!(status, StatusCode::OK, "{path}: {answer}");
+            assert_eq!(content().await["kind"], "guest", "{path}");
+            let said = format!("rooms/{room}/send/m.room.message/{method}");
+            let message = json!({ "msgtype": "m.text", "body": "hello" });
+            assert_eq!(
+                call(token, Method::PUT, &said, message).await.0,
+                StatusCode::OK
+            );
+            let leave = format!("rooms/{room}/leave");
+            let leave = call(token, Method::POST, &leave, json!({}));
+            assert_eq!(leave.await.0, StatusCode::OK);
+        }
+    })
+    .await;
+}
+
+/// Waits until the answer to a question is yes.
+async fn until(site: &Site, mut question: impl AsyncFnMut() -> bool) {
+    let asking = async {
+        while !question().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    let clock = myelin_env::Clock::real();
+    let answered = clock
+        .timeout(std::time::Duration::from_secs(60), asking)
+        .await;
+    answered.unwrap_or_else(|_| panic!("{:?}", site.fresh.env.tasks.running()));
+}
+
+#[tokio::test]
+async fn who_is_no_guest_any_more_stays_when_the_room_is_closed_to_guests() {
+    on_each_engine(async |fresh: Fresh| {
+        let site = inn(&fresh).await;
+        let alice = site.token("alice").await;
+        let (login, other) = (
+            guest(&site, Value::Null).await,
+            guest(&site, Value::Null).await,
+        );
+        let call = async |token: Option<&str>, method: Method, path: &str, body: Value| {
+            let target = format!("/_matrix/client/v3/{path}");
+            let (status, answer) = site.call(method, &target, token, body).await;
+            assert_eq!(status, StatusCode::OK, "{path}: {answer}");
+            answer
+        };
+        let wish = json!({ "initial_state": [
+            { "type": "m.room.guest_access", "content": { "guest_access": "can_join" } },
+        ], "preset": "public_chat" });
+        let room = call(Some(&alice), Method::POST, "createRoom", wish).await;
+        let room = text(&room["room_id"]);
+        for guest in [&login, &other] {
+            let token = guest["access_token"].as_str();
+            call(
+                token,
+                Method::POST,
+                &format!("rooms/{room}/join"),
+                json!({}),
+            )
+            .await;
+        }
+        let user = text(&login["user_id"]);
+        let username = user.strip_prefix('@').unwrap().split(':').next().unwrap();
+        let body = json!({
+            "username": username, "password": "secret", "guest_access_token": login["access_token"],
+            "auth": { "type": "m.login.dummy" },
+        });
+        call(None, Method::POST, "register", body).await;
+        let membership = async |login: &Value| {
+            let member = format!(
+                "rooms/{room}/state/m.room.member/{}",
+                text(&login["user_id"])
+            );
+            call(Some(&alice), Method::GET, &member, Value::Null).await
+        };
+        until(&site, async || {
+            membership(&login).await == json!({ "membership": "join" })
+        })
+        .await;
+        let access = format!("rooms/{room}/state/m.room.guest_access");
+        call(
+            Some(&alice),
+            Method::PUT,
+            &access,
+            json!({ "guest_access": "forbidden" }),
+        )
+        .await;
+        until(&site, async || {
+            let all = (RoomNr(0), StreamPosition(i64::MAX));
+            let notes = site.fresh.database.look_up("notes", move |tx| {
+                Box::pin(guest_departures::open(tx, all.0, all.1, 1))
+            });
+            notes.await.unwrap().is_empty()
+        })
+        .await;
+        assert_eq!(membership(&other).await["membership"], "leave");
+        assert_eq!(membership(&login).await["membership"], "join");
     })
     .await;
 }

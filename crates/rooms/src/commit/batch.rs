@@ -12,6 +12,7 @@ use myelin_core::{
 use myelin_storage::{
     client_transactions::ClientTransaction,
     events,
+    guest_departures::GuestDeparture,
     joins::PartialRoom,
     notifications::NewNotification,
     out_of_band::OutOfBand,
@@ -42,6 +43,7 @@ pub(crate) struct Batch {
     pub(super) outbox: Vec<OutboxRow>,
     pub(super) transactions: Vec<(OwnedUserId, ClientTransaction, OwnedEventId)>,
     pub(super) judged: Vec<i64>,
+    pub(super) guest_departure: Option<GuestDeparture>,
     pub(super) traces: Vec<(StreamPosition, Trace)>,
     pub(super) founding: Option<Founding>,
     pub(super) replaced: Vec<Replaced>,
@@ -181,6 +183,12 @@ impl Batch {
 
     /// The events that clients will be shown, in order.
     pub(crate) fn shown(&self) -> Vec<Arc<Event>> {
+        let shown = self.shown_events();
+        shown.map(|event| Arc::new(event.clone())).collect()
+    }
+
+    /// The same without taking them along.
+    pub(crate) fn shown_events(&self) -> impl Iterator<Item = &Event> {
         self.events
             .iter()
             .map(|new| &new.event)
@@ -188,8 +196,6 @@ impl Batch {
             .filter(
                 |event| matches!(event.place, Place::Timeline { position, .. } if position.0 > 0),
             )
-            .map(|event| Arc::new(event.clone()))
-            .collect()
     }
 
     /// What this server's users are to the room from now on.
@@ -237,6 +243,11 @@ impl Batch {
             .iter()
             .find(same)
             .map(|(_, _, event_id)| event_id.clone())
+    }
+
+    /// Guests have to leave the room.
+    pub(crate) fn let_guests_leave(&mut self, departure: GuestDeparture) {
+        self.guest_departure = Some(departure);
     }
 
     /// A staged PDU was judged.
@@ -306,6 +317,9 @@ impl Batch {
         }
         for (position, _) in &mut self.traces {
             place(position);
+        }
+        if let Some(departure) = &mut self.guest_departure {
+            place(&mut departure.position);
         }
         allocation
     }

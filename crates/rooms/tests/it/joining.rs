@@ -41,7 +41,7 @@ pub(crate) fn bobs_room(name: &str) -> (Story, OwnedEventId) {
 }
 
 /// Bob's server makes templates of alice's join after an event.
-fn offer(peers: &Peers, story: &Story, tip: &OwnedEventId) {
+pub(crate) fn offer(peers: &Peers, story: &Story, tip: &OwnedEventId) {
     let at = |event_type: &str| story.after(tip)[&(event_type.to_owned(), String::new())].clone();
     let cited = ["m.room.create", "m.room.power_levels", "m.room.join_rules"].map(at);
     let event = json!({
@@ -60,7 +60,7 @@ fn offer(peers: &Peers, story: &Story, tip: &OwnedEventId) {
 }
 
 /// The state after an event, as `send_join` tells it in full.
-fn told_state(story: &Story, tip: &OwnedEventId) -> Value {
+pub(crate) fn told_state(story: &Story, tip: &OwnedEventId) -> Value {
     let state = story.after(tip);
     let chain = story.auth_chain(state);
     let state: Vec<_> = state.values().map(|id| story.json(id)).collect();
@@ -69,7 +69,7 @@ fn told_state(story: &Story, tip: &OwnedEventId) -> Value {
 }
 
 /// Waits for the join that bob's server is sent, and takes it into the story.
-async fn read_join(peers: &Peers, story: &mut Story, earlier: usize) -> OwnedEventId {
+pub(crate) async fn read_join(peers: &Peers, story: &mut Story, earlier: usize) -> OwnedEventId {
     until(async || peers.times("send_join") > earlier).await;
     let asked = peers.asked();
     let sent = asked.iter().rfind(|asked| asked.endpoint == "send_join");

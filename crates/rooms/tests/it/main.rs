@@ -5,6 +5,7 @@ mod creating;
 mod edus;
 mod forks;
 mod gaps;
+mod guests;
 mod history;
 mod hostile;
 mod house;
