@@ -5,6 +5,7 @@
     reason = "a benchmark is outside of the program: it has tasks of its own"
 )]
 
+mod attack;
 mod delivery;
 mod load;
 mod process;
@@ -23,7 +24,8 @@ use std::{
 
 const USAGE: &str = "usage: myelin-bench resolution|sends-during-resync|resident [MEMBERS...]
        myelin-bench delivery [SERVERS...]
-       myelin-bench load [SENDERS...]";
+       myelin-bench load [SENDERS...]
+       myelin-bench attack [SECONDS]";
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let arguments = env::args().skip(1).collect::<Vec<_>>();
@@ -43,6 +45,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         ("sends-during-resync", Ok(members)) => sends::run(&members, &mut io::stdout().lock())?,
         ("resident", Ok(members)) => resident::run(&members, &mut io::stdout().lock())?,
         ("delivery", Ok(servers)) => delivery::run(&servers, &mut io::stdout().lock())?,
+        ("attack", Ok(seconds)) => attack::run(&seconds, &mut io::stdout().lock())?,
         ("load", Ok(senders)) => load::run(&senders, &mut io::stdout().lock())?,
         _ => return usage(),
     }

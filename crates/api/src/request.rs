@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::{
-    body::{Body, to_bytes},
+    body::{Body, HttpBody as _, to_bytes},
     extract::{FromRequest, FromRequestParts, Request},
     response::{IntoResponse, Response},
 };
@@ -112,6 +112,16 @@ pub(crate) fn pdu_response(answer: PduAnswer) -> Response {
         Ok::<_, StorageError>(piece.map(|piece| (piece, answer)))
     });
     json_response(Body::from_stream(pieces))
+}
+
+/// Waits until the whole of a request is there.
+pub(crate) async fn receive_body(api: &Api, request: Request) -> Result<Request, ApiError> {
+    if request.body().is_end_stream() {
+        return Ok(request);
+    }
+    let (parts, body) = request.into_parts();
+    let body = read_body(body, MAX_CLIENT_BODY, api).await?;
+    Ok(Request::from_parts(parts, Body::from(body)))
 }
 
 /// Reads a body of at most `limit` bytes.

@@ -22,6 +22,7 @@ use tracing::{Instrument as _, field::Empty};
 use crate::{
     Api, ApiError,
     admission::admit,
+    request::receive_body,
     routes::{Access, Effect, Resource, Route, routes},
 };
 
@@ -65,8 +66,8 @@ pub fn router(api: &Api, client: bool, federation: bool) -> Router {
     router.with_state(api.clone())
 }
 
-/// How many requests are answered at the same time; more wait for their turn. Other servers can't
-/// take the turns of clients, nor what reads those of what changes something.
+/// How many requests are answered at the same time, once they are there whole; more wait for their turn.
+/// Other servers can't take the turns of clients, nor what reads those of what changes something.
 pub(crate) struct Permits {
     client_reads: Arc<Semaphore>,
     client_changes: Arc<Semaphore>,
@@ -135,12 +136,18 @@ async fn observe(State(route): State<Observed>, request: Request, next: Next) ->
     let asked = api.clone();
     // Boxed: it is moved through several futures from here on.
     let answer = Box::pin(async move {
-        match admit(&asked, access, limit, request).await {
-            Ok(request) => next.run(request).await,
-            Err(refused) => refused.into_response(),
-        }
+        let admitted = match admit(&asked, access, limit, request).await {
+            Ok(request) => receive_body(&asked, request).await,
+            Err(refused) => Err(refused),
+        };
+        let request = match admitted {
+            Ok(request) => request,
+            Err(refused) => return refused.into_response(),
+        };
+        // Not before the request is there: who sends it slowly would keep others waiting.
+        in_turn(permits, next.run(request)).await
     });
-    let answer = carry_out(api.env(), effect, permits, answer);
+    let answer = carry_out(api.env(), effect, answer);
     let response = answer.instrument(span.clone()).await.into_response();
     let status = response.status().as_u16();
     span.record("status", status);
@@ -173,32 +180,29 @@ impl Drop for InProgress {
     }
 }
 
-/// Answers a request as befits its effect, within the bounds of `permits`.
-async fn carry_out<F>(
-    env: &Env,
-    effect: Effect,
-    permits: Option<Arc<Semaphore>>,
-    answer: F,
-) -> Result<F::Output, ApiError>
+/// Does something when it is its turn.
+async fn in_turn<F: Future>(permits: Option<Arc<Semaphore>>, answer: F) -> F::Output {
+    let _permit = match permits {
+        // They are never closed, so an error cannot happen; a request too many would do no harm.
+        Some(permits) => permits.acquire_owned().await.ok(),
+        None => None,
+    };
+    answer.await
+}
+
+/// Answers a request as befits its effect.
+async fn carry_out<F>(env: &Env, effect: Effect, answer: F) -> Result<F::Output, ApiError>
 where
     F: Future<Output: Send> + Send + 'static,
 {
-    let permitted = async move {
-        // The semaphores are never closed, so an error cannot happen; a request too many would do no harm.
-        let _permit = match permits {
-            Some(permits) => permits.acquire_owned().await.ok(),
-            None => None,
-        };
-        answer.await
-    };
     match effect {
-        Effect::Read => Ok(permitted.await),
+        Effect::Read => Ok(answer.await),
         Effect::Wait => {
-            let answered = env.tasks.stopping().run_until_cancelled_owned(permitted);
+            let answered = env.tasks.stopping().run_until_cancelled_owned(answer);
             answered.await.ok_or_else(stopping)
         }
         Effect::Change => {
-            let task = env.tasks.spawn("request", permitted.in_current_span());
+            let task = env.tasks.spawn("request", answer.in_current_span());
             task.await.map_err(|failed| match failed {
                 TaskFailed::Panicked(_) => ApiError::internal(),
                 TaskFailed::Stopped(_) => stopping(),
@@ -242,7 +246,7 @@ fn cors() -> CorsLayer {
 
 #[cfg(test)]
 mod tests {
-    use super::{carry_out, panicked};
+    use super::{carry_out, in_turn, panicked};
     use crate::routes::Effect;
     use axum::{Router, body::Body, extract::Request, routing::get};
     use http::StatusCode;
@@ -261,7 +265,7 @@ mod tests {
             gone.await.unwrap();
             done.send("changed").unwrap();
         };
-        let mut waiting = Box::pin(carry_out(&env, Effect::Change, None, change));
+        let mut waiting = Box::pin(carry_out(&env, Effect::Change, change));
         assert!(futures_util::poll!(&mut waiting).is_pending());
         drop(waiting);
         go.send(()).unwrap();
@@ -277,39 +281,33 @@ mod tests {
                 let _held = held;
                 std::future::pending::<()>().await;
             };
-            let mut waiting = Box::pin(carry_out(&env, effect, None, read));
+            let mut waiting = Box::pin(carry_out(&env, effect, read));
             assert!(futures_util::poll!(&mut waiting).is_pending());
             drop(waiting);
             assert!(released.await.is_err(), "{effect:?}");
         }
-        let waiting = carry_out(&env, Effect::Wait, None, std::future::pending::<()>());
+        let waiting = carry_out(&env, Effect::Wait, std::future::pending::<()>());
         env.tasks.shutdown(Duration::ZERO).await.unwrap();
         assert!(waiting.await.is_err());
     }
 
     #[tokio::test]
     async fn no_more_run_than_are_permitted() {
-        let env = Env::manual(0, 0);
         let permits = Arc::new(Semaphore::new(1));
         let forever = std::future::pending::<()>();
-        let mut first = Box::pin(carry_out(
-            &env,
-            Effect::Read,
-            Some(permits.clone()),
-            forever,
-        ));
+        let mut first = Box::pin(in_turn(Some(permits.clone()), forever));
         assert!(futures_util::poll!(&mut first).is_pending());
-        let mut second = Box::pin(carry_out(&env, Effect::Read, Some(permits), async {}));
+        let mut second = Box::pin(in_turn(Some(permits), async {}));
         assert!(futures_util::poll!(&mut second).is_pending());
         drop(first);
-        assert!(second.await.is_ok());
+        second.await;
     }
 
     #[tokio::test]
     async fn a_panic_is_an_internal_error() {
         let env = Env::manual(0, 0);
         let panicking = async { panic!("on purpose") };
-        let error = carry_out(&env, Effect::Change, None, panicking).await;
+        let error = carry_out(&env, Effect::Change, panicking).await;
         let error: Result<(), _> = error;
         assert!(format!("{:?}", error.unwrap_err()).contains("M_UNKNOWN"));
         let handler = || async {

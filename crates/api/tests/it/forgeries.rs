@@ -177,13 +177,20 @@ fn forgeries(ask: &Ask, keys: &Keys) -> Vec<Forgery> {
     by_header.chain(tampered(ask, &header)).collect()
 }
 
-/// A request for each endpoint that only servers may ask.
-fn requests() -> impl Iterator<Item = Ask> {
+/// A request for each endpoint that only servers may ask. What a transaction has in it is stored.
+fn requests(keys: &Keys) -> impl Iterator<Item = Ask> {
+    let message = json!({
+        "sender": format!("@bob:{}", keys.good.server_name()),
+        "type": "org.example.tell",
+        "message_id": "1",
+        "messages": { "@alice:example.org": { "*": {} } },
+    });
+    let edu = json!({ "edu_type": "m.direct_to_device", "content": message });
     let for_servers = |route: &Route| route.access == Access::Server;
-    routes().into_iter().filter(for_servers).map(|route| {
+    routes().into_iter().filter(for_servers).map(move |route| {
         let body = match route.method {
             Method::GET => Value::Null,
-            _ => json!({ "pdus": [] }),
+            _ => json!({ "pdus": [], "edus": [edu] }),
         };
         Ask::new(route.method, example(route.path), body)
     })
@@ -194,8 +201,9 @@ async fn no_endpoint_believes_a_request_that_is_forged_or_meant_for_another_serv
     on_each_engine(async |fresh: Fresh| {
         let site = Site::start(&fresh).await;
         let keys = Keys::publish(&fresh, &site).await;
+        site.token("alice").await;
         let before = site.stored().await;
-        let asks: Vec<Ask> = requests().collect();
+        let asks: Vec<Ask> = requests(&keys).collect();
         for ask in &asks {
             for (name, forged, headers) in forgeries(ask, &keys) {
                 let (status, answer) = forged.send(&site, &headers).await;

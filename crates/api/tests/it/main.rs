@@ -25,6 +25,7 @@ mod rooms;
 mod search;
 mod server_keys;
 mod sessions;
+mod slow_requests;
 mod spaces;
 mod specification;
 mod third_party_invites;
