@@ -19,11 +19,7 @@ use myelin_testbed::{
     resident::Resident,
 };
 use serde_json::Value;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpSocket,
-    task::JoinSet,
-};
+use tokio::{io::AsyncWriteExt as _, net::TcpSocket, task::JoinSet};
 
 use crate::{
     process::{NAME, Process},
@@ -275,8 +271,7 @@ impl Attackers {
         let mut over = self.over.subscribe();
         self.tasks.spawn(async move {
             over.wait_for(|over| *over).await.ok();
-            // It may have been closed long ago.
-            stream.read_u8().await.ok();
+            drop(stream);
             1
         });
         Ok(())
