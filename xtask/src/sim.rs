@@ -25,7 +25,7 @@ const WHICH: &str = "MYELIN_PLANTED";
 
 /// Runs the simulation with these options.
 pub(crate) fn run(root: &Path, options: &[&str]) -> Result<(), String> {
-    ci::run(simulation(root, root).args(options))
+    ci::run(simulation(root, &root.join("target")).args(options))
 }
 
 /// Within so many seeds each mistake has to be found, unless the options say otherwise.
@@ -35,9 +35,12 @@ const SEEDS: &str = "0..200";
 /// must pass without the mistake: a simulation that fails anyway finds nothing.
 pub(crate) fn planted(root: &Path, options: &[&str]) -> Result<(), String> {
     let tree = plant(root)?;
+    // Cargo tells packages apart by their place in a workspace: in one directory, the servers without mistakes
+    // would be taken for built.
+    let target = tree.with_file_name("target");
     let mut wrong = Vec::new();
     for mistake in PLANTED {
-        let mut simulation = simulation(root, &tree);
+        let mut simulation = simulation(&tree, &target);
         simulation
             .args(["--seeds", SEEDS])
             .args(options)
@@ -50,7 +53,7 @@ pub(crate) fn planted(root: &Path, options: &[&str]) -> Result<(), String> {
             continue;
         };
         println!("{mistake}: seed {seed}: {violation}");
-        let mut control = self::simulation(root, &tree);
+        let mut control = self::simulation(&tree, &target);
         let seed_alone = format!("{seed}..{}", seed + 1);
         control.args(options).args(["--seeds", &seed_alone]);
         if !outcome(&mut control)?.0 {
@@ -111,13 +114,13 @@ fn plant(root: &Path) -> Result<PathBuf, String> {
     Ok(tree)
 }
 
-/// The simulation of the servers in a tree.
-fn simulation(root: &Path, tree: &Path) -> Command {
+/// The simulation of the servers in a tree, built in a directory.
+fn simulation(tree: &Path, target: &Path) -> Command {
     let mut command = Command::new(env!("CARGO"));
     command
         .args(["run", "--quiet", "--locked", "--profile", "sim"])
         .args(["--package", "myelin-sim", "--"])
-        .env("CARGO_TARGET_DIR", root.join("target"))
+        .env("CARGO_TARGET_DIR", target)
         .current_dir(tree);
     command
 }
