@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use myelin_core::{event::Event, number::EventNr};
-use myelin_storage::events::{self, BackwardExtremity};
+use myelin_storage::{
+    events,
+    extremities::{self, BackwardExtremity},
+};
 use ruma::{OwnedEventId, OwnedServerName, ServerName};
 
 use crate::{RoomError, Rooms, candidates::named, room::Room, validation::foreign};
@@ -90,7 +93,7 @@ impl Rooms {
             .database()
             .look_up("backward extremities", move |tx| {
                 Box::pin(async move {
-                    events::backward_extremities(tx, nr, depth + 100, MOST_CONSIDERED).await
+                    extremities::backward(tx, nr, depth + 100, MOST_CONSIDERED).await
                 })
             })
             .await?;

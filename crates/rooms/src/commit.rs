@@ -11,8 +11,9 @@ use myelin_core::{
     state::Membership,
 };
 use myelin_storage::{
-    Priority, StorageError, Tx, aliases, client_transactions, events, guest_departures, joins,
-    notifications, out_of_band, outbox, published_rooms, rooms, staged, stream::Allocation,
+    Priority, StorageError, Tx, aliases, client_transactions, events, extremities,
+    guest_departures, joins, notifications, out_of_band, outbox, published_rooms, rooms, staged,
+    stream::Allocation,
 };
 use ruma::OwnedUserId;
 
@@ -145,17 +146,17 @@ impl Write {
     /// Extremities, the current state and who is in it.
     async fn write_graph(&self, tx: &mut Tx, room: RoomNr) -> Result<(), StorageError> {
         for (nr, depth) in &self.batch.missing_parents {
-            events::put_backward_extremity(tx, room, *nr, *depth).await?;
+            extremities::put_backward(tx, room, *nr, *depth).await?;
         }
         // What is in the timeline is missing no more, whenever in this batch it was missed.
         if !self.batch.placed.is_empty() {
-            events::delete_backward_extremities(tx, room, &self.batch.placed).await?;
+            extremities::delete_backward(tx, room, &self.batch.placed).await?;
         }
         for gone in self.before.extremities.difference(&self.after.extremities) {
-            events::set_forward_extremity(tx, room, *gone, false).await?;
+            extremities::set_forward(tx, room, *gone, false).await?;
         }
         for new in self.after.extremities.difference(&self.before.extremities) {
-            events::set_forward_extremity(tx, room, *new, true).await?;
+            extremities::set_forward(tx, room, *new, true).await?;
         }
         for (position, current) in &self.batch.current {
             rooms::put_state_at(tx, room, *position, *current).await?;

@@ -1,26 +1,23 @@
 //! A room in memory: its numbering, what is known of its graph, and the order of changes to it.
 
+mod events;
+mod stored;
+
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use futures_util::future::select;
 use myelin_core::{
     completeness::StateRef,
-    event::Event,
     key_table::{KeyTable, MEMBER, StateKey},
     number::{EventNr, KeyNr, SnapshotNr, StreamPosition},
     receive::KnownState,
     state::{HashKey, Membership, State},
 };
-use myelin_storage::{
-    StorageError, Tx,
-    events::{self, Known, RoomKey},
-    joins::{self, PartialRoom},
-    rooms::{self as room_table, LocalMembership, RoomRow},
-};
-use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, ServerName};
+use myelin_storage::{StorageError, events::RoomKey, joins::PartialRoom, rooms as room_table};
+use ruma::{OwnedUserId, ServerName};
 use tokio::sync::watch;
 
 use crate::{Rooms, event_cache::EventCache, state_cache::StateCache, unread_cache::UnreadCache};
@@ -106,118 +103,7 @@ impl std::ops::Deref for Keys<'_> {
     }
 }
 
-/// A room as it is stored, without its numbering.
-struct Stored {
-    row: RoomRow,
-    extremities: Vec<EventNr>,
-    partial: Option<PartialRoom>,
-    members: Vec<LocalMembership>,
-}
-
-impl Stored {
-    async fn read(tx: &mut Tx, room_id: &RoomId) -> Result<Option<Self>, StorageError> {
-        let Some(row) = room_table::by_id(tx, room_id).await? else {
-            return Ok(None);
-        };
-        let room = row.key.room;
-        Ok(Some(Self {
-            row,
-            extremities: events::forward_extremities(tx, room).await?,
-            partial: joins::partial_room(tx, room).await?,
-            members: room_table::memberships_of_room(tx, room).await?,
-        }))
-    }
-}
-
 impl Room {
-    /// Reads a room. `None` if this server does not know it.
-    pub(crate) async fn load(
-        rooms: &Rooms,
-        room_id: &RoomId,
-    ) -> Result<Option<Arc<Self>>, StorageError> {
-        let room_id = room_id.to_owned();
-        let read = rooms
-            .database()
-            .read("load a room", move |tx| {
-                Box::pin(async move {
-                    let Some(stored) = Stored::read(tx, &room_id).await? else {
-                        return Ok(None);
-                    };
-                    let keys = room_table::state_keys(tx, stored.row.key.room).await?;
-                    Ok(Some((stored, keys)))
-                })
-            })
-            .await?;
-        let Some((stored, keys)) = read else {
-            return Ok(None);
-        };
-        let mut table = KeyTable::default();
-        for (number, name) in keys {
-            if table.intern(name).0 != number {
-                return Err(StorageError::Corrupt(format!(
-                    "state keys of {}",
-                    stored.row.key.room_id
-                )));
-            }
-        }
-        let room = Arc::new(Self::new(rooms, stored.row.key.clone(), table));
-        let graph = room.take_over(rooms, stored).await?;
-        *room.turn.lock().await = Some(graph);
-        Ok(Some(room))
-    }
-
-    /// The room's graph as it is stored, after a write of which it isn't known what became. Everything
-    /// else in memory that the write may have changed is as it is stored, too.
-    pub(crate) async fn read_again(self: &Arc<Self>, rooms: &Rooms) -> Result<Graph, StorageError> {
-        let room_id = self.key.room_id.clone();
-        let stored = rooms
-            .database()
-            .read("read a room again", move |tx| {
-                Box::pin(async move { Stored::read(tx, &room_id).await })
-            })
-            .await?;
-        self.events.lock().forget_all();
-        match stored {
-            // It was to be made with that write.
-            None => Ok(Graph::default()),
-            Some(stored) if stored.row.key.room != self.key.room => Err(StorageError::Gone),
-            Some(stored) => self.take_over(rooms, stored).await,
-        }
-    }
-
-    /// Makes what is stored what is in memory.
-    async fn take_over(
-        self: &Arc<Self>,
-        rooms: &Rooms,
-        stored: Stored,
-    ) -> Result<Graph, StorageError> {
-        let current = match stored.row.current {
-            None => None,
-            Some(reference) => {
-                let state = self.state(rooms, reference.snapshot()).await?;
-                Some(CurrentState { reference, state })
-            }
-        };
-        match &stored.partial {
-            Some(partial) => self.set_partial(partial),
-            None => self.set_full(),
-        }
-        *self.users.write().unwrap_or_else(PoisonError::into_inner) = stored
-            .members
-            .into_iter()
-            .filter(|member| matches!(&member.membership[..], "join" | "invite" | "knock"))
-            .map(|member| member.user_id)
-            .collect();
-        self.publish(current.clone());
-        Ok(Graph {
-            revision: stored.row.revision,
-            extremities: stored.extremities.into_iter().collect(),
-            last_snapshot: current.as_ref().map(|current| current.reference.snapshot()),
-            current,
-            min_depth: stored.row.min_depth,
-        })
-    }
-
     /// A room without anything in it.
     pub(crate) fn new(rooms: &Rooms, key: RoomKey, table: KeyTable) -> Self {
         Self {
@@ -403,128 +289,6 @@ impl Room {
 
     pub(crate) fn watch_partial(&self) -> watch::Receiver<bool> {
         self.partial.subscribe()
-    }
-
-    /// Events by number. Those that are not held are left out.
-    ///
-    /// # Errors
-    /// Any storage error.
-    pub async fn events(
-        self: &Arc<Self>,
-        rooms: &Rooms,
-        numbers: impl IntoIterator<Item = EventNr>,
-    ) -> Result<HashMap<EventNr, Arc<Event>>, StorageError> {
-        let mut found = HashMap::new();
-        let mut missing = Vec::new();
-        let changes = {
-            let cache = self.events.lock();
-            for nr in numbers {
-                match cache.get(nr) {
-                    Some(event) => drop(found.insert(nr, event.clone())),
-                    None => missing.push(nr),
-                }
-            }
-            cache.changes()
-        };
-        if missing.is_empty() {
-            return Ok(found);
-        }
-        let key = self.key.clone();
-        let loaded = rooms
-            .database()
-            .look_up("load events", move |tx| {
-                Box::pin(async move { events::by_number(tx, &key, &missing).await })
-            })
-            .await?;
-        for event in loaded {
-            self.events.lock().put_read(&event, changes);
-            found.insert(event.nr, event);
-        }
-        Ok(found)
-    }
-
-    /// What is known of some event IDs. Unknown ones are left out.
-    pub(crate) async fn known_events(
-        self: &Arc<Self>,
-        rooms: &Rooms,
-        ids: impl IntoIterator<Item = OwnedEventId>,
-    ) -> Result<HashMap<OwnedEventId, Known>, StorageError> {
-        let mut found = HashMap::new();
-        let mut missing = Vec::new();
-        let changes = {
-            let cache = self.events.lock();
-            for id in ids {
-                match cache.by_id(&id) {
-                    Some(event) => drop(found.insert(id, Known::Held(event.clone()))),
-                    None => missing.push(id),
-                }
-            }
-            cache.changes()
-        };
-        if missing.is_empty() {
-            return Ok(found);
-        }
-        let key = self.key.clone();
-        let loaded = rooms
-            .database()
-            .look_up("find events", move |tx| {
-                Box::pin(async move { events::by_id(tx, &key, &missing).await })
-            })
-            .await?;
-        for (id, known) in loaded {
-            if let Known::Held(event) = &known {
-                self.events.lock().put_read(event, changes);
-            }
-            found.insert(id, known);
-        }
-        Ok(found)
-    }
-
-    /// The numbers of those of some events that are held.
-    pub(crate) async fn held_numbers(
-        self: &Arc<Self>,
-        rooms: &Rooms,
-        ids: impl IntoIterator<Item = OwnedEventId>,
-    ) -> Result<Vec<EventNr>, StorageError> {
-        let known = self.known_events(rooms, ids).await?.into_values();
-        Ok(known
-            .filter_map(|known| match known {
-                Known::Held(event) => Some(event.nr),
-                Known::Referenced(_) => None,
-            })
-            .collect())
-    }
-
-    /// An event by its ID, if it is held and of this room.
-    ///
-    /// # Errors
-    /// Any storage error.
-    pub async fn event_by_id(
-        self: &Arc<Self>,
-        rooms: &Rooms,
-        id: &EventId,
-    ) -> Result<Option<Arc<Event>>, StorageError> {
-        let known = self.known_events(rooms, [id.to_owned()]).await?;
-        Ok(known.into_values().find_map(|known| match known {
-            Known::Held(event) => Some(event),
-            Known::Referenced(_) => None,
-        }))
-    }
-
-    /// Keeps an event as it was committed.
-    pub(crate) fn cache_event(&self, event: &Arc<Event>) {
-        self.events.lock().put(event);
-    }
-
-    /// Forgets an event in memory because its row has changed.
-    pub(crate) fn forget_event(&self, nr: EventNr) {
-        self.events.lock().forget(nr);
-    }
-
-    /// Forgets all events in memory because rows of some have changed, and what was counted of them.
-    pub(crate) fn forget_events(&self) {
-        self.events.lock().forget_all();
-        self.unread.forget_all();
     }
 
     /// What users have not read, as it was counted last.

@@ -1,4 +1,4 @@
-//! Events, the edges between them, and the extremities of the graph.
+//! Events, and the edges between them.
 
 use myelin_core::{
     completeness::{Completeness, StateRef},
@@ -62,23 +62,6 @@ statements! {
     /// The timeline events that name some events as parents.
     CHILDREN = "SELECT e.event, e.verdict FROM prev_edges p JOIN events e ON e.event = p.event
         WHERE p.prev IN int_list($1) AND e.position IS NOT NULL";
-    /// A room's forward extremities.
-    FORWARD_EXTREMITIES = "SELECT event FROM forward_extremities WHERE room = $1 ORDER BY event";
-    /// Adds a forward extremity.
-    PUT_FORWARD_EXTREMITY = "INSERT INTO forward_extremities (room, event) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-    /// Removes a forward extremity.
-    DELETE_FORWARD_EXTREMITY = "DELETE FROM forward_extremities WHERE room = $1 AND event = $2";
-    /// Removes all of a room's forward extremities: before a join after a leave (R92).
-    DELETE_FORWARD_EXTREMITIES = "DELETE FROM forward_extremities WHERE room = $1";
-    /// A room's backward extremities, nearest to a depth first.
-    BACKWARD_EXTREMITIES = "SELECT b.event, e.event_id, b.depth FROM backward_extremities b
-        JOIN events e ON e.event = b.event WHERE b.room = $1 AND b.depth <= $2
-        ORDER BY b.depth DESC LIMIT $3";
-    /// Adds a backward extremity.
-    PUT_BACKWARD_EXTREMITY = "INSERT INTO backward_extremities (room, event, depth) VALUES ($1, $2, $3)
-        ON CONFLICT (room, event) DO UPDATE SET depth = excluded.depth WHERE excluded.depth < backward_extremities.depth";
-    /// Removes backward extremities.
-    DELETE_BACKWARD_EXTREMITIES = "DELETE FROM backward_extremities WHERE room = $1 AND event IN int_list($2)";
     /// A redaction of an event that isn't held.
     PUT_PENDING_REDACTION = "INSERT INTO pending_redactions (redacts, redaction) VALUES ($1, $2) ON CONFLICT DO NOTHING";
     /// The redactions in a room that wait for an event. Anybody may redact any ID in a room of theirs.
@@ -388,91 +371,6 @@ pub async fn children(
 
 fn numbers(rows: Vec<Row>) -> Result<Vec<EventNr>, StorageError> {
     rows.iter().map(|row| Ok(EventNr(row.int(0)?))).collect()
-}
-
-/// A room's forward extremities.
-pub async fn forward_extremities(tx: &mut Tx, room: RoomNr) -> Result<Vec<EventNr>, StorageError> {
-    numbers(tx.query(FORWARD_EXTREMITIES, params![room.0]).await?)
-}
-
-/// Adds or removes a forward extremity.
-pub async fn set_forward_extremity(
-    tx: &mut Tx,
-    room: RoomNr,
-    event: EventNr,
-    present: bool,
-) -> Result<(), StorageError> {
-    let sql = if present {
-        PUT_FORWARD_EXTREMITY
-    } else {
-        DELETE_FORWARD_EXTREMITY
-    };
-    tx.run(sql, params![room.0, event.0]).await?;
-    Ok(())
-}
-
-/// Removes all of a room's forward extremities.
-pub async fn clear_forward_extremities(tx: &mut Tx, room: RoomNr) -> Result<(), StorageError> {
-    tx.run(DELETE_FORWARD_EXTREMITIES, params![room.0]).await?;
-    Ok(())
-}
-
-/// An event that is a parent of a timeline event, and not in the timeline.
-#[derive(Clone, Debug)]
-pub struct BackwardExtremity {
-    /// The event's number.
-    pub event: EventNr,
-    /// Its ID.
-    pub event_id: OwnedEventId,
-    /// The depth of the event that refers to it.
-    pub depth: i64,
-}
-
-/// A room's backward extremities of at most a depth, deepest first.
-pub async fn backward_extremities(
-    tx: &mut Tx,
-    room: RoomNr,
-    max_depth: i64,
-    limit: usize,
-) -> Result<Vec<BackwardExtremity>, StorageError> {
-    let rows = tx
-        .query(
-            BACKWARD_EXTREMITIES,
-            params![room.0, max_depth, limit as i64],
-        )
-        .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(BackwardExtremity {
-                event: EventNr(row.int(0)?),
-                event_id: event_id::from_stored(row.blob(1)?)?,
-                depth: row.int(2)?,
-            })
-        })
-        .collect()
-}
-
-/// Adds a backward extremity that an event of `depth` refers to.
-pub async fn put_backward_extremity(
-    tx: &mut Tx,
-    room: RoomNr,
-    event: EventNr,
-    depth: i64,
-) -> Result<(), StorageError> {
-    tx.run(PUT_BACKWARD_EXTREMITY, params![room.0, event.0, depth])
-        .await?;
-    Ok(())
-}
-
-/// Removes backward extremities: these events are in the timeline now.
-pub async fn delete_backward_extremities(
-    tx: &mut Tx,
-    room: RoomNr,
-    events: &[EventNr],
-) -> Result<(), StorageError> {
-    let events: Param<'_> = events.iter().map(|nr| nr.0).collect();
-    tx.run(DELETE_BACKWARD_EXTREMITIES, params![room.0, events])
-        .await
 }
 
 /// The first events of a room, by position, whose state is partial.

@@ -25,6 +25,7 @@ pub mod edu_outbox;
 mod error;
 mod event_id;
 pub mod events;
+pub mod extremities;
 pub mod filters;
 pub mod guest_departures;
 pub mod history_purges;
@@ -88,6 +89,7 @@ const STATEMENTS: &[(&str, &[(&str, &str)])] = &[
     ("devices", devices::STATEMENTS),
     ("edu_outbox", edu_outbox::STATEMENTS),
     ("events", events::STATEMENTS),
+    ("extremities", extremities::STATEMENTS),
     ("filters", filters::STATEMENTS),
     ("guest_departures", guest_departures::STATEMENTS),
     ("history_purges", history_purges::STATEMENTS),

@@ -11,7 +11,8 @@ use myelin_core::{
 };
 use myelin_rooms::Room;
 use myelin_storage::{
-    events::{self, Direction},
+    events::Direction,
+    extremities,
     relations::{self, Related},
     timelines::{self, HistoryEvent, HistoryPlace, HistoryRange},
 };
@@ -234,7 +235,7 @@ impl Sync {
             .rooms()
             .database()
             .look_up("gap in history", move |tx| {
-                Box::pin(async move { events::backward_extremities(tx, nr, upto, 1).await })
+                Box::pin(async move { extremities::backward(tx, nr, upto, 1).await })
             });
         let oldest = if page.exhausted {
             range.from.depth

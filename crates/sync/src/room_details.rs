@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use myelin_core::{completeness::Question, number::EventNr, state::Membership};
 use myelin_rooms::Room;
-use myelin_storage::{events, rooms as room_table};
+use myelin_storage::{extremities, rooms as room_table};
 use myelin_users::Requester;
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId};
 use serde::Serialize;
@@ -157,7 +157,7 @@ impl Sync {
             .rooms()
             .database()
             .read("forward extremities", move |tx| {
-                Box::pin(async move { events::forward_extremities(tx, nr).await })
+                Box::pin(async move { extremities::forward(tx, nr).await })
             });
         let held = room.events(self.rooms(), ends.await?).await?;
         let end = |event: Arc<myelin_core::event::Event>| ForwardExtremity {

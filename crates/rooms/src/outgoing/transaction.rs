@@ -10,7 +10,7 @@ use myelin_core::{
 use myelin_env::TracePoint;
 use myelin_federation::{FederationError, MOST_EDUS, MOST_PDUS, Transaction};
 use myelin_storage::{
-    Priority, StorageError, edu_outbox, events,
+    Priority, StorageError, edu_outbox, extremities,
     outbox::{self, OutboxRow},
 };
 use ruma::ServerName;
@@ -210,7 +210,7 @@ impl Rooms {
                 Box::pin(async move {
                     match outbox::last_of_room(tx, nr).await? {
                         Some(last) if last > position => Ok(Vec::new()),
-                        _ => events::forward_extremities(tx, nr).await,
+                        _ => extremities::forward(tx, nr).await,
                     }
                 })
             })

@@ -25,6 +25,7 @@ use myelin_rooms::{
 use myelin_storage::{
     BoxFuture, Database, Priority, StorageError, Tx,
     events::{self, Direction},
+    extremities,
     server_keys::{self, ServerKeyRow},
     staged,
     testing::{Fresh, START_MS},
@@ -324,7 +325,7 @@ impl House {
         let room = self.room(room_id).await;
         let nr = room.key.room;
         let numbers = self
-            .read(move |tx| Box::pin(events::forward_extremities(tx, nr)))
+            .read(move |tx| Box::pin(extremities::forward(tx, nr)))
             .await;
         let held = room.events(&self.rooms, numbers).await.unwrap();
         held.values()

@@ -1,4 +1,4 @@
-//! Users of other servers who join, leave and knock through this one.
+//! Users of other servers who join through this one.
 
 use std::{collections::BTreeSet, sync::LazyLock};
 
@@ -15,18 +15,15 @@ use myelin_storage::{
     outbox,
     testing::on_each_engine,
 };
-use ruma::{EventId, OwnedEventId, RoomId, ServerName, UserId, event_id, room_id, server_name};
+use ruma::{OwnedEventId, RoomId, ServerName, UserId, event_id, room_id, server_name};
 use serde_json::{Value, json};
 
 use crate::{
-    house::{House, alice, dora, wish},
+    house::{House, alice, dora},
     story::{bob, carol, key_of, mallory, membership, message},
 };
 
 const VERSIONS: [&str; 10] = ["1", "2", "3", "6", "7", "8", "9", "10", "11", "12"];
-/// Those in which one can knock.
-const KNOCKING: [&str; 5] = ["7", "9", "10", "11", "12"];
-
 pub(crate) fn versions() -> &'static [String] {
     static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| VERSIONS.map(str::to_owned).to_vec());
     &NAMES
@@ -61,7 +58,11 @@ pub(crate) async fn version_of(house: &House, room_id: &RoomId) -> RoomVersion {
 }
 
 /// The first step of a join, completed.
-async fn prepared(house: &House, room_id: &RoomId, user: &UserId) -> (OwnedEventId, Value) {
+pub(crate) async fn prepared(
+    house: &House,
+    room_id: &RoomId,
+    user: &UserId,
+) -> (OwnedEventId, Value) {
     let rooms = &house.rooms;
     let template = rooms.make_join(user.server_name(), room_id, user, versions());
     let template = template.await.unwrap();
@@ -70,7 +71,7 @@ async fn prepared(house: &House, room_id: &RoomId, user: &UserId) -> (OwnedEvent
     sealed(version, &template["event"], user.server_name())
 }
 
-async fn send_join(
+pub(crate) async fn send_join(
     house: &House,
     room_id: &RoomId,
     origin: &UserId,
@@ -97,7 +98,7 @@ pub(crate) async fn joins(house: &House, room_id: &RoomId, user: &UserId) -> Own
     join.0
 }
 
-fn ids(version: RoomVersion, events: &Value) -> BTreeSet<OwnedEventId> {
+pub(crate) fn ids(version: RoomVersion, events: &Value) -> BTreeSet<OwnedEventId> {
     let id = |event: &Value| {
         let parsed = Unverified::parse(version, &event.to_string(), None).unwrap();
         parsed.event_id().to_owned()
@@ -105,7 +106,7 @@ fn ids(version: RoomVersion, events: &Value) -> BTreeSet<OwnedEventId> {
     events.as_array().unwrap().iter().map(id).collect()
 }
 
-fn members(events: &Value) -> BTreeSet<String> {
+pub(crate) fn members(events: &Value) -> BTreeSet<String> {
     let members = events.as_array().unwrap().iter();
     let members = members.filter(|event| event["type"] == "m.room.member");
     members
@@ -408,7 +409,7 @@ async fn a_join_is_passed_on_to_the_servers_in_the_room_but_not_to_the_joiners()
 }
 
 /// Somebody on a server that is in the room already.
-fn server_user() -> &'static UserId {
+pub(crate) fn server_user() -> &'static UserId {
     ruma::user_id!("@erin:127.0.0.1:1")
 }
 
@@ -492,295 +493,6 @@ async fn while_a_room_is_partial_others_are_asked_instead() {
     .await;
 }
 
-/// A room for the members of others.
-async fn restricted(
-    house: &House,
-    version: &str,
-    rule: &str,
-    allow: &[&RoomId],
-) -> ruma::OwnedRoomId {
-    let allow: Vec<_> = allow
-        .iter()
-        .map(|room_id| json!({ "type": "m.room_membership", "room_id": room_id }))
-        .collect();
-    let rules = json!({ "join_rule": rule, "allow": allow });
-    let mut wish = wish(version);
-    let rules = serde_json::value::to_raw_value(&rules).unwrap();
-    wish.initial_state
-        .push(("m.room.join_rules".into(), String::new(), rules));
-    house.rooms.create(alice(), wish).await.unwrap()
-}
-
-#[tokio::test]
-async fn a_restricted_room_lets_in_members_of_another_and_says_why_not_others() {
-    on_each_engine(|fresh| async move {
-        let house = House::open(fresh).await;
-        for (version, rule) in [
-            ("8", "restricted"),
-            ("10", "restricted"),
-            ("11", "knock_restricted"),
-            ("12", "restricted"),
-        ] {
-            let hall = house.create(version).await;
-            joins(&house, &hall, bob()).await;
-            let unknown = room_id!("!unknown:elsewhere.example");
-            let room_id = restricted(&house, version, rule, &[&hall]).await;
-            let half_known = restricted(&house, version, rule, &[&hall, unknown]).await;
-            let make = async |room_id: &RoomId, user: &UserId| {
-                house
-                    .rooms
-                    .make_join(user.server_name(), room_id, user, versions())
-                    .await
-            };
-            let no = make(&room_id, carol()).await;
-            assert!(matches!(no, Err(ServeError::Forbidden(_))), "{no:?}");
-            let no = make(&half_known, carol()).await;
-            assert!(matches!(no, Err(ServeError::UnableToAuthorise)), "{no:?}");
-            let template = make(&half_known, bob()).await.unwrap();
-            let authoriser = &template["event"]["content"]["join_authorised_via_users_server"];
-            assert_eq!(authoriser, alice().as_str());
-            let join = prepared(&house, &room_id, bob()).await;
-            let answer = send_join(&house, &room_id, bob(), &join, true)
-                .await
-                .unwrap();
-            // It bears our signature now, and is the same event.
-            assert!(answer["event"]["signatures"]["x.example"].is_object());
-            assert_eq!(
-                answer["event"]["signatures"]["127.0.0.1:1"],
-                join.1["signatures"]["127.0.0.1:1"]
-            );
-            assert_eq!(
-                ids(
-                    version_of(&house, &room_id).await,
-                    &json!([answer["event"]])
-                ),
-                [join.0].into()
-            );
-        }
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn who_may_not_invite_cannot_grant_a_join() {
-    on_each_engine(|fresh| async move {
-        let house = House::open(fresh).await;
-        let hall = house.create("11").await;
-        joins(&house, &hall, bob()).await;
-        joins(&house, &hall, carol()).await;
-        let room_id = restricted(&house, "11", "restricted", &[&hall]).await;
-        let ready = prepared(&house, &room_id, carol()).await;
-        let levels =
-            json!({ "users": { alice().as_str(): 50 }, "invite": 60, "state_default": 50 });
-        house
-            .send(&room_id, alice(), "m.room.power_levels", Some(""), levels)
-            .await
-            .unwrap();
-        let answer = house
-            .rooms
-            .make_join(bob().server_name(), &room_id, bob(), versions())
-            .await;
-        assert!(
-            matches!(answer, Err(ServeError::UnableToGrant)),
-            "{answer:?}"
-        );
-        // Prepared before alice lost her power, and sent after.
-        let late = send_join(&house, &room_id, carol(), &ready, true).await;
-        assert!(matches!(late, Err(ServeError::Forbidden(_))), "{late:?}");
-        assert!(house.event(&room_id, &ready.0).await.is_none());
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_restricted_join_that_nobody_here_authorised_is_not_taken() {
-    on_each_engine(|fresh| async move {
-        let house = House::open(fresh).await;
-        let hall = house.create("11").await;
-        joins(&house, &hall, bob()).await;
-        let room_id = restricted(&house, "11", "restricted", &[&hall]).await;
-        let version = version_of(&house, &room_id).await;
-        let (_, event) = prepared(&house, &room_id, bob()).await;
-        let mut elsewhere = event.clone();
-        elsewhere["content"]["join_authorised_via_users_server"] = json!(carol());
-        let elsewhere = sealed(version, &elsewhere, bob().server_name());
-        let answer = send_join(&house, &room_id, bob(), &elsewhere, true).await;
-        assert!(
-            matches!(answer, Err(ServeError::InvalidParam(_))),
-            "{answer:?}"
-        );
-        let mut nobody = event;
-        nobody["content"]
-            .as_object_mut()
-            .unwrap()
-            .remove("join_authorised_via_users_server");
-        let nobody = sealed(version, &nobody, bob().server_name());
-        let answer = send_join(&house, &room_id, bob(), &nobody, true).await;
-        assert!(
-            matches!(answer, Err(ServeError::Forbidden(_))),
-            "{answer:?}"
-        );
-        for id in [&elsewhere.0, &nobody.0] {
-            assert!(house.event(&room_id, id).await.is_none());
-        }
-        // Who left the other room since may not join this one with the old template.
-        let ready = prepared(&house, &room_id, bob()).await;
-        let out = house
-            .rooms
-            .set_membership(alice(), &hall, bob(), Membership::Leave, None);
-        out.await.unwrap();
-        let answer = send_join(&house, &room_id, bob(), &ready, true).await;
-        assert!(
-            matches!(answer, Err(ServeError::Forbidden(_))),
-            "{answer:?}"
-        );
-    })
-    .await;
-}
-
-async fn send(
-    house: &House,
-    room_id: &RoomId,
-    user: &UserId,
-    (event_id, event): (&EventId, &Value),
-    membership: Membership,
-) -> Result<Value, ServeError> {
-    let body = event.to_string();
-    let handed = Handed {
-        origin: user.server_name(),
-        room_id,
-        event_id,
-        body: body.as_bytes(),
-    };
-    match membership {
-        Membership::Leave => house.rooms.send_leave(handed).await.map(|()| json!({})),
-        _ => Ok(json_of(house.rooms.send_knock(handed).await?).await),
-    }
-}
-
-/// Both steps of a leave.
-async fn leaves(
-    house: &House,
-    room_id: &RoomId,
-    user: &UserId,
-) -> Result<OwnedEventId, ServeError> {
-    let template = house
-        .rooms
-        .make_leave(user.server_name(), room_id, user)
-        .await?;
-    let version = version_of(house, room_id).await;
-    let (id, event) = sealed(version, &template["event"], user.server_name());
-    send(house, room_id, user, (&id, &event), Membership::Leave).await?;
-    Ok(id)
-}
-
-#[tokio::test]
-async fn members_the_invited_and_those_who_knock_can_leave_and_others_cannot() {
-    on_each_engine(|fresh| async move {
-        let house = House::open(fresh).await;
-        for version in KNOCKING {
-            let room_id = restricted(&house, version, "knock", &[]).await;
-            let mut story = house.story(&room_id).await;
-            let knock =
-                house
-                    .rooms
-                    .make_knock(carol().server_name(), &room_id, carol(), versions());
-            let knock = knock.await.unwrap();
-            let (id, knock) = sealed(story.version, &knock["event"], carol().server_name());
-            send(&house, &room_id, carol(), (&id, &knock), Membership::Knock)
-                .await
-                .unwrap();
-            // A stranger has nothing to leave.
-            let stranger = leaves(&house, &room_id, mallory()).await;
-            assert!(
-                matches!(stranger, Err(ServeError::Forbidden(_))),
-                "{stranger:?}"
-            );
-            let left = leaves(&house, &room_id, carol()).await.unwrap();
-            assert_eq!(house.tip(&room_id).await, left);
-            house.tell(&mut story).await;
-            let entries = house.current(&room_id).await;
-            assert_eq!(
-                entries[&("m.room.member".into(), carol().to_string())],
-                left
-            );
-            let again = leaves(&house, &room_id, carol()).await;
-            assert!(matches!(again, Err(ServeError::Forbidden(_))), "{again:?}");
-        }
-        let open = house.create("11").await;
-        joins(&house, &open, bob()).await;
-        let left = leaves(&house, &open, bob()).await.unwrap();
-        assert!(!house.room(&open).await.has_server(bob().server_name()));
-        assert_eq!(house.tip(&open).await, left);
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_knock_is_answered_with_what_the_user_may_know_of_the_room() {
-    on_each_engine(|fresh| async move {
-        let house = House::open(fresh).await;
-        for version in KNOCKING {
-            let rule = match version {
-                "7" | "9" => "knock",
-                _ => "knock_restricted",
-            };
-            let room_id = restricted(&house, version, rule, &[]).await;
-            let name = json!({ "name": "A name" });
-            house
-                .send(&room_id, alice(), "m.room.name", Some(""), name)
-                .await
-                .unwrap();
-            let template = house
-                .rooms
-                .make_knock(bob().server_name(), &room_id, bob(), versions());
-            let template = template.await.unwrap();
-            let version = version_of(&house, &room_id).await;
-            let (id, knock) = sealed(version, &template["event"], bob().server_name());
-            // A knock is no leave, and no join.
-            let as_leave = send(&house, &room_id, bob(), (&id, &knock), Membership::Leave).await;
-            assert!(
-                matches!(as_leave, Err(ServeError::InvalidParam(_))),
-                "{as_leave:?}"
-            );
-            let as_join =
-                send_join(&house, &room_id, bob(), &(id.clone(), knock.clone()), true).await;
-            assert!(
-                matches!(as_join, Err(ServeError::InvalidParam(_))),
-                "{as_join:?}"
-            );
-            assert!(house.event(&room_id, &id).await.is_none());
-            let answer = send(&house, &room_id, bob(), (&id, &knock), Membership::Knock)
-                .await
-                .unwrap();
-            let told = answer["knock_room_state"].as_array().unwrap();
-            let types: BTreeSet<_> = told
-                .iter()
-                .map(|event| event["type"].as_str().unwrap())
-                .collect();
-            assert_eq!(
-                types,
-                ["m.room.create", "m.room.join_rules", "m.room.name"].into()
-            );
-            // They are whole events of the room.
-            let current = house.current(&room_id).await;
-            let told = ids(version, &answer["knock_room_state"]);
-            assert!(
-                told.iter()
-                    .all(|id| current.values().any(|current| current == id))
-            );
-        }
-        // Where one may not knock, one does not even get a template.
-        let room_id = house.create("11").await;
-        let no = house
-            .rooms
-            .make_knock(bob().server_name(), &room_id, bob(), versions())
-            .await;
-        assert!(matches!(no, Err(ServeError::Forbidden(_))), "{no:?}");
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn a_join_upon_events_that_are_not_here_can_be_tried_again() {
     on_each_engine(|fresh| async move {
@@ -798,40 +510,6 @@ async fn a_join_upon_events_that_are_not_here_can_be_tried_again() {
             .unwrap();
         let stranger = server_name!("stranger.example");
         assert!(!house.room(&story.room_id).await.has_server(stranger));
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn whoever_authorised_a_join_is_in_the_chain_of_its_answer() {
-    on_each_engine(|fresh| async move {
-        let house = House::open(fresh).await;
-        for version in ["8", "10", "12"] {
-            let hall = house.create(version).await;
-            joins(&house, &hall, bob()).await;
-            house.join(&hall, dora()).await;
-            let room_id = restricted(&house, version, "restricted", &[&hall]).await;
-            house.join(&room_id, dora()).await;
-            let name = json!({ "name": "For members" });
-            let set = house.send(&room_id, alice(), "m.room.name", Some(""), name);
-            set.await.unwrap();
-            let mut levels = json!({ "users": { dora().as_str(): 100 } });
-            if version != "12" {
-                levels["users"][alice().as_str()] = json!(100);
-            }
-            let set = house.send(&room_id, alice(), "m.room.power_levels", Some(""), levels);
-            set.await.unwrap();
-            house.rooms.leave(alice(), &room_id, None).await.unwrap();
-            let join = prepared(&house, &room_id, bob()).await;
-            let authoriser = &join.1["content"]["join_authorised_via_users_server"];
-            assert_eq!(authoriser, dora().as_str());
-            let answer = send_join(&house, &room_id, bob(), &join, true)
-                .await
-                .unwrap();
-            // Nobody is in the state, and nothing in it was sent by dora.
-            assert_eq!(members(&answer["state"]), BTreeSet::new());
-            assert!(members(&answer["auth_chain"]).contains(dora().as_str()));
-        }
     })
     .await;
 }

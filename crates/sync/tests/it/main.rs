@@ -4,6 +4,7 @@ mod by_time;
 mod client_form;
 mod context;
 mod ephemeral;
+mod far_room;
 mod house;
 mod joined;
 mod lazy;

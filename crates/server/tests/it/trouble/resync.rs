@@ -167,18 +167,16 @@ async fn a_resync_that_all_servers_fail_is_tried_again_at_growing_intervals_over
     newcomer.join_through(&serving).await;
     let until_asked = |times| resident.until_asked("newcomer.test", "state_ids", times);
     let mut asked = 0;
-    for pause in [60, 120, 240] {
+    for pause in [60, 120, 240].map(Duration::from_secs) {
         asked += NAMES;
         until_asked(asked).await;
-        if pause == 240 {
+        if pause == Duration::from_secs(240) {
             let (hold, _) = Conduct::hold();
             resident.misbehave(None, "state_ids", hold);
         }
-        let ((), waited) = newcomer.wait(until_asked(asked + 1)).await;
-        assert!(
-            waited >= Duration::from_secs(pause),
-            "{waited:?} in place of {pause} s"
-        );
+        let nearly = pause - Duration::from_secs(1);
+        let ((), waited) = newcomer.wait_out(nearly, until_asked(asked + 1)).await;
+        assert!(waited >= pause, "{waited:?} in place of {pause:?}");
     }
     let everybody: BTreeSet<_> = (0..NAMES).map(|number| resident.names(number)).collect();
     let all = resident.asked("newcomer.test", "state_ids");
@@ -197,7 +195,8 @@ async fn a_resync_that_all_servers_fail_is_tried_again_at_growing_intervals_over
     assert_eq!(again.name, serving, "who served the join is asked first");
     resident.behave();
     let asked_again = until_asked(asked + NAMES + 2);
-    let ((), waited) = newcomer.wait(asked_again).await;
+    let nearly = Duration::from_secs(479);
+    let ((), waited) = newcomer.wait_out(nearly, asked_again).await;
     assert!(
         waited >= Duration::from_secs(480),
         "{waited:?} after a crash"
