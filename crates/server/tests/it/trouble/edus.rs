@@ -35,7 +35,7 @@ impl Newcomer {
 
     async fn until_sent(&self, times: usize) {
         let sent = self.resident.until_asked(self.name(), "send", times);
-        self.wait_out(PAUSE, sent).await;
+        self.wait_for_hours(PAUSE / 4, sent).await;
     }
 }
 
@@ -245,7 +245,7 @@ async fn presence_wakes_no_server_that_rests() {
             more.await;
         }
     };
-    newcomer.wait_out(PAUSE, told).await;
+    newcomer.wait_for_hours(PAUSE / 4, told).await;
     assert_eq!(newcomer.told_of_presence(), ["online"]);
     newcomer.stop().await;
 }

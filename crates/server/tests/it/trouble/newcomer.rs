@@ -172,8 +172,25 @@ impl Newcomer {
         panic!("it does not happen within {:?}", begun.elapsed(&self.clock));
     }
 
-    /// The same with what comes after a pause of hours, which would have thousands of deadlines: at rest it passes
-    /// at once.
+    /// Moves the clock by steps of minutes until something happens that is hours away: that would be thousands of
+    /// deadlines.
+    pub(super) async fn wait_for_hours<T>(
+        &self,
+        step: Duration,
+        event: impl Future<Output = T>,
+    ) -> T {
+        let mut event = std::pin::pin!(event);
+        for _ in 0..100 {
+            tokio::select! {
+                biased;
+                happened = &mut event => return happened,
+                () = until_at_rest() => self.pass(step),
+            }
+        }
+        panic!("it does not happen within {:?}", step * 100);
+    }
+
+    /// The same as [`Newcomer::wait`] with what comes after a known pause: at rest most of it passes at once.
     pub(super) async fn wait_out<T>(
         &self,
         pause: Duration,
