@@ -72,7 +72,7 @@ fn wanted(arguments: &[String]) -> Option<Wanted> {
         scenario: Scenario {
             seed: 0,
             servers: None,
-            events: 430,
+            events: 450,
             faults: 8,
             is_readable: false,
         },
