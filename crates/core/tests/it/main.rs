@@ -3,8 +3,10 @@
 mod auth_rules;
 mod format;
 mod numbered_rules;
+mod policy_server;
 mod power_levels;
 mod properties;
+mod receive;
 mod relations;
 mod resolution;
 mod room;
@@ -13,5 +15,6 @@ mod signatures;
 mod state;
 mod state_codec;
 mod third_party;
+mod timeline;
 mod vectors;
 mod visibility;
