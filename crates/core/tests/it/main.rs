@@ -1,7 +1,9 @@
 //! Tests of the protocol core through its public interface.
 
 mod auth_rules;
+mod completeness;
 mod format;
+mod join_rules;
 mod numbered_rules;
 mod policy_server;
 mod power_levels;

@@ -94,6 +94,10 @@ proptest! {
         prop_assert_eq!(state.counts().joined, joined as u64);
         prop_assert_eq!(state.counts().invited, invited as u64);
         prop_assert_eq!(state.servers().map(|(_, users)| users as usize).sum::<usize>(), joined);
+        for (server, users) in state.servers() {
+            prop_assert_eq!((state.users_of(server), state.has_server(server)), (users, users > 0));
+        }
+        prop_assert_eq!(state.is_empty(), map.is_empty());
     }
 
     #[test]
@@ -132,6 +136,96 @@ proptest! {
         prop_assert_eq!(built.counts(), state.counts());
         prop_assert!(built.servers().eq(state.servers()));
         prop_assert_eq!(to_map(&built), to_map(&state));
-        prop_assert!(built.approximate_bytes() >= State::empty(KEY).approximate_bytes());
     }
+}
+
+#[test]
+fn a_nameless_room_is_named_after_the_first_five_who_are_there_or_else_who_were() {
+    use Membership::{Ban, Invite, Join, Knock, Leave};
+    let keys = numbering(20);
+    let user = |n: usize| KeyNr(2 * n as u32 + 1);
+    for (memberships, own, heroes) in [
+        (&[Join, Join, Invite, Leave, Ban, Knock][..], 0, &[1, 2][..]),
+        (&[Join, Join, Invite, Leave, Ban, Knock], 9, &[0, 1, 2]),
+        (&[Join, Leave, Knock, Ban], 0, &[1, 3]),
+        (&[Join, Knock], 0, &[]),
+        (&[Join; 8], 1, &[0, 2, 3, 4, 5]),
+        (&[Leave; 8], 9, &[0, 1, 2, 3, 4]),
+    ] {
+        let mut state = State::empty(KEY);
+        for (n, membership) in memberships.iter().enumerate() {
+            let entry = Entry::new(EventNr(n as i64 + 100), Some(*membership));
+            state.set(&keys, user(n), Some(entry));
+        }
+        let expected = heroes.iter().map(|n| (user(*n), EventNr(*n as i64 + 100)));
+        assert_eq!(state.heroes(Some(user(own))), expected.collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_state_has_users_only_of_servers_that_have_some() {
+    let keys = numbering(20);
+    let mut state = State::empty(KEY);
+    let entry = |membership| Some(Entry::new(EventNr(1), Some(membership)));
+    state.set(&keys, KeyNr(1), entry(Membership::Join));
+    assert!(state.has_server("0.example") && !state.has_server("1.example"));
+    assert_eq!(
+        (state.users_of("0.example"), state.users_of("1.example")),
+        (1, 0)
+    );
+    state.set(&keys, KeyNr(1), entry(Membership::Leave));
+    assert!(!state.has_server("0.example"));
+}
+
+#[test]
+fn the_memory_of_a_state_is_estimated_by_its_entries_and_servers() {
+    let mut keys = KeyTable::default();
+    let mut state = State::empty(KEY);
+    let empty = state.approximate_bytes();
+    assert!((size_of::<State>()..2000).contains(&empty));
+    for n in 0..100 {
+        let name = StateKey::new("m.room.member", format!("@u:{n}"));
+        let (key, _) = keys.intern(name);
+        let entry = Entry::new(EventNr(n), Some(Membership::Join));
+        state.set(&keys, key, Some(entry));
+    }
+    let joined = state.approximate_bytes();
+    assert!((100 * (16 + 64)..100 * (64 + 200)).contains(&(joined - empty)));
+    for key in (0..100).map(|n| KeyNr(2 * n + 1)) {
+        state.set(
+            &keys,
+            key,
+            Some(Entry::new(EventNr(1), Some(Membership::Leave))),
+        );
+    }
+    assert!((100 * 16..100 * 64).contains(&(state.approximate_bytes() - empty)));
+}
+
+#[test]
+fn keys_are_numbered_by_family_in_the_order_in_which_they_come() {
+    let mut keys = KeyTable::default();
+    assert!(keys.is_empty());
+    for (event_type, state_key, number) in [
+        ("m.room.topic", "", 0),
+        ("m.room.member", "@a:b", 1),
+        ("m.room.name", "", 2),
+        ("m.room.name", "@a:b", 4),
+        ("m.room.member", "@c:d", 3),
+    ] {
+        let key = StateKey::new(event_type, state_key);
+        assert_eq!(keys.number(event_type, state_key), None);
+        assert_eq!(keys.intern(key.clone()), (KeyNr(number), true));
+        assert_eq!(keys.intern(key.clone()), (KeyNr(number), false));
+        assert_eq!(keys.number(event_type, state_key), Some(KeyNr(number)));
+        assert_eq!(keys.name(KeyNr(number)).map(|name| &**name), Some(&key));
+        let is_member = event_type == "m.room.member";
+        let server = state_key.split(':').nth(1).filter(|_| is_member);
+        assert_eq!(key.member_server(), server);
+    }
+    assert_eq!((keys.len(), keys.is_empty()), (5, false));
+    assert_eq!(keys.name(KeyNr(5)), None);
+    assert_eq!(
+        StateKey::new("m.room.member", "nobody").member_server(),
+        None
+    );
 }
