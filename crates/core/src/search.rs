@@ -305,6 +305,8 @@ mod tests {
         ] {
             assert_eq!(Terms::of(term).rank(text) > 0.0, is_found, "{term}");
         }
+        assert!(Terms::whole("day").rank(text) > 0.0);
+        assert_eq!(Terms::whole("message").rank(text), 0.0);
         let found = Terms::of("mess the").found_in(text);
         assert_eq!(found.into_iter().collect::<Vec<_>>(), ["messages", "the"]);
         assert!(Terms::beginnings("m").rank(text) > 0.0);
@@ -315,6 +317,27 @@ mod tests {
         let terms = Terms::of("cat");
         let ranks = ["cat", "cats", "the cat sat on the mat", "a dog"].map(|text| terms.rank(text));
         assert!(ranks.is_sorted_by(|one, next| one > next), "{ranks:?}");
+        // A text that is the word has 1. Beginnings have half the weight, whose logarithm counts.
+        let of_words = |words: f64| 1.0 + words.ln_1p();
+        let two = 2.0_f64.ln();
+        for (terms, text, rank) in [
+            ("cat", "cat", 1.0),
+            ("cat", "cats", 1.0 / of_words(1.0)),
+            ("cat", "cat cat", (1.0 + two + two) / of_words(2.0)),
+            ("cat dog", "dog cat", 2.0 * (1.0 + two) / of_words(2.0)),
+        ] {
+            let found = Terms::of(terms).rank(text);
+            assert!((found - rank).abs() < 1e-9, "{terms} in {text}: {found}");
+        }
+    }
+
+    #[test]
+    fn each_of_the_first_words_is_looked_for_once() {
+        let text = (0..40).map(|n| format!("w{n} w0 ")).collect::<String>();
+        let terms = Terms::of(&text);
+        let words: Vec<_> = terms.as_slice().iter().map(|term| &*term.word).collect();
+        assert_eq!(words, (0..32).map(|n| format!("w{n}")).collect::<Vec<_>>());
+        assert!(Terms::of("?").is_empty() && !terms.is_empty());
     }
 
     #[test]
@@ -361,6 +384,11 @@ mod tests {
             ("", None),
         ];
         for (json, expected) in cases {
+            let text = match &expected {
+                Some(Indexed::Text(_, text)) => Some(text.clone()),
+                _ => None,
+            };
+            assert_eq!(Indexed::text_of(json), text, "{json}");
             assert_eq!(Indexed::of(json), expected, "{json}");
         }
     }

@@ -110,6 +110,34 @@ proptest! {
 }
 
 #[test]
+fn what_databases_hold_is_written_as_ever() {
+    let join = myelin_core::state::Membership::Join;
+    let entries = [(1, Some(5)), (4, Some(3)), (300, None)];
+    let entries = entries.map(|(key, event)| {
+        (
+            KeyNr(key),
+            event.map(|event| entry(KeyNr(key), event, join)),
+        )
+    });
+    // Format and count; then the step to the key, and the event: of a join, of something else two
+    // events before, none.
+    let delta = [1, 3, 1, 5 << 4 | 1, 2, 3 << 3, 0x80 | 39, 2, 7];
+    assert_eq!(encode_delta(&changes(&entries)), delta);
+    let keys = numbering(3000);
+    let held = entries
+        .into_iter()
+        .filter_map(|(key, entry)| Some((key, entry?)));
+    let chunks = encode_base(&State::from_entries(HashKey([1; 16]), &keys, held));
+    let [other, member] = &chunks[..] else {
+        panic!("a chunk for each family");
+    };
+    assert_eq!((other.members, other.first_key), (false, KeyNr(4)));
+    assert_eq!(other.bytes, [2, 1, 0, 2, 3 << 4]);
+    assert_eq!((member.members, member.first_key), (true, KeyNr(1)));
+    assert_eq!(member.bytes, [2, 1, 1, 0, 5 << 4 | 1]);
+}
+
+#[test]
 fn each_kind_of_damage_has_its_error() {
     assert_eq!(decode_delta(&[]), Err(CorruptState::Truncated));
     assert_eq!(decode_delta(&[9, 0]), Err(CorruptState::UnknownFormat(9)));
