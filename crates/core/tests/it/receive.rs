@@ -313,6 +313,24 @@ fn behind_a_gap_the_current_state_and_that_before_the_event_count_together() {
     }
 }
 
+/// As it may be when the current state is not what the extremities give.
+#[test]
+fn behind_a_gap_the_current_state_counts_even_for_what_follows_all_extremities() {
+    let mut room = room();
+    let last = last(&room);
+    let mut theirs = room.clone();
+    let gap = theirs.add(message("@m:m"));
+    let ban = room.write_after(BAN(), last);
+    let ban = room.hold(ban.into_pdu());
+    let known = room.after(last);
+    room.current = Some(room.with_entry(known.clone(), ban));
+    let parents = [room.id(last), theirs.id(gap)];
+    let pdu = room.write(message("@u:u"), &parents, &known.state);
+    let states = BTreeMap::from([(theirs.id(gap), known)]);
+    let incoming = placed(&room.incoming(pdu), pulled(states));
+    assert_eq!(done(room.decide(&incoming)).verdict, Verdict::SoftFailed);
+}
+
 #[test]
 fn an_event_after_a_fork_has_the_state_of_both_branches() {
     for mut room in rooms() {
