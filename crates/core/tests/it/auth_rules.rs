@@ -437,3 +437,13 @@ fn the_auth_events_of_a_membership_are_those_the_specification_selects() {
         ]
     );
 }
+
+/// From version 12 on a create event is called as its room is, and lacks the room's ID for that.
+#[test]
+fn an_event_that_is_called_as_its_room_by_chance_has_the_rooms_id() {
+    let room = Room::with_members(RoomVersion::V1, "public");
+    let content = json!({ "body": "" });
+    let mut pdu = Pdu::clone(&room.make(("@u:u", "m.room.message", None, content)));
+    pdu.event_id = "$r:c".try_into().unwrap();
+    assert_eq!(room.judge(&pdu), Ok(()));
+}

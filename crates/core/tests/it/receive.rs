@@ -8,7 +8,7 @@ use myelin_core::{
     number::EventNr,
     receive::{
         Decision, DropReason, Incoming, KnownState, Placement, Plan, RemoteNeed, TimelinePlan,
-        current_state, judge_again,
+        current_state, decide, judge_again,
     },
     room_version::RoomVersion,
     state::State,
@@ -230,6 +230,19 @@ fn a_rejected_event_changes_nothing_and_what_follows_it_covers_what_it_followed(
     );
     let next = room.add_after(message("@u:u"), rejected);
     assert_eq!(room.extremities, only(next));
+}
+
+#[test]
+fn what_lies_behind_accepted_parents_is_not_looked_at() {
+    let mut room = room();
+    let behind = room.add(message("@m:m"));
+    let parent = room.add(message("@m:m"));
+    let pdu = room.write_after(message("@u:u"), parent);
+    let incoming = room.incoming(pdu);
+    done(room.ask(|room, desk| {
+        assert!(desk.peek(behind).is_none());
+        decide(room, desk, &incoming)
+    }));
 }
 
 #[test]
