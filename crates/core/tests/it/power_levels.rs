@@ -77,6 +77,7 @@ fn what_users_may_do_follows_their_level_and_that_of_the_target() {
     assert!(levels.may_kick(moderator, member) && !levels.may_kick(moderator, moderator));
     assert!(!levels.may_kick(moderator, creator) && levels.may_kick(creator, moderator));
     assert!(levels.may_ban(moderator, member) && !levels.may_ban(member, moderator));
+    assert!(!levels.may_ban(moderator, moderator) && !levels.may_ban(moderator, creator));
     assert!(levels.may_send(moderator, &"m.room.name".into(), true));
     assert!(!levels.may_send(member, &"m.room.name".into(), true));
     assert!(levels.may_send(member, &"m.room.message".into(), false));
@@ -85,6 +86,22 @@ fn what_users_may_do_follows_their_level_and_that_of_the_target() {
         levels.may_redact(member, user_id!("@other:u")),
         "same server"
     );
+}
+
+/// ruma takes the first for the second.
+#[test]
+fn levels_are_of_types_as_they_are_written() {
+    let unstable = "org.matrix.call.sdp_stream_metadata_changed";
+    let stable = "m.call.sdp_stream_metadata_changed";
+    let mut room = Room::with_members(RoomVersion::V11, "invite");
+    let content = json!({"events": {unstable: 60, "m.room.name": 40}});
+    room.put(("@c:c", "m.room.power_levels", Some(""), content));
+    for (event_type, needed) in [(unstable, 60), (stable, 0)] {
+        let levels = read(&room);
+        assert_eq!(levels.needed_to_send(&event_type.into(), false), needed);
+        let event = room.make(("@u:u", event_type, None, json!({})));
+        assert_eq!(room.judge(&event).is_ok(), needed == 0, "{event_type}");
+    }
 }
 
 #[test]
