@@ -144,6 +144,17 @@ fn the_room_id_of_version_12_is_the_hash_of_its_create_event() {
         unverified.pdu().json.clone(),
     );
     assert_eq!(stored.unwrap().room_id, unverified.pdu().room_id);
+    // Of nothing else it is.
+    for (version, event_type) in [
+        (RoomVersion::V11, "m.room.create"),
+        (RoomVersion::V12, "m.room.message"),
+    ] {
+        let mut event = create.event.clone();
+        event["type"] = event_type.into();
+        let id = unverified.event_id().to_owned();
+        let stored = Pdu::from_stored(version, id, event.to_string());
+        assert!(stored.is_err(), "{version} {event_type}");
+    }
 }
 
 fn canonical(value: Value) -> CanonicalJsonObject {

@@ -7,8 +7,8 @@ use myelin_core::{
     room_version::RoomVersion,
     state::Membership,
     visibility::{
-        HistoryVisibility, ServerFacts, UserFacts, server_may_see, server_may_see_while_partial,
-        user_may_see,
+        HistoryVisibility, ServerFacts, TYING, UserFacts, server_may_see,
+        server_may_see_while_partial, user_may_see,
     },
 };
 use ruma::{server_name, user_id};
@@ -107,6 +107,20 @@ fn a_change_of_visibility_is_seen_by_the_more_open_of_both() {
     assert!(!user_may_see(stranger, &close, &facts(Joined)));
     let rejected = stored(open.pdu.clone(), 51, Verdict::Rejected);
     assert!(!user_may_see(stranger, &rejected, &facts(Joined)));
+    let content = json!({"history_visibility": "world_readable"});
+    let other = event(("@c:c", "m.room.history_visibility", Some("x"), content));
+    assert!(!user_may_see(stranger, &other, &facts(Joined)));
+}
+
+#[test]
+fn an_event_that_only_ties_others_together_is_shown_to_nobody() {
+    let facts = UserFacts {
+        visibility: WorldReadable,
+        membership: Some(Membership::Join),
+        joined_later: true,
+    };
+    let tying = event(("@u:u", TYING, None, json!({})));
+    assert!(!user_may_see(user_id!("@u:u"), &tying, &facts));
 }
 
 #[test]
