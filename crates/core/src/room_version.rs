@@ -244,4 +244,12 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn create_events_name_the_creator_before_version_11() {
+        for version in RoomVersion::supported() {
+            let named = version < RoomVersion::V11;
+            assert_eq!(version.has_creator_in_content(), named, "{version}");
+        }
+    }
 }
