@@ -483,6 +483,18 @@ fn in_version_1(change: impl Fn(&mut Value)) -> Result<Unverified, DropReason> {
     parse(RoomVersion::V1, &event)
 }
 
+/// R2.
+#[test]
+fn before_version_11_fields_are_measured_in_code_points_when_they_are_read() {
+    for version in RoomVersion::supported() {
+        let mut event = made(draft(version), version);
+        for (characters, is_read) in [(255, version < RoomVersion::V11), (256, false)] {
+            event["type"] = json!("é".repeat(characters));
+            assert_eq!(parse(version, &event).is_ok(), is_read, "{version}");
+        }
+    }
+}
+
 #[test]
 fn the_hash_of_a_reference_is_what_version_3_has_for_an_id() {
     let (version, key) = (RoomVersion::V3, specification_key());
