@@ -308,20 +308,27 @@ impl Simulation {
     async fn waiting(&self, number: usize, server: &Server) -> Result<Waiting, StorageError> {
         let mut waiting = server.waiting().await?;
         for partial in std::mem::take(&mut waiting.partial) {
-            if self.is_counted(number, &partial.0).await? {
+            if self.is_counted(number, server, &partial.0).await? {
                 waiting.partial.push(partial);
             }
         }
         Ok(waiting)
     }
 
-    /// Whether any other server counts this one among those in a room. Who was put out while the room was partial,
-    /// and never heard of it, gets the rest of its state from nobody.
-    async fn is_counted(&self, number: usize, room_id: &RoomId) -> Result<bool, StorageError> {
+    /// Whether a server that this one may ask counts it among those in a room. Who was put out while the room was
+    /// partial, and never heard of it, gets the rest of its state from nobody.
+    async fn is_counted(
+        &self,
+        number: usize,
+        server: &Server,
+        room_id: &RoomId,
+    ) -> Result<bool, StorageError> {
+        let known = server.known_servers(room_id).await?;
         for (other, machine) in self.machines.iter().enumerate() {
-            let server = machine.with_server(Server::of);
-            if let (true, Some(server)) = (other != number, server)
-                && server.counts(&name(number), room_id).await?
+            if other != number
+                && known.contains(&name(other))
+                && let Some(other) = machine.with_server(Server::of)
+                && other.servers(room_id).await?.contains(&name(number))
             {
                 return Ok(true);
             }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    iter,
     sync::Arc,
 };
 
@@ -95,6 +96,8 @@ pub struct View {
     pub current: StateIds,
     /// The servers in the room by that state.
     pub servers: BTreeSet<String>,
+    /// The servers that may be asked about the room.
+    pub known_servers: BTreeSet<String>,
 }
 
 impl View {
@@ -131,12 +134,9 @@ impl View {
         view.timeline = server.timeline(&room).await?;
         if let Some(current) = room.current() {
             view.current = ids(&current.state, &by_number);
-            view.servers = current
-                .state
-                .servers()
-                .map(|(name, _)| name.to_string())
-                .collect();
         }
+        view.servers = server.servers(room_id).await?;
+        view.known_servers = server.known_servers(room_id).await?;
         Ok(Some(view))
     }
 
@@ -203,17 +203,38 @@ impl Server {
         })
     }
 
-    /// Whether the server counts another one among those in a room.
+    /// The servers in a room by the state that this one knows.
     ///
     /// # Errors
     /// Any [`StorageError`].
-    pub async fn counts(&self, other: &str, room_id: &RoomId) -> Result<bool, StorageError> {
+    pub async fn servers(&self, room_id: &RoomId) -> Result<BTreeSet<String>, StorageError> {
         let room = self.rooms.room(room_id).await?;
         let current = room.and_then(|room| room.current());
-        Ok(
-            current
-                .is_some_and(|current| current.state.servers().any(|(name, _)| **name == *other)),
-        )
+        let names = current.map(|current| {
+            let servers = current.state.servers();
+            servers.map(|(name, _)| name.to_string()).collect()
+        });
+        Ok(names.unwrap_or_default())
+    }
+
+    /// The servers that may be asked about a room: those in it, and while the room is partial, those that were named
+    /// when it was joined.
+    ///
+    /// # Errors
+    /// Any [`StorageError`].
+    pub async fn known_servers(&self, room_id: &RoomId) -> Result<BTreeSet<String>, StorageError> {
+        let mut known = self.servers(room_id).await?;
+        if let Some(room) = self.rooms.room(room_id).await? {
+            let nr = room.key.room;
+            let read = self.database.read("who was named at the join", move |tx| {
+                Box::pin(async move { joins::partial_room(tx, nr).await })
+            });
+            let record = read.await?.into_iter();
+            let named =
+                record.flat_map(|record| iter::once(record.served_by).chain(record.servers));
+            known.extend(named.map(|server| server.to_string()));
+        }
+        Ok(known)
     }
 
     /// Whether what it knows of a room's state is partial.

@@ -1,5 +1,7 @@
 //! Servers that may help to change what one of our users is to a room.
 
+use std::collections::HashSet;
+
 use myelin_core::state::State;
 use ruma::{OwnedRoomId, OwnedServerName, RoomId, RoomOrAliasId, ServerName};
 
@@ -40,9 +42,10 @@ impl Rooms {
         &self,
         servers: impl IntoIterator<Item = OwnedServerName>,
     ) -> Vec<OwnedServerName> {
+        let mut seen = HashSet::from([self.server_name().to_owned()]);
         let mut candidates: Vec<OwnedServerName> = Vec::new();
         for server in servers {
-            if server != self.server_name() && !candidates.contains(&server) {
+            if seen.insert(server.clone()) {
                 candidates.push(server);
             }
         }

@@ -31,10 +31,14 @@ use crate::{
 
 const GUEST_ACCESS: &str = "m.room.guest_access";
 
-/// Marks a membership as that of a guest.
+/// What in a membership says that it is a guest's.
 pub(crate) const KIND: &str = "kind";
-/// How it is marked.
-pub(crate) const GUEST: &str = "guest";
+const GUEST: &str = "guest";
+
+/// Says in a membership that it is a guest's, which is how a room knows whom it concerns when it closes to guests.
+pub fn mark_as_guest(content: &mut Map<String, Value>) {
+    content.insert(KIND.to_owned(), GUEST.into());
+}
 
 impl Rooms {
     /// # Errors

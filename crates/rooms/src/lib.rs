@@ -101,6 +101,7 @@ use ruma::{OwnedServerName, RoomId, ServerName, UserId};
 pub use create::{CreateRoom, Preset};
 pub use deletion::Deletion;
 pub use error::{ReceiveError, RoomError, ServeError};
+pub use guests::mark_as_guest;
 pub use history_purge::PurgeUpTo;
 pub use membership::JoinContent;
 pub use new_event::NewEvent;

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
     RoomError, Rooms,
-    guests::{GUEST, KIND},
+    guests::{KIND, mark_as_guest},
     new_event::{NewEvent, SendError},
     notes::READ_TOGETHER,
     turn::Turn,
@@ -144,7 +144,7 @@ fn shown(profile: Profile) -> Map<String, Value> {
         content.extend(value.map(|value| (field.to_owned(), value.into())));
     }
     if profile.guest {
-        content.insert(KIND.to_owned(), GUEST.into());
+        mark_as_guest(&mut content);
     }
     content
 }

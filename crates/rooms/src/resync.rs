@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    iter,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -188,7 +189,7 @@ impl Rooms {
     }
 
     async fn resync_once(&self, room: &Arc<Room>, record: &PartialRoom) -> Result<(), RoomError> {
-        let mut servers = Servers::new(self, record);
+        let mut servers = Servers::new(self, room, record);
         loop {
             let nr = room.key.room;
             let partial = self
@@ -364,13 +365,13 @@ struct Servers<'a> {
 }
 
 impl<'a> Servers<'a> {
-    fn new(rooms: &'a Rooms, record: &PartialRoom) -> Self {
-        let mut names = vec![record.served_by.clone()];
-        for server in &record.servers {
-            if !names.contains(server) && server != rooms.server_name() {
-                names.push(server.clone());
-            }
-        }
+    /// After those that the join named come those that the room is known to have by now: who lost a join that
+    /// another branch of history knows nothing of is answered only by servers that saw it.
+    fn new(rooms: &'a Rooms, room: &Room, record: &PartialRoom) -> Self {
+        let current = room.current();
+        let known = current.map(|current| rooms.others_in(&current.state));
+        let named = iter::once(&record.served_by).chain(&record.servers);
+        let names = rooms.candidates(named.cloned().chain(known.into_iter().flatten()));
         Self {
             rooms,
             names,

@@ -1,5 +1,8 @@
 //! One port: accepting connections, and serving them until the server stops.
 
+mod addresses;
+mod impatient;
+
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use axum::Router;
@@ -8,6 +11,7 @@ use hyper_util::{
     server::conn::auto::Builder,
     service::TowerToHyperService,
 };
+use ipnet::IpNet;
 use myelin_api::Peer;
 use myelin_env::Env;
 use tokio::{
@@ -18,11 +22,13 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tower_http::add_extension::AddExtension;
 
+use self::{addresses::Addresses, impatient::Impatient};
+
 /// More connections than this wait until others end.
 const MAX_CONNECTIONS: usize = 8192;
 
-/// A connection has to begin to speak, and to finish its TLS handshake, within this time.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(15);
+/// The TLS handshake has to be finished within this time.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The head of a request has to arrive within this time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -38,6 +44,8 @@ pub(crate) struct Listener {
     pub(crate) socket: TcpListener,
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) router: Router,
+    /// Reverse proxies, which connect for others.
+    pub(crate) proxies: Vec<IpNet>,
 }
 
 impl Listener {
@@ -45,17 +53,8 @@ impl Listener {
     pub(crate) async fn serve(self, env: Env) {
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let stopping = env.tasks.stopping();
-        let mut builder = Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(MAX_STREAMS)
-            .keep_alive_interval(HEAD_TIMEOUT);
-        let builder = Arc::new(builder);
+        let builder = Arc::new(builder());
+        let addresses = Addresses::new(self.proxies);
         loop {
             let permit = Arc::clone(&permits).acquire_owned().await;
             let accepted = stopping.run_until_cancelled(self.socket.accept()).await;
@@ -68,6 +67,10 @@ impl Listener {
                     continue;
                 }
             };
+            let Some(place) = addresses.enter(peer.ip()) else {
+                tracing::debug!(%peer, "an address has too many connections");
+                continue;
+            };
             let connection = Connection {
                 builder: Arc::clone(&builder),
                 // Each request is told where it comes from.
@@ -77,11 +80,25 @@ impl Listener {
             let tls = self.tls.clone();
             // It is tracked; nobody waits for it.
             drop(env.tasks.spawn("connection", async move {
-                let _permit = permit;
+                let _held = (permit, place);
                 connection.greet(stream, tls).await;
             }));
         }
     }
+}
+
+fn builder() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .keep_alive_interval(HEAD_TIMEOUT);
+    builder
 }
 
 struct Connection {
@@ -98,13 +115,8 @@ impl Connection {
         }
         let clock = self.env.clock.clone();
         match tls {
-            None => {
-                // The HTTP library has no limit for a connection that says nothing at all.
-                if let Ok(Ok(())) = clock.timeout(GREETING_TIMEOUT, stream.readable()).await {
-                    self.serve(stream).await;
-                }
-            }
-            Some(tls) => match clock.timeout(GREETING_TIMEOUT, tls.accept(stream)).await {
+            None => self.serve(stream).await,
+            Some(tls) => match clock.timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
                 Ok(Ok(stream)) => self.serve(stream).await,
                 Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
                 Err(_) => tracing::debug!("a TLS handshake took too long"),
@@ -116,7 +128,8 @@ impl Connection {
     /// begun are finished.
     async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let service = TowerToHyperService::new(self.service);
-        let serving = self.builder.serve_connection(TokioIo::new(stream), service);
+        let stream = TokioIo::new(Impatient::new(stream, self.env.clock.clone()));
+        let serving = self.builder.serve_connection(stream, service);
         let mut serving = pin!(serving);
         let stopping = self.env.tasks.stopping();
         let ended = tokio::select! {

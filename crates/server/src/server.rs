@@ -330,6 +330,7 @@ async fn listen(config: &Config, api: &Api, env: &Env) -> Result<Vec<SocketAddr>
             socket,
             tls,
             router: router(api, listener.client, listener.federation),
+            proxies: config.trusted_proxies.clone(),
         });
     }
     for listener in listeners {

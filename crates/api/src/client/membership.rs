@@ -3,7 +3,7 @@
 use axum::extract::State;
 use myelin_core::state::Membership;
 use myelin_federation::ThirdPartyId;
-use myelin_rooms::{Ownership, ThirdParty};
+use myelin_rooms::{Ownership, ThirdParty, mark_as_guest};
 use myelin_users::{Limit, Requester, shown_in_rooms};
 use ruma::{
     OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId,
@@ -153,11 +153,6 @@ pub(crate) async fn own_profile(api: &Api, user: &UserId) -> Result<Map<String, 
         mark_as_guest(&mut shown);
     }
     Ok(shown)
-}
-
-/// Says in a membership that it is a guest's, which is how a room knows whom it concerns when it closes to guests.
-pub(crate) fn mark_as_guest(content: &mut Map<String, Value>) {
-    content.insert("kind".to_owned(), "guest".into());
 }
 
 pub(crate) async fn leave(

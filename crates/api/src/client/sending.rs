@@ -1,7 +1,7 @@
 //! Client-server API, "Sending events to a room" and "Redactions".
 
 use axum::extract::State;
-use myelin_rooms::NewEvent;
+use myelin_rooms::{NewEvent, mark_as_guest};
 use myelin_storage::client_transactions::ClientTransaction;
 use myelin_users::Requester;
 use ruma::{OwnedEventId, OwnedRoomId, RoomId};
@@ -11,7 +11,6 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use super::membership::mark_as_guest;
 use crate::{
     Api, ApiError,
     admission::Active,

@@ -1,6 +1,6 @@
 //! The events of a room: in memory, or read.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, hash::Hash, sync::Arc};
 
 use myelin_core::{event::Event, number::EventNr};
 use myelin_storage::{
@@ -10,9 +10,27 @@ use myelin_storage::{
 use ruma::{EventId, OwnedEventId};
 
 use super::Room;
-use crate::Rooms;
+use crate::{Rooms, event_cache::Cached};
 
 impl Room {
+    /// Those of some events that are in memory, the others, and the changes to what is in memory until now.
+    fn cached<N: Eq + Hash>(
+        &self,
+        names: impl IntoIterator<Item = N>,
+        get: impl Fn(&Cached, &N) -> Option<Arc<Event>>,
+    ) -> (HashMap<N, Arc<Event>>, Vec<N>, u64) {
+        let cache = self.events.lock();
+        let mut found = HashMap::new();
+        let mut missing = Vec::new();
+        for name in names {
+            match get(&cache, &name) {
+                Some(event) => drop(found.insert(name, event)),
+                None => missing.push(name),
+            }
+        }
+        (found, missing, cache.changes())
+    }
+
     /// Events by number. Those that are not held are left out.
     ///
     /// # Errors
@@ -22,18 +40,8 @@ impl Room {
         rooms: &Rooms,
         numbers: impl IntoIterator<Item = EventNr>,
     ) -> Result<HashMap<EventNr, Arc<Event>>, StorageError> {
-        let mut found = HashMap::new();
-        let mut missing = Vec::new();
-        let changes = {
-            let cache = self.events.lock();
-            for nr in numbers {
-                match cache.get(nr) {
-                    Some(event) => drop(found.insert(nr, event.clone())),
-                    None => missing.push(nr),
-                }
-            }
-            cache.changes()
-        };
+        let (mut found, missing, changes) =
+            self.cached(numbers, |cache, nr| cache.get(*nr).cloned());
         if missing.is_empty() {
             return Ok(found);
         }
@@ -57,18 +65,9 @@ impl Room {
         rooms: &Rooms,
         ids: impl IntoIterator<Item = OwnedEventId>,
     ) -> Result<HashMap<OwnedEventId, Known>, StorageError> {
-        let mut found = HashMap::new();
-        let mut missing = Vec::new();
-        let changes = {
-            let cache = self.events.lock();
-            for id in ids {
-                match cache.by_id(&id) {
-                    Some(event) => drop(found.insert(id, Known::Held(event.clone()))),
-                    None => missing.push(id),
-                }
-            }
-            cache.changes()
-        };
+        let (held, missing, changes) = self.cached(ids, |cache, id| cache.by_id(id).cloned());
+        let held = held.into_iter().map(|(id, event)| (id, Known::Held(event)));
+        let mut found: HashMap<_, _> = held.collect();
         if missing.is_empty() {
             return Ok(found);
         }

@@ -6,6 +6,7 @@
 mod absence;
 mod backfill;
 mod clock;
+mod connections;
 mod edus;
 mod figures;
 mod floods;

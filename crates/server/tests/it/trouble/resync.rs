@@ -158,6 +158,36 @@ async fn another_server_is_asked_if_one_lies_about_the_state() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_is_asked_that_came_after_the_join() {
+    let ca = Ca::generate();
+    let resident = Resident::start(&ca, RoomVersion::V12, MEMBERS).await;
+    let (serving, later) = (resident.names(1), resident.names(2));
+    let only = serving.clone();
+    resident.misbehave(
+        None,
+        "send_join",
+        Conduct::lie(move |answer| answer["servers_in_room"] = json!([only])),
+    );
+    let refusal = Conduct::Error(403, "M_FORBIDDEN");
+    resident.misbehave(Some(&serving), "state_ids", refusal);
+    let newcomer = Newcomer::start(&resident, &ca, "newcomer.test").await;
+    newcomer.join_through(&serving).await;
+    resident.until_asked("newcomer.test", "state_ids", 1).await;
+    let arrived = resident.room_of("newcomer.test", |room| {
+        room.arrive(resident.key(2), MEMBERS)
+    });
+    let at = newcomer.address();
+    let told = resident.push("newcomer.test", at, std::slice::from_ref(&arrived));
+    assert_eq!(told.await, Some(json!({ arrived.event_id.as_str(): {} })));
+    let again = resident.until_asked("newcomer.test", "state_ids", 3);
+    newcomer.wait_out(Duration::from_secs(60), again).await;
+    assert_eq!(newcomer.members().await, newcomer.everybody());
+    let asked = resident.asked("newcomer.test", "state_ids");
+    let asked: Vec<_> = asked.iter().map(|asked| &asked.name).collect();
+    assert_eq!(asked[..3], [&serving, &serving, &later]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_resync_that_all_servers_fail_is_tried_again_at_growing_intervals_over_crashes() {
     let ca = Ca::generate();
     let resident = Resident::start(&ca, RoomVersion::V12, MEMBERS).await;
