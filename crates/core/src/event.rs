@@ -84,6 +84,14 @@ impl Event {
         }
     }
 
+    /// Its position in the stream, if it is in the timeline.
+    pub fn position(&self) -> Option<StreamPosition> {
+        match self.place {
+            Place::Outlier => None,
+            Place::Timeline { position, .. } => Some(position),
+        }
+    }
+
     /// Whether it changes the room's state: a state event that was not rejected.
     pub fn is_effective_state(&self) -> bool {
         self.pdu.state_key.is_some() && self.verdict != Verdict::Rejected

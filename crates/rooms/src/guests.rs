@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use myelin_core::{
     completeness::Question,
-    event::{Event, Place},
-    number::{EventNr, RoomNr, StreamPosition},
+    event::Event,
+    number::{EventNr, RoomNr},
     state::Membership,
 };
 use myelin_storage::{
@@ -66,11 +66,11 @@ impl Rooms {
         batch: &mut Batch,
     ) -> Result<(), StorageError> {
         let closed = batch.shown_events().filter(|event| closes_to_guests(event));
-        let mut position = closed.filter_map(position_of).max();
+        let mut position = closed.filter_map(Event::position).max();
         let came = batch
             .shown_events()
             .filter(|event| self.is_join_of_guest(event));
-        if let Some(came) = came.filter_map(position_of).max()
+        if let Some(came) = came.filter_map(Event::position).max()
             && !self.is_open_to_guests(room, after, batch).await?
         {
             position = position.max(Some(came));
@@ -207,13 +207,6 @@ impl Rooms {
                 Ok(())
             }
         }
-    }
-}
-
-fn position_of(event: &Event) -> Option<StreamPosition> {
-    match event.place {
-        Place::Timeline { position, .. } => Some(position),
-        Place::Outlier => None,
     }
 }
 

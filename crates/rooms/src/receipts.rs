@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use myelin_core::{
-    event::{Event, Place},
+    event::Event,
     number::{RoomNr, StreamPosition},
 };
 use myelin_storage::{
@@ -105,7 +105,7 @@ impl Rooms {
                 event_id: mark.event_id,
                 read_ms: self.env().clock.now_ms(),
             };
-            placed.push((receipt, position_of(&event)));
+            placed.push((receipt, event.position()));
         }
         for receipt in self.store_receipts(&room, placed).await? {
             if receipt.receipt_type == ReceiptType::Read {
@@ -139,7 +139,7 @@ impl Rooms {
                     continue;
                 };
                 let event = room.event_by_id(self, &receipt.event_id).await?;
-                let position = event.and_then(|event| position_of(&event));
+                let position = event.and_then(|event| event.position());
                 placed.push((receipt, position));
             }
             self.store_receipts(&room, placed).await?;
@@ -304,13 +304,6 @@ async fn note_read(
             notifications::read_up_to(tx, room, user, thread, position).await
         }
         None => Ok(()),
-    }
-}
-
-fn position_of(event: &Event) -> Option<StreamPosition> {
-    match event.place {
-        Place::Timeline { position, .. } => Some(position),
-        Place::Outlier => None,
     }
 }
 

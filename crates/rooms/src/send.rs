@@ -336,8 +336,7 @@ impl Turn<'_> {
     /// Queues an event for the other servers in the room, and one more. The room before the event counts:
     /// who leaves is told so, and who joins gets the event with the join.
     pub(crate) fn deliver(&mut self, event: &Event, one_more: Option<OwnedServerName>) {
-        let Some(before) = event.before() else { return };
-        let myelin_core::event::Place::Timeline { position, .. } = event.place else {
+        let (Some(before), Some(position)) = (event.before(), event.position()) else {
             return;
         };
         let mut further = self.room.servers_at_join().to_vec();

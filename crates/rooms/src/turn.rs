@@ -263,7 +263,7 @@ impl<'r> Turn<'r> {
             .as_ref()
             .is_none_or(|before| before.reference != current.reference);
         let changes = old.diff(&current.state);
-        let Place::Timeline { position, .. } = event.place else {
+        let Some(position) = event.position() else {
             return Ok(());
         };
         if changed {

@@ -43,7 +43,8 @@ section! {
         #[serde(deserialize_with = "values::base_url")]
         pub public_base_url: Option<String>,
         /// Reverse proxies in front of this server, by address or network. What they write into
-        /// X-Forwarded-For is believed to be where a request comes from; nobody else's is.
+        /// X-Forwarded-For is believed to be where a request comes from; nobody else's is. Any other
+        /// address may have 512 connections.
         #[serde(deserialize_with = "values::networks")]
         pub trusted_proxies: Vec<IpNet>,
         /// Where rooms, users and everything else are stored.

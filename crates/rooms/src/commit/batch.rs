@@ -127,7 +127,7 @@ impl Batch {
 
     /// An event of this batch is traced.
     pub(crate) fn trace(&mut self, event: &Event, mut trace: Trace) {
-        if let Place::Timeline { position, .. } = event.place {
+        if let Some(position) = event.position() {
             trace.identify(&event.pdu.event_id);
             trace.judged(event.verdict.name());
             self.traces.push((position, trace));
@@ -193,9 +193,7 @@ impl Batch {
             .iter()
             .map(|new| &new.event)
             .filter(|event| event.verdict == Verdict::Accepted && event.redacted_by.is_none())
-            .filter(
-                |event| matches!(event.place, Place::Timeline { position, .. } if position.0 > 0),
-            )
+            .filter(|event| event.position().is_some_and(|position| position.0 > 0))
     }
 
     /// What this server's users are to the room from now on.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use myelin_core::{
-    event::{Event, Place, Verdict},
+    event::{Event, Verdict},
     state::Membership,
 };
 use myelin_storage::{StorageError, rooms as room_table};
@@ -35,12 +35,11 @@ impl Rooms {
     /// Users have come into a room, or are in it with another profile: those in it may not know how they
     /// are, nor their servers how those in it are.
     pub(crate) fn came_into<'a>(&self, room: &Room, events: impl Iterator<Item = &'a Event>) {
-        let is_new =
-            |place: &Place| matches!(place, Place::Timeline { position, .. } if position.0 > 0);
+        let is_new = |event: &Event| event.position().is_some_and(|position| position.0 > 0);
         let joins = events.filter(|event| {
             event.pdu.membership == Some(Membership::Join)
                 && event.verdict == Verdict::Accepted
-                && is_new(&event.place)
+                && is_new(event)
         });
         for join in joins.filter(|_| self.presence().is_enabled) {
             let user = &join.pdu.sender;
