@@ -27,7 +27,7 @@ const START_MS: u64 = 1_700_000_000_000;
 /// How long everything may take to come to rest when nothing goes wrong any more.
 const LONGEST_REST: Duration = Duration::from_secs(6 * 3600);
 
-/// How long a server may not ask again for what it did not get from one that lied.
+/// How long a server may not ask again for what it did not get: from one that lied, or one that could not say.
 const LONGEST_GRUDGE: Duration = Duration::from_secs(3 * 3600);
 
 /// How often is looked whether it has.
@@ -230,7 +230,7 @@ impl Simulation {
             self.violations.add("not answered", why);
         }
         self.rest("after the faults").await?;
-        if self.kinds.contains(&Fault::Lies) {
+        if self.anybody_rests().await? {
             self.world.clock.sleep(LONGEST_GRUDGE).await;
         }
         self.look_before_merging(&workload).await?;
@@ -293,6 +293,17 @@ impl Simulation {
             }
         }
         Ok(())
+    }
+
+    /// Whether any server will not ask for something for hours. One that lied may have led others to that, and one
+    /// that did not know the state of a room yet.
+    async fn anybody_rests(&self) -> Result<bool, String> {
+        let mut rests = self.kinds.contains(&Fault::Lies);
+        for machine in self.machines.iter() {
+            let server = machine.with_server(Server::of).ok_or("a server is off")?;
+            rests |= server.rests().await.map_err(|why| why.to_string())?;
+        }
+        Ok(rests)
     }
 
     /// A client of each server scrolls up to the beginning of the first room. Who was lied to about what happened, or

@@ -24,6 +24,9 @@ use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId};
 /// Which events are held in a room.
 const HELD: &str = "SELECT event FROM events WHERE room = $1 AND verdict > 0 ORDER BY event";
 
+/// What could not be had, and is asked for again only after hours.
+const FAILED_PULLS: &str = "SELECT COUNT(*) FROM pull_failures";
+
 /// What waits at a server.
 #[derive(Clone, Debug)]
 pub struct Waiting {
@@ -201,6 +204,20 @@ impl Server {
             joins,
             partial,
         })
+    }
+
+    /// Whether it will not ask for something for hours, because it did not get it.
+    ///
+    /// # Errors
+    /// Any [`StorageError`].
+    pub async fn rests(&self) -> Result<bool, StorageError> {
+        let read = self.database.read("failed pulls", |tx| {
+            Box::pin(async move {
+                let row = tx.query_opt(FAILED_PULLS, params![]).await?;
+                row.map_or(Ok(false), |row| Ok(row.int(0)? > 0))
+            })
+        });
+        read.await
     }
 
     /// The servers in a room by the state that this one knows.

@@ -13,9 +13,9 @@ use std::{
 
 use myelin_core::{
     completeness::Question,
-    event::{Event, Place, Verdict},
+    event::Event,
     number::RoomNr,
-    receive::{self, Decision, KnownState, Rejudged, RemoteNeed},
+    receive::{self, Decision, KnownState, RemoteNeed},
 };
 use myelin_storage::{
     Priority, StorageError,
@@ -26,8 +26,7 @@ use ruma::{OwnedEventId, OwnedServerName};
 use tokio::sync::Semaphore;
 
 use crate::{
-    RoomError, Rooms, commit::Replaced, containment::contained, fetched_state::Fetched, room::Room,
-    turn::Turn,
+    RoomError, Rooms, containment::contained, fetched_state::Fetched, room::Room, turn::Turn,
 };
 
 /// How many rooms are completed at the same time (R125).
@@ -292,10 +291,7 @@ impl Rooms {
         if left > 0 {
             return Ok(false);
         }
-        let current = match turn.ask(receive::current_state).await? {
-            Decision::Done(current) => current,
-            other => return Err(RoomError::Internal(format!("a resync ends with {other:?}"))),
-        };
+        let current = turn.resolve_current().await?;
         if !current.completeness.permits(Question::AllMembers) {
             return Err(RoomError::Internal(
                 "the current state is still partial".into(),
@@ -303,56 +299,6 @@ impl Rooms {
         }
         turn.become_full(current).await?;
         Ok(true)
-    }
-}
-
-impl Turn<'_> {
-    /// Writes the full state of an event, and what it is judged to be by that.
-    async fn replace(mut self, event: &Arc<Event>, rejudged: Rejudged) -> Result<(), RoomError> {
-        if !rejudged.before.completeness.permits(Question::AllMembers) {
-            return Err(RoomError::Internal("a parent became partial again".into()));
-        }
-        if rejudged.verdict != event.verdict {
-            tracing::info!(
-                event = %event.pdu.event_id, was = ?event.verdict, is = ?rejudged.verdict,
-                "judged again with the full state"
-            );
-            let outcome = match rejudged.verdict {
-                Verdict::Rejected => "rejected after all",
-                Verdict::Accepted | Verdict::SoftFailed => "accepted after all",
-            };
-            metrics::counter!("myelin_decisions_total", "outcome" => outcome).increment(1);
-        }
-        let before = self.store_state(&rejudged.before).await?.reference;
-        self.batch.set_bulk();
-        self.batch.replace_state(Replaced {
-            event: event.nr,
-            before: before.snapshot(),
-            verdict: rejudged.verdict,
-            reason: rejudged.reason,
-        });
-        if let Place::Timeline { position, .. } = event.place {
-            let mut replaced = (**event).clone();
-            replaced.place = Place::Timeline { before, position };
-            replaced.verdict = rejudged.verdict;
-            self.desk.put_event(Arc::new(replaced));
-        }
-        Ok(self.commit().await?)
-    }
-
-    /// Makes a full state the current one, at a new position: whoever reads the room from before sees
-    /// the difference.
-    async fn become_full(mut self, current: KnownState) -> Result<(), RoomError> {
-        let old = self.graph.current.as_ref().map(|old| old.state.clone());
-        let old = old.unwrap_or_else(|| self.room.empty_state());
-        let changes = old.diff(&current.state);
-        let position = self.batch.next_position();
-        let current = self.store_state(&current).await?;
-        self.batch.put_current(position, current.reference);
-        self.graph.current = Some(current);
-        self.note_memberships(&changes, position);
-        self.batch.set_full();
-        Ok(self.commit().await?)
     }
 }
 

@@ -1,6 +1,7 @@
 //! A room's turn: events are decided one after the other over what the earlier ones changed, and
 //! committed together in one transaction.
 
+mod judged_again;
 mod loading;
 
 use std::{
@@ -133,7 +134,7 @@ impl<'r> Turn<'r> {
         self.look_up_all([&pdu], with_parents).await?;
         let referred_to = self.numbers.contains_key(&pdu.event_id);
         let nr = self.number_of(&pdu.event_id);
-        let is_built_upon = referred_to && self.is_built_upon(nr).await?;
+        let is_built_upon = referred_to && self.is_built_upon(nr, nr).await?;
         let incoming = Incoming {
             nr,
             pdu,

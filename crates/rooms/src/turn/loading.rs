@@ -96,9 +96,13 @@ impl Turn<'_> {
         Ok(event)
     }
 
-    /// Whether an accepted event has this one as its parent, or behind parents that were not accepted:
-    /// those never take the place of theirs.
-    pub(super) async fn is_built_upon(&self, nr: EventNr) -> Result<bool, StorageError> {
+    /// Whether an accepted event other than `except` has this one as its parent, or behind parents that were not
+    /// accepted: those never take the place of theirs.
+    pub(super) async fn is_built_upon(
+        &self,
+        nr: EventNr,
+        except: EventNr,
+    ) -> Result<bool, StorageError> {
         let mut seen = BTreeSet::from([nr]);
         let mut level = vec![nr];
         while !level.is_empty() {
@@ -114,7 +118,7 @@ impl Turn<'_> {
             children.extend(stored);
             if children
                 .iter()
-                .any(|(_, verdict)| *verdict == Verdict::Accepted)
+                .any(|(child, verdict)| *verdict == Verdict::Accepted && *child != except)
             {
                 return Ok(true);
             }

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use myelin_core::build::EventDraft;
 use myelin_core::room_version::RoomVersion;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -12,7 +13,7 @@ use tokio::sync::watch;
 use super::newcomer::{LONGEST_WAIT, Newcomer};
 use crate::ca::Ca;
 use crate::client::{EAGER, LAZY, encode};
-use crate::resident::{Conduct, NAMES, Resident, forge, user};
+use crate::resident::{Conduct, History, NAMES, Resident, forge, user};
 
 /// How many members the room has.
 const MEMBERS: usize = 60;
@@ -232,6 +233,59 @@ async fn a_resync_that_all_servers_fail_is_tried_again_at_growing_intervals_over
         "{waited:?} after a crash"
     );
     assert_eq!(newcomer.members().await, newcomer.everybody());
+}
+
+/// Lets a user leave. Answers what they could have said before.
+fn leave(resident: &Resident, room: &mut History) -> EventDraft {
+    let key = resident.key(1);
+    let left = room.speaker(key);
+    let content = json!({ "msgtype": "m.text", "body": "belated" });
+    let unsaid = room.draft(&left, "m.room.message", None, &content);
+    let name = ("m.room.member", left.as_str());
+    room.write(key, &left, name, &json!({ "membership": "leave" }));
+    unsaid
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_built_upon_an_event_that_the_full_state_rejects() {
+    let ca = Ca::generate();
+    let resident = Resident::start(&ca, RoomVersion::V12, MEMBERS).await;
+    let (hold, release) = Conduct::hold();
+    resident.misbehave(None, "state_ids", hold);
+    let newcomer = Newcomer::start(&resident, &ca, "newcomer.test").await;
+    let unsaid = resident.room_of(newcomer.name(), |room| leave(&resident, room));
+    newcomer.join().await;
+    // It names the join of then, and stands beside the line of the room.
+    let (join, message) = resident.room_of(newcomer.name(), |room| {
+        let join = room.last().unwrap().clone();
+        let late = EventDraft {
+            prev_events: vec![join.event_id.clone()],
+            depth: room.events().len() as i64 + 1,
+            ..unsaid
+        };
+        let message = late.finish(room.version, resident.key(1)).unwrap();
+        let message = message.into_pdu();
+        room.put_aside(message.clone());
+        (join, message)
+    });
+    let at = newcomer.address();
+    let told = resident.push(newcomer.name(), at, std::slice::from_ref(&message));
+    assert_eq!(told.await, Some(json!({ message.event_id.as_str(): {} })));
+    newcomer.until_shown(&message).await;
+    release.send_replace(true);
+    assert_eq!(newcomer.members().await, newcomer.everybody());
+    assert!(!newcomer.has(&message).await, "it is rejected now");
+
+    let room = resident.room_id().as_str();
+    newcomer.client.say(room, "afterwards").await;
+    resident.until_told(newcomer.name(), "afterwards", 1).await;
+    let sent = resident.asked(newcomer.name(), "send");
+    let sent = sent.iter().flat_map(|asked| asked.body["pdus"].as_array());
+    let said = sent
+        .flatten()
+        .find(|pdu| pdu["content"]["body"] == "afterwards")
+        .unwrap();
+    assert_eq!(said["prev_events"], json!([join.event_id.as_str()]));
 }
 
 /// A newcomer in the room while nobody tells it the room's state.
