@@ -6,12 +6,15 @@ use myelin_core::{
     completeness::{Question, StateRef},
     event::Event,
     key_table::MEMBER,
-    number::{EventNr, StreamPosition},
+    number::StreamPosition,
     state::{Entry, Membership, State},
     visibility::HistoryVisibility,
 };
 use myelin_rooms::{Room, Rooms};
-use myelin_storage::{events, rooms as room_table, timelines};
+use myelin_storage::{
+    events, rooms as room_table,
+    timelines::{self, UserRoom},
+};
 use ruma::{RoomId, UserId};
 
 use crate::SyncError;
@@ -87,7 +90,7 @@ pub(crate) async fn access(
         if membership.membership == Membership::Join.name() {
             return Ok((room, Access::Joined));
         }
-        if let Some(left) = last_departure(rooms, &room, user, membership.event).await? {
+        if let Some(left) = last_departure(rooms, &room, user, &membership).await? {
             return Ok((room, Access::Left(left)));
         }
     }
@@ -115,17 +118,22 @@ pub(crate) async fn access_as(
 
 /// Where a user who is not in the room any more left it last, going back from its membership event.
 /// `None` if it never was in the room, as after a rejected invite.
-pub(crate) async fn last_departure(
+async fn last_departure(
     rooms: &Rooms,
     room: &Arc<Room>,
     user: &UserId,
-    mut event: EventNr,
+    membership: &UserRoom,
 ) -> Result<Option<StreamPosition>, SyncError> {
+    let mut event = membership.event;
     for _ in 0..MAX_MEMBERSHIP_STEPS {
-        let found = room.events(rooms, [event]).await?;
-        let Some((position, before)) = found.get(&event).and_then(placed) else {
+        let found = room.events(rooms, [event]).await?.remove(&event);
+        let Some((position, before)) = found.as_ref().and_then(placed) else {
             return Ok(None);
         };
+        if is_join(found.as_ref()) {
+            // The resolution of a fork undid it. No event says when; the record does.
+            return Ok(Some(membership.position));
+        }
         let state = room.state(rooms, before.snapshot()).await?;
         let entry = state.get_named(&room.keys(), MEMBER, user.as_str());
         match entry {
@@ -137,6 +145,10 @@ pub(crate) async fn last_departure(
         }
     }
     Ok(None)
+}
+
+pub(crate) fn is_join(event: Option<&Arc<Event>>) -> bool {
+    event.is_some_and(|event| event.pdu.membership == Some(Membership::Join))
 }
 
 pub(crate) fn placed(event: &Arc<Event>) -> Option<(StreamPosition, StateRef)> {

@@ -15,7 +15,7 @@ use ruma::{OwnedUserId, UserId};
 
 use crate::{
     SyncError, SyncRequest,
-    access::{Access, placed},
+    access::{Access, is_join, placed},
     answer::{JoinedRoom, LeftRoom, StateSection, TimelineSection},
     client_event::{Form, Seen, client_events},
     ephemeral::Beside,
@@ -329,8 +329,4 @@ impl SectionReader<'_> {
             prev_batch: timeline.prev_batch(),
         })
     }
-}
-
-fn is_join(event: Option<&Arc<Event>>) -> bool {
-    event.is_some_and(|event| event.pdu.membership == Some(Membership::Join))
 }

@@ -192,12 +192,21 @@ async fn a_join_that_a_resolution_undid_is_the_end_of_the_room() {
             .await;
         put.unwrap();
         drop(allocation);
+        house.topic(&room_id, "without bob").await;
         let second = house.next_sync(bob(), &first).await;
         assert_eq!(counts(&second), [0, 0, 0, 1]);
         let timeline = said(&section(&second, "leave", &room_id)["timeline"]["events"]);
         assert!(timeline.is_empty(), "{timeline:?}");
         assert_eq!(counts(&house.next_sync(bob(), &second).await), [0, 0, 0, 0]);
         assert_eq!(counts(&house.first_sync(bob()).await), [0, 0, 0, 0]);
+        // What there was until then stays bob's to read.
+        let page = house
+            .messages(&room_id, bob(), myelin_sync::Direction::Backward, None)
+            .await;
+        assert_eq!(
+            said(&serde_json::to_value(page.unwrap().chunk).unwrap())[0],
+            "@bob:x.example join"
+        );
     })
     .await;
 }
