@@ -112,12 +112,7 @@ impl Stored {
         for piece in all.chunks(WRITTEN_TOGETHER) {
             let (piece, nr) = (piece.to_vec(), self.key.room);
             let written = database.write("events", Priority::Bulk, move |tx| {
-                Box::pin(async move {
-                    for event in &piece {
-                        events::put(tx, nr, event).await?;
-                    }
-                    Ok::<_, StorageError>(())
-                })
+                Box::pin(async move { events::put(tx, nr, &piece).await })
             });
             written.await?;
         }

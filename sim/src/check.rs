@@ -49,13 +49,9 @@ impl Violations {
 pub fn room(number: usize, room: &Room, views: &Views, violations: &mut Violations) {
     let mut first: BTreeMap<&str, (usize, &Opinion)> = BTreeMap::new();
     for (server, view) in views {
-        let counted = views.iter().any(|(other, there)| {
-            let is_known = view.known_servers.contains(&name(*other));
-            other != server && is_known && there.servers.contains(&name(*server))
-        });
         for (id, opinion) in &view.events {
-            // An outlier was judged by its own auth events only; and who was put out of a partial room is told no more.
-            if opinion.before.is_none() || (opinion.is_partial() && !counted) {
+            // An outlier was judged by its own auth events only.
+            if opinion.before.is_none() || (opinion.is_partial() && view.is_forsaken) {
                 continue;
             }
             match first.get(id.as_str()) {

@@ -319,32 +319,36 @@ impl Simulation {
     async fn waiting(&self, number: usize, server: &Server) -> Result<Waiting, StorageError> {
         let mut waiting = server.waiting().await?;
         for partial in std::mem::take(&mut waiting.partial) {
-            if self.is_counted(number, server, &partial.0).await? {
+            if !self.is_forsaken(number, server, &partial.0).await? {
                 waiting.partial.push(partial);
             }
         }
         Ok(waiting)
     }
 
-    /// Whether a server that this one may ask counts it among those in a room. Who was put out while the room was
-    /// partial, and never heard of it, gets the rest of its state from nobody.
-    async fn is_counted(
+    /// Whether nobody can tell a server the rest of a room's state. Who may hear it, by the state that another one
+    /// knows, is not always one that can say it: a server that was put out knows an older state, and not how this
+    /// one came in. One that was put out itself while the room was partial, and never heard of it, is told nothing.
+    async fn is_forsaken(
         &self,
         number: usize,
         server: &Server,
         room_id: &RoomId,
     ) -> Result<bool, StorageError> {
-        let known = server.known_servers(room_id).await?;
+        let Some(partial) = server.partial_room(room_id).await? else {
+            return Ok(false);
+        };
         for (other, machine) in self.machines.iter().enumerate() {
             if other != number
-                && known.contains(&name(other))
+                && partial.askable.contains(&name(other))
                 && let Some(other) = machine.with_server(Server::of)
                 && other.servers(room_id).await?.contains(&name(number))
+                && other.holds(room_id, &partial.join).await?
             {
-                return Ok(true);
+                return Ok(false);
             }
         }
-        Ok(false)
+        Ok(true)
     }
 
     /// Waits until nothing waits anywhere.
@@ -460,9 +464,14 @@ impl Simulation {
         let mut views = Views::new();
         for (number, machine) in self.machines.iter().enumerate() {
             let server = machine.with_server(Server::of).ok_or("a server is off")?;
-            let view = View::read(&server, room)
-                .await
-                .map_err(|why| why.to_string())?;
+            let read = async {
+                let mut view = View::read(&server, room).await?;
+                if let Some(view) = &mut view {
+                    view.is_forsaken = self.is_forsaken(number, &server, room).await?;
+                }
+                Ok(view)
+            };
+            let view = read.await.map_err(|why: StorageError| why.to_string())?;
             views.extend(view.map(|view| (number, view)));
         }
         Ok(views)

@@ -88,6 +88,15 @@ impl Opinion {
     }
 }
 
+/// What a server knows of a room whose state is partial.
+#[derive(Clone, Debug)]
+pub struct Partial {
+    /// The servers that may be asked for the rest: those in it, and those that were named when it was joined.
+    pub askable: BTreeSet<String>,
+    /// The event by which this server came in.
+    pub join: Vec<OwnedEventId>,
+}
+
 /// What a server holds of a room.
 #[derive(Clone, Debug, Default)]
 pub struct View {
@@ -99,8 +108,8 @@ pub struct View {
     pub current: StateIds,
     /// The servers in the room by that state.
     pub servers: BTreeSet<String>,
-    /// The servers that may be asked about the room.
-    pub known_servers: BTreeSet<String>,
+    /// Whether its state is partial and nobody can tell the rest of it.
+    pub is_forsaken: bool,
 }
 
 impl View {
@@ -139,7 +148,6 @@ impl View {
             view.current = ids(&current.state, &by_number);
         }
         view.servers = server.servers(room_id).await?;
-        view.known_servers = server.known_servers(room_id).await?;
         Ok(Some(view))
     }
 
@@ -234,24 +242,50 @@ impl Server {
         Ok(names.unwrap_or_default())
     }
 
-    /// The servers that may be asked about a room: those in it, and while the room is partial, those that were named
-    /// when it was joined.
+    /// What was noted about a room whose state is partial.
     ///
     /// # Errors
     /// Any [`StorageError`].
-    pub async fn known_servers(&self, room_id: &RoomId) -> Result<BTreeSet<String>, StorageError> {
-        let mut known = self.servers(room_id).await?;
-        if let Some(room) = self.rooms.room(room_id).await? {
-            let nr = room.key.room;
-            let read = self.database.read("who was named at the join", move |tx| {
-                Box::pin(async move { joins::partial_room(tx, nr).await })
-            });
-            let record = read.await?.into_iter();
-            let named =
-                record.flat_map(|record| iter::once(record.served_by).chain(record.servers));
-            known.extend(named.map(|server| server.to_string()));
-        }
-        Ok(known)
+    pub async fn partial_room(&self, room_id: &RoomId) -> Result<Option<Partial>, StorageError> {
+        let Some(room) = self.rooms.room(room_id).await? else {
+            return Ok(None);
+        };
+        let nr = room.key.room;
+        let read = self.database.read("a partial room", move |tx| {
+            Box::pin(async move {
+                let Some(record) = joins::partial_room(tx, nr).await? else {
+                    return Ok(None);
+                };
+                let join = events::ids(tx, &[record.join_event]).await?;
+                Ok(Some((record, join)))
+            })
+        });
+        let Some((record, join)) = read.await? else {
+            return Ok(None);
+        };
+        let mut askable = self.servers(room_id).await?;
+        let named = iter::once(record.served_by).chain(record.servers);
+        askable.extend(named.map(|server| server.to_string()));
+        Ok(Some(Partial { askable, join }))
+    }
+
+    /// Whether it holds all of some events of a room.
+    ///
+    /// # Errors
+    /// Any [`StorageError`].
+    pub async fn holds(
+        &self,
+        room_id: &RoomId,
+        ids: &[OwnedEventId],
+    ) -> Result<bool, StorageError> {
+        let Some(room) = self.rooms.room(room_id).await? else {
+            return Ok(false);
+        };
+        let (nr, ids) = (room.key.room, ids.to_vec());
+        let read = self.database.read("events that are held", move |tx| {
+            Box::pin(async move { Ok(events::held(tx, nr, &ids).await?.len() == ids.len()) })
+        });
+        read.await
     }
 
     /// Whether what it knows of a room's state is partial.

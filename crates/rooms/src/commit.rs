@@ -106,9 +106,7 @@ impl Write {
         for snapshot in &self.batch.snapshots {
             snapshot.put(tx, &self.room).await?;
         }
-        for event in &self.batch.events {
-            events::put(tx, room, event).await?;
-        }
+        events::put(tx, room, &self.batch.events).await?;
         self.write_graph(tx, room).await?;
         for new in &self.batch.notifications {
             notifications::put(tx, room, new).await?;

@@ -1,6 +1,7 @@
 //! The PostgreSQL engine: each transaction has a connection of its own out of a pool.
 
 mod guard;
+mod rows;
 mod session;
 pub(crate) mod tls;
 
@@ -229,13 +230,13 @@ async fn commit(mut tx: Tx, succeeded: bool, clock: &Clock) -> Result<(), Storag
     let mut session = into_session(tx)?;
     if succeeded && failure.is_none() {
         let started = clock.instant();
-        session.end("COMMIT").await?;
+        session.commit().await?;
         metrics::histogram!("myelin_storage_commit_seconds")
             .record(started.elapsed(clock).as_secs_f64());
         return Ok(());
     }
     // If this fails the connection is closed, which has the same effect.
-    session.end("ROLLBACK").await.ok();
+    session.roll_back().await.ok();
     failure.filter(|_| succeeded).map_or(Ok(()), Err)
 }
 

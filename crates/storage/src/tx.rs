@@ -68,8 +68,9 @@ impl Tx {
         self.failed.take()
     }
 
-    /// Runs a statement of whose effect nothing needs to be known. PostgreSQL's answer isn't waited for: an
-    /// error may show at a later statement, or as that of the transaction.
+    /// Runs a statement of whose effect nothing needs to be known. PostgreSQL's answer isn't waited for, and rows
+    /// that one statement puts one after another go to it together: an error may show at a later statement, or
+    /// as that of the transaction.
     ///
     /// # Errors
     /// Any [`StorageError`].
@@ -165,7 +166,7 @@ impl Tx {
     pub(crate) async fn prepare(&mut self, sql: &str) -> Result<(), StorageError> {
         match &mut self.engine {
             Engine::Sqlite(session) => session.prepare(sql),
-            Engine::Postgres(session) => session.prepare(sql).await.map(drop),
+            Engine::Postgres(session) => session.prepare_all(sql).await,
         }
     }
 

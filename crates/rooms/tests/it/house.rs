@@ -398,7 +398,7 @@ impl House {
             auth_events: Vec::new(),
             prev_events: Vec::new(),
         };
-        self.write(move |tx| Box::pin(async move { events::put(tx, room, &row).await }))
+        self.write(move |tx| Box::pin(async move { events::put(tx, room, &[row]).await }))
             .await;
     }
 

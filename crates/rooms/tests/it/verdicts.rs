@@ -297,10 +297,7 @@ async fn what_an_accepted_event_reaches_through_soft_failed_ones_is_no_extremity
             .write(move |tx| {
                 Box::pin(async move {
                     events::put_reference(tx, nr, EventNr(2_000_000), &missing).await?;
-                    for row in &rows {
-                        events::put(tx, nr, row).await?;
-                    }
-                    Ok(())
+                    events::put(tx, nr, &rows).await
                 })
             })
             .await;

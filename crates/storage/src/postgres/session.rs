@@ -12,6 +12,9 @@ use tokio_postgres::{
     types::{IsNull, ToSql, Type, to_sql_checked},
 };
 
+#[cfg(test)]
+use super::rows::Together;
+use super::rows::{AnyError, Rows};
 use crate::{
     Param, Row, StorageError,
     statement::{Dialect, schema, translated},
@@ -29,6 +32,8 @@ pub(crate) struct Session {
     client: Option<Arc<Object>>,
     /// Statements that were sent and whose outcome is still to be seen, in order.
     under_way: Vec<UnderWay>,
+    /// Rows that were not sent yet. They come after what is under way.
+    rows: Option<Rows>,
     /// Whether a transaction is open.
     open: bool,
     tasks: Tasks,
@@ -40,6 +45,7 @@ impl Session {
         Self {
             client: Some(Arc::new(client)),
             under_way: Vec::new(),
+            rows: None,
             open: false,
             tasks,
             turn: Some(turn),
@@ -71,9 +77,20 @@ impl Session {
         Ok(answered.transpose().map(drop)?)
     }
 
-    /// Ends a transaction. PostgreSQL makes a rollback of the commit if a statement before it failed; then
-    /// that statement's error is the outcome.
-    pub(super) async fn end(&mut self, statement: &'static str) -> Result<(), StorageError> {
+    /// Commits. PostgreSQL makes a rollback of it if a statement before it failed; then that statement's error
+    /// is the outcome.
+    pub(super) async fn commit(&mut self) -> Result<(), StorageError> {
+        self.flush().await?;
+        self.end("COMMIT").await
+    }
+
+    /// Undoes everything.
+    pub(super) async fn roll_back(&mut self) -> Result<(), StorageError> {
+        self.rows = None;
+        self.end("ROLLBACK").await
+    }
+
+    async fn end(&mut self, statement: &'static str) -> Result<(), StorageError> {
         let client = Arc::clone(self.client());
         let ended = join(client.batch_execute(statement), self.settle());
         let (ended, settled) = ended.await;
@@ -82,32 +99,49 @@ impl Session {
         Ok(ended?)
     }
 
-    /// Sends a statement and doesn't wait for its outcome, which [`Self::settle`] tells. What follows on the
-    /// connection comes after it.
+    /// Runs a statement whose outcome [`Self::settle`] tells. It is sent when its like have come to an end;
+    /// what follows on the connection comes after it.
     pub(crate) async fn run(
         &mut self,
         sql: &'static str,
         params: &[Param<'_>],
     ) -> Result<(), StorageError> {
-        let statement = self.prepare(sql).await?;
-        let types = statement.params();
-        if types.len() != params.len() {
-            return Err(StorageError::Bug(format!(
-                "{} parameters: {sql}",
-                params.len()
-            )));
+        let mut rows = match self.rows.take() {
+            Some(rows) if rows.sql == sql => rows,
+            others => {
+                self.send_rows(others).await?;
+                Rows::new(sql, self.prepare(sql).await?)
+            }
+        };
+        let row = rows.row(params)?;
+        if !rows.has_room_for(&row) {
+            let next = Rows::new(sql, rows.statement.clone());
+            self.send_rows(Some(rows)).await?;
+            rows = next;
         }
-        let encoded = params
-            .iter()
-            .zip(types)
-            .map(|(param, wanted)| Encoded::of(param, wanted));
-        let encoded = encoded
-            .collect::<Result<Vec<Encoded>, AnyError>>()
-            .map_err(|error| StorageError::Bug(format!("{error}: {sql}")))?;
+        rows.push(row);
+        self.rows = Some(rows);
+        Ok(())
+    }
+
+    /// Sends rows that were gathered.
+    async fn send_rows(&mut self, rows: Option<Rows>) -> Result<(), StorageError> {
+        let Some(rows) = rows else { return Ok(()) };
+        let all = match rows.sql_for_all() {
+            Some(sql) => Some(self.prepare(sql).await?),
+            None => None,
+        };
         let client = Arc::clone(self.client());
         let mut sent: UnderWay = Box::pin(async move {
-            let done = client.execute_raw(&statement, &encoded).await;
-            done.map_err(|error| told(error, sql))
+            let done = match all {
+                Some(all) => client.execute_raw(&all, &rows.columns).await,
+                None => {
+                    let row = rows.columns.iter().filter_map(|column| column.first());
+                    let row: Vec<_> = row.collect();
+                    client.execute_raw(&rows.statement, row).await
+                }
+            };
+            done.map_err(|error| told(error, rows.sql))
         });
         // The first poll sends it.
         match (&mut sent).now_or_never() {
@@ -120,6 +154,12 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Sends what waits, before something else is sent.
+    async fn flush(&mut self) -> Result<(), StorageError> {
+        let rows = self.rows.take();
+        self.send_rows(rows).await
     }
 
     /// Waits for the statements under way.
@@ -135,6 +175,7 @@ impl Session {
         sql: &str,
         params: &[Param<'_>],
     ) -> Result<u64, StorageError> {
+        self.flush().await?;
         let statement = self.prepare(sql).await?;
         let (client, params) = (Arc::clone(self.client()), borrowed(params));
         let done = join(client.execute(&statement, &params), self.settle());
@@ -148,6 +189,7 @@ impl Session {
         sql: &str,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, StorageError> {
+        self.flush().await?;
         let statement = self.prepare(sql).await?;
         let (client, params) = (Arc::clone(self.client()), borrowed(params));
         let rows = join(client.query(&statement, &params), self.settle());
@@ -158,12 +200,23 @@ impl Session {
     }
 
     pub(crate) async fn execute_batch(&mut self, sql: &str) -> Result<(), StorageError> {
+        self.flush().await?;
         let sql = schema(sql, Dialect::Postgres);
         Ok(self.client().batch_execute(&sql).await?)
     }
 
+    /// Prepares a statement and what puts many of its rows.
+    #[cfg(test)]
+    pub(crate) async fn prepare_all(&mut self, sql: &str) -> Result<(), StorageError> {
+        let statement = self.prepare(sql).await?;
+        match Together::of(sql, statement.params()) {
+            Some(together) => self.prepare(&together.sql).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// Prepares a statement, or finds it among those of this connection.
-    pub(crate) async fn prepare(&mut self, sql: &str) -> Result<Statement, StorageError> {
+    async fn prepare(&mut self, sql: &str) -> Result<Statement, StorageError> {
         let sql = translated(sql, Dialect::Postgres);
         let prepared = self.client().prepare_cached(&sql).await;
         prepared.map_err(|error| told(error, &sql))
@@ -220,38 +273,6 @@ fn borrowed<'a>(params: &'a [Param<'a>]) -> Vec<&'a (dyn ToSql + Sync)> {
         .iter()
         .map(|param| param as &(dyn ToSql + Sync))
         .collect()
-}
-
-type AnyError = Box<dyn std::error::Error + Sync + Send>;
-
-/// A parameter in the form that a statement wants it in.
-#[derive(Debug)]
-struct Encoded(Option<BytesMut>);
-
-impl Encoded {
-    fn of(param: &Param<'_>, wanted: &Type) -> Result<Self, AnyError> {
-        let mut bytes = BytesMut::new();
-        Ok(match param.to_sql(wanted, &mut bytes)? {
-            IsNull::Yes => Self(None),
-            IsNull::No => Self(Some(bytes)),
-        })
-    }
-}
-
-impl ToSql for Encoded {
-    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, AnyError> {
-        let Some(bytes) = &self.0 else {
-            return Ok(IsNull::Yes);
-        };
-        out.extend_from_slice(bytes);
-        Ok(IsNull::No)
-    }
-
-    fn accepts(_: &Type) -> bool {
-        true
-    }
-
-    to_sql_checked!();
 }
 
 impl ToSql for Param<'_> {

@@ -369,6 +369,54 @@ async fn what_was_run_is_seen_by_the_next_query_of_the_transaction() {
 }
 
 #[tokio::test]
+async fn rows_that_are_put_one_after_another_are_as_if_each_were_put_alone() {
+    const PUT: &str = "INSERT INTO numbers (number, body) VALUES ($1, $2)
+        ON CONFLICT (number) DO UPDATE SET body = excluded.body";
+    const PUT_NEW: &str =
+        "INSERT INTO numbers (number, body) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    on_each_engine(|fresh| async move {
+        let fresh = with_numbers(fresh).await;
+        let rows = fresh
+            .database
+            .write("numbers", Priority::Bulk, |tx| {
+                Box::pin(async move {
+                    tx.run(PUT, params![1, b"first"]).await?;
+                    tx.run(PUT, params![2, Option::<&[u8]>::None]).await?;
+                    tx.run(PUT, params![1, b"second"]).await?;
+                    tx.run(PUT_NEW, params![1, b"third"]).await?;
+                    tx.run(PUT_NEW, params![3, b"first"]).await?;
+                    tx.run(PUT_NEW, params![3, b"second"]).await?;
+                    tx.run(PUT, params![3, b"third"]).await?;
+                    tx.run(PUT, params![4, b"first"]).await?;
+                    tx.run("DELETE FROM numbers WHERE number = $1", params![4])
+                        .await?;
+                    tx.query(
+                        "SELECT number, body FROM numbers ORDER BY number",
+                        params![],
+                    )
+                    .await
+                })
+            })
+            .await
+            .unwrap();
+        let read = |row: &Row| {
+            (
+                row.int(0).unwrap(),
+                row.opt_blob(1).unwrap().map(<[u8]>::to_vec),
+            )
+        };
+        let found: Vec<_> = rows.iter().map(read).collect();
+        let expected = [
+            (1, Some(b"second".to_vec())),
+            (2, None),
+            (3, Some(b"third".to_vec())),
+        ];
+        assert_eq!(found, expected);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_closure_of_one_query_makes_no_second_one_and_writes_nothing() {
     on_each_engine(|fresh| async move {
         let fresh = with_numbers(fresh).await;

@@ -239,7 +239,7 @@ impl Stored {
                 auth_events: Vec::new(),
                 prev_events: Vec::new(),
             };
-            events::put(tx, ROOM, &new).await?;
+            events::put(tx, ROOM, &[new]).await?;
             if let Some(state_key) = &event.pdu.state_key {
                 let name = StateKey::new(event.pdu.event_type.to_string(), state_key);
                 let key = self
@@ -336,7 +336,7 @@ pub(crate) async fn rewrite_message(fresh: &Fresh, verdict: Verdict, parents: Ve
                     auth_events: Vec::new(),
                     prev_events: parents,
                 };
-                events::put(tx, ROOM, &new).await
+                events::put(tx, ROOM, &[new]).await
             })
         })
         .await;
@@ -367,7 +367,7 @@ pub(crate) async fn put_reply(house: &House) {
                     auth_events: Vec::new(),
                     prev_events: Vec::new(),
                 };
-                events::put(tx, ROOM, &new).await
+                events::put(tx, ROOM, &[new]).await
             })
         });
     let written: Result<(), StorageError> = write.await;
