@@ -7,6 +7,7 @@
 
 mod attack;
 mod delivery;
+mod floor;
 mod load;
 mod process;
 mod resident;
@@ -25,7 +26,8 @@ use std::{
 const USAGE: &str = "usage: myelin-bench resolution|sends-during-resync|resident [MEMBERS...]
        myelin-bench delivery [SERVERS...]
        myelin-bench load [SENDERS...]
-       myelin-bench attack [SECONDS]";
+       myelin-bench attack [SECONDS]
+       myelin-bench floor [MESSAGES...]";
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let arguments = env::args().skip(1).collect::<Vec<_>>();
@@ -46,6 +48,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         ("resident", Ok(members)) => resident::run(&members, &mut io::stdout().lock())?,
         ("delivery", Ok(servers)) => delivery::run(&servers, &mut io::stdout().lock())?,
         ("attack", Ok(seconds)) => attack::run(&seconds, &mut io::stdout().lock())?,
+        ("floor", Ok(messages)) => floor::run(&messages, &mut io::stdout().lock())?,
         ("load", Ok(senders)) => load::run(&senders, &mut io::stdout().lock())?,
         _ => return usage(),
     }

@@ -183,18 +183,7 @@ enabled = false
 
     /// The processor time that it has taken so far, with that of all of PostgreSQL if it is on it.
     pub(crate) fn processor_time(&self) -> Result<Duration, Failure> {
-        let mut ticks = ticks(&format!("/proc/{}", self.child.id()))?;
-        if self.postgres.is_some() {
-            for process in fs::read_dir("/proc")? {
-                let path = process?.path();
-                let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
-                if name.trim() == "postgres" {
-                    // One that has ended meanwhile is counted with its parent.
-                    ticks += self::ticks(&path.to_string_lossy()).unwrap_or_default();
-                }
-            }
-        }
-        Ok(Duration::from_secs_f64(ticks / TICKS_PER_SECOND))
+        time_of(&self.child.id().to_string(), self.postgres.is_some())
     }
 
     /// The memory that it holds, in MB.
@@ -229,6 +218,26 @@ impl Drop for Process {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+/// The processor time that this process has taken so far, perhaps with that of all of PostgreSQL.
+pub(crate) fn own_time(with_postgres: bool) -> Result<Duration, Failure> {
+    time_of("self", with_postgres)
+}
+
+fn time_of(process: &str, with_postgres: bool) -> Result<Duration, Failure> {
+    let mut ticks = ticks(&format!("/proc/{process}"))?;
+    if with_postgres {
+        for process in fs::read_dir("/proc")? {
+            let path = process?.path();
+            let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
+            if name.trim() == "postgres" {
+                // One that has ended meanwhile is counted with its parent.
+                ticks += self::ticks(&path.to_string_lossy()).unwrap_or_default();
+            }
+        }
+    }
+    Ok(Duration::from_secs_f64(ticks / TICKS_PER_SECOND))
 }
 
 /// The processor time of a process and of its children that have ended, from its directory of `/proc`.

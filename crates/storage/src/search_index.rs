@@ -4,12 +4,14 @@
 //! Words come apart in `core`. Beside them an event has two marks that no text has, one for the part of it that
 //! is searched and one for its room, so that a search of few rooms does not go through what others say.
 
+use std::collections::HashSet;
+
 use myelin_core::{
     number::{EventNr, RoomNr, StreamPosition},
     search::{Indexed, SearchKey, Terms, words},
 };
 
-use crate::{Row, StorageError, Tx, event_id, events, rooms};
+use crate::{Param, Row, StorageError, Tx, event_id, events, rooms};
 
 statements! {
     /// Events that came after a position.
@@ -23,12 +25,12 @@ statements! {
     PUT_PAST = "INSERT INTO search_backlog (position) VALUES ($1) ON CONFLICT DO NOTHING";
     /// Events from the past that were looked at.
     DELETE_PAST = "DELETE FROM search_backlog WHERE position IN int_list($1)";
-    /// An event that is found, unless it was redacted meanwhile.
-    PUT_EVENT = "INSERT INTO search_events (position, event)
-        SELECT position, event FROM events WHERE event = $1 AND redacted_by IS NULL
-        ON CONFLICT DO NOTHING";
+    /// Events that are found, unless they were redacted meanwhile.
+    PUT_EVENTS = "INSERT INTO search_events (position, event)
+        SELECT position, event FROM events WHERE event IN int_list($1) AND redacted_by IS NULL
+        ON CONFLICT DO NOTHING RETURNING position";
     /// Its words.
-    PUT_WORDS = "INSERT INTO search_words (rowid, words) VALUES ($1, word_list($2))";
+    PUT_WORDS = "INSERT INTO search_words (rowid, words) VALUES ($1, $2)";
     /// Where an event stands that was redacted.
     REDACTED_AT = "SELECT s.position FROM events e JOIN search_events s ON s.position = e.position
         WHERE e.event_id = $1 AND e.room = $2 AND e.redacted_by IS NOT NULL";
@@ -129,13 +131,10 @@ fn read(row: &Row) -> Result<Unseen, StorageError> {
 /// # Errors
 /// Any [`StorageError`].
 pub async fn note(tx: &mut Tx, page: &UnseenPage) -> Result<(), StorageError> {
+    put(tx, &page.events).await?;
     for unseen in &page.events {
-        match &unseen.indexed {
-            Some(Indexed::Text(key, text)) if !unseen.is_redacted => {
-                put(tx, unseen, *key, text).await?;
-            }
-            Some(Indexed::Redaction(redacts)) => take_out(tx, unseen.room, redacts).await?,
-            _ => {}
+        if let Some(Indexed::Redaction(redacts)) = &unseen.indexed {
+            take_out(tx, unseen.room, redacts).await?;
         }
     }
     if let Some(upto) = page.upto {
@@ -145,14 +144,33 @@ pub async fn note(tx: &mut Tx, page: &UnseenPage) -> Result<(), StorageError> {
     tx.run(DELETE_PAST, params![positions]).await
 }
 
-async fn put(tx: &mut Tx, of: &Unseen, key: SearchKey, text: &str) -> Result<(), StorageError> {
-    let mut words = words(text);
-    if words.is_empty() || tx.execute(PUT_EVENT, params![of.event]).await? == 0 {
-        return Ok(());
+async fn put(tx: &mut Tx, events: &[Unseen]) -> Result<(), StorageError> {
+    let said: Vec<(&Unseen, Vec<String>)> = events
+        .iter()
+        .filter(|unseen| !unseen.is_redacted)
+        .filter_map(|unseen| Some((unseen, marked_words(unseen)?)))
+        .collect();
+    let numbers: Param<'_> = said.iter().map(|(unseen, _)| unseen.event.0).collect();
+    let put = tx.query(PUT_EVENTS, params![numbers]).await?;
+    let put: HashSet<i64> = put.iter().map(|row| row.int(0)).collect::<Result<_, _>>()?;
+    for (unseen, words) in said {
+        if put.contains(&unseen.position.0) {
+            tx.run(PUT_WORDS, params![unseen.position, &words.join(" ")])
+                .await?;
+        }
     }
-    words.push(key_mark(key).to_owned());
-    words.push(room_mark(of.room));
-    tx.run(PUT_WORDS, params![of.position, &words]).await
+    Ok(())
+}
+
+/// By what an event is found, if by anything.
+fn marked_words(unseen: &Unseen) -> Option<Vec<String>> {
+    let Some(Indexed::Text(key, text)) = &unseen.indexed else {
+        return None;
+    };
+    let mut words = Some(words(text)).filter(|words| !words.is_empty())?;
+    words.push(key_mark(*key).to_owned());
+    words.push(room_mark(unseen.room));
+    Some(words)
 }
 
 async fn take_out(tx: &mut Tx, room: RoomNr, redacts: &str) -> Result<(), StorageError> {

@@ -5,9 +5,9 @@
 //! `int_list($n)`, `text_list($n)` or `blob_list($n)`: a table with the one column `value`, for
 //! `WHERE x IN int_list($1)` and for `FROM blob_list($1) AS wanted JOIN … ON … = wanted.value`.
 //! An index of words (`CREATE TEXT INDEX name` in a migration) is a table of `rowid` and `words`: what is put
-//! there is `word_list($n)` of a list of words, and `words_match(name, $n)` holds a query against it, in
+//! there is a text, the words with spaces between them, and `words_match(name, $n)` holds a query against it, in
 //! PostgreSQL's form: `'word' & 'begin':* & ( 'a' | 'b' )`. Words and queries consist of letters, digits and `!`.
-//! Such statements have a list among their parameters.
+//! A statement with a query has a list among its parameters.
 //! Beside those, only `WITHOUT ROWID` and the key types of migrations differ ([`schema`]).
 
 use std::borrow::Cow;
@@ -64,31 +64,17 @@ const LISTS: [(&str, &str); 3] = [
 
 /// `sql` with its functions in the engine's own words.
 pub(crate) fn translated(sql: &str, dialect: Dialect) -> Cow<'_, str> {
-    let mut sql = with_lists(sql, dialect);
-    for (name, write) in [
-        ("word_list(", word_list as fn(&str, Dialect) -> String),
-        ("words_match(", words_match),
-    ] {
-        if let Some(start) = sql.find(name)
-            && let Some(length) = sql[start..].find(')')
-        {
-            let arguments = &sql[start + name.len()..start + length];
-            let written = write(arguments, dialect);
-            sql = Cow::Owned(format!(
-                "{}{written}{}",
-                &sql[..start],
-                &sql[start + length + 1..]
-            ));
-        }
-    }
-    sql
-}
-
-fn word_list(parameter: &str, dialect: Dialect) -> String {
-    match dialect {
-        Dialect::Sqlite => format!("(SELECT group_concat(value, ' ') FROM rarray({parameter}))"),
-        Dialect::Postgres => format!("array_to_tsvector({parameter}::text[])"),
-    }
+    const MATCH: &str = "words_match(";
+    let sql = with_lists(sql, dialect);
+    let Some(start) = sql.find(MATCH) else {
+        return sql;
+    };
+    let Some(length) = sql[start..].find(')') else {
+        return sql;
+    };
+    let matched = words_match(&sql[start + MATCH.len()..start + length], dialect);
+    let after = &sql[start + length + 1..];
+    Cow::Owned(format!("{}{matched}{after}", &sql[..start]))
 }
 
 fn words_match(arguments: &str, dialect: Dialect) -> String {
@@ -227,17 +213,8 @@ mod tests {
     }
 
     #[test]
-    fn words_are_put_and_matched_in_the_words_of_the_engine() {
-        let put = "VALUES ($1, word_list($2))";
+    fn words_are_matched_in_the_words_of_the_engine() {
         let matches = "WHERE words_match(x, $1) AND a = 1";
-        assert_eq!(
-            translated(put, Dialect::Sqlite),
-            "VALUES ($1, (SELECT group_concat(value, ' ') FROM rarray($2)))"
-        );
-        assert_eq!(
-            translated(put, Dialect::Postgres),
-            "VALUES ($1, array_to_tsvector($2::text[]))"
-        );
         assert_eq!(
             translated(matches, Dialect::Postgres),
             "WHERE x.words @@ CAST(CAST($1 AS TEXT) AS tsquery) AND a = 1"

@@ -28,7 +28,7 @@ statements! {
     /// The words of a name that is not the user's any more.
     DELETE_WORDS = "DELETE FROM directory_words WHERE rowid = $1";
     /// The words of a user's names.
-    PUT_WORDS = "INSERT INTO directory_words (rowid, words) VALUES ($1, word_list($2))";
+    PUT_WORDS = "INSERT INTO directory_words (rowid, words) VALUES ($1, $2)";
     /// Users with such names who may share a room with a user, or may be in a public one.
     FIND = "SELECT u.user_id FROM (SELECT rowid AS number FROM directory_words
                 WHERE words_match(directory_words, $1) ORDER BY rowid DESC LIMIT $5) AS w
@@ -169,7 +169,8 @@ pub async fn put_users(tx: &mut Tx, users: &[Listed]) -> Result<(), StorageError
             found_by.push(LOCAL.to_owned());
         }
         if !found_by.is_empty() {
-            tx.run(PUT_WORDS, params![number, &found_by]).await?;
+            tx.run(PUT_WORDS, params![number, &found_by.join(" ")])
+                .await?;
         }
     }
     Ok(())

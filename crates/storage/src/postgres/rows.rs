@@ -29,7 +29,7 @@ pub(super) struct Rows {
 }
 
 /// The values of a row.
-pub(super) struct Row(Vec<Encoded>);
+pub(super) struct Values(Vec<Encoded>);
 
 impl Rows {
     pub(super) fn new(sql: &'static str, statement: Statement) -> Self {
@@ -44,7 +44,7 @@ impl Rows {
     }
 
     /// The parameters as the statement wants them.
-    pub(super) fn row(&self, params: &[Param<'_>]) -> Result<Row, StorageError> {
+    pub(super) fn values(&self, params: &[Param<'_>]) -> Result<Values, StorageError> {
         let types = self.statement.params();
         if types.len() != params.len() {
             let bug = format!("{} parameters: {}", params.len(), self.sql);
@@ -56,28 +56,26 @@ impl Rows {
             .map(|(param, wanted)| Encoded::of(param, wanted))
             .collect::<Result<_, AnyError>>();
         let bug = |error| StorageError::Bug(format!("{error}: {}", self.sql));
-        Ok(Row(encoded.map_err(bug)?))
+        Ok(Values(encoded.map_err(bug)?))
     }
 
     /// Whether a row can go with those that are here.
-    pub(super) fn has_room_for(&self, row: &Row) -> bool {
+    pub(super) fn has_room_for(&self, values: &Values) -> bool {
         match self.len {
             0 => true,
             MOST_ROWS.. => false,
             _ => self.together().is_some_and(|together| {
-                let seen = row
-                    .0
-                    .first()
-                    .is_some_and(|value| self.firsts.contains(value));
-                !(together.is_update && seen)
+                let mut first = values.0.iter().take(1);
+                let is_here = first.any(|first| self.firsts.contains(first));
+                !(together.is_update && is_here)
             }),
         }
     }
 
-    pub(super) fn push(&mut self, row: Row) {
+    pub(super) fn push(&mut self, values: Values) {
         self.len += 1;
-        self.firsts.extend(row.0.first().cloned());
-        for (column, value) in self.columns.iter_mut().zip(row.0) {
+        self.firsts.extend(values.0.first().cloned());
+        for (column, value) in self.columns.iter_mut().zip(values.0) {
             column.push(value);
         }
     }
@@ -193,7 +191,7 @@ mod tests {
         for alone in [
             "UPDATE a SET b = $1 WHERE c = $2",
             "INSERT INTO a (b, c) SELECT value, $2 FROM int_list($1)",
-            "INSERT INTO a (b, c) VALUES ($1, word_list($2))",
+            "INSERT INTO a (b, c) VALUES ($1, lower($2))",
             "INSERT INTO a (b, c) VALUES ($2, $1) ON CONFLICT (b) DO UPDATE SET c = excluded.c",
             "INSERT INTO a (b, c) VALUES ($1, $2) ON CONFLICT (c) DO UPDATE SET b = excluded.b",
             "INSERT INTO a (b, c) VALUES ($1, $2) ON CONFLICT (b, c) DO UPDATE SET c = excluded.c",

@@ -1,8 +1,8 @@
 //! A connection and its statements.
 
-use std::{fmt, pin::Pin, sync::Arc};
+use std::{collections::BTreeSet, fmt, pin::Pin, sync::Arc};
 
-use bytes::BytesMut;
+use bytes::{BufMut as _, BytesMut};
 use deadpool_postgres::Object;
 use futures_util::{FutureExt as _, future::join};
 use myelin_env::Tasks;
@@ -113,13 +113,13 @@ impl Session {
                 Rows::new(sql, self.prepare(sql).await?)
             }
         };
-        let row = rows.row(params)?;
-        if !rows.has_room_for(&row) {
+        let values = rows.values(params)?;
+        if !rows.has_room_for(&values) {
             let next = Rows::new(sql, rows.statement.clone());
             self.send_rows(Some(rows)).await?;
             rows = next;
         }
-        rows.push(row);
+        rows.push(values);
         self.rows = Some(rows);
         Ok(())
     }
@@ -285,6 +285,7 @@ impl ToSql for Param<'_> {
             (Self::Text(value), &Type::TEXT | &Type::VARCHAR | &Type::NAME) => {
                 value.to_sql(wanted, out)
             }
+            (Self::Text(words), &Type::TS_VECTOR) => put_words(words, out),
             (Self::Blob(value), &Type::BYTEA) => value.to_sql(wanted, out),
             (Self::IntList(values), &Type::INT8_ARRAY) => values.as_ref().to_sql(wanted, out),
             (Self::TextList(values), &Type::TEXT_ARRAY) => values.to_sql(wanted, out),
@@ -300,4 +301,17 @@ impl ToSql for Param<'_> {
     }
 
     to_sql_checked!();
+}
+
+/// Words with spaces between them, as PostgreSQL sends a `tsvector`: how many there are, and for each, its bytes, a
+/// zero, and the number of its places in the text, which nobody asks for.
+fn put_words(words: &str, out: &mut BytesMut) -> Result<IsNull, AnyError> {
+    let words: BTreeSet<&str> = words.split_ascii_whitespace().collect();
+    out.put_i32(i32::try_from(words.len())?);
+    for word in words {
+        out.put_slice(word.as_bytes());
+        out.put_u8(0);
+        out.put_u16(0);
+    }
+    Ok(IsNull::No)
 }
