@@ -16,9 +16,14 @@ use super::{
 /// How many users are known when no more of other servers are noted.
 const MOST_KNOWN: usize = 200_000;
 
+/// How much all users of other servers say about themselves when no more of it is noted.
+const MOST_HEARD_BYTES: usize = 16 << 20;
+
 /// Everybody of whom something is known.
 pub(super) struct People {
     known: HashMap<OwnedUserId, Person>,
+    /// How much users of other servers say about themselves.
+    heard_bytes: usize,
     /// The last change of each.
     changes: BTreeMap<StreamPosition, OwnedUserId>,
     /// When the next change of each comes by itself.
@@ -49,6 +54,7 @@ impl People {
         let known = known.map(|(user, status_msg)| (user, Person::here(Some(status_msg))));
         Self {
             known: known.collect(),
+            heard_bytes: 0,
             changes: BTreeMap::new(),
             due: BTreeSet::new(),
             stream,
@@ -139,10 +145,11 @@ impl People {
             heard: now,
         };
         let seen = heard.last_active_ago.map(|ago| Seen::before(ago, now));
+        let status_msg = self.room_for(user, heard.status_msg);
         let Some(person) = self.known.get_mut(user) else {
             let person = Person::offline(source, None);
             let person = Person {
-                status_msg: heard.status_msg,
+                status_msg,
                 seen,
                 ..person
             };
@@ -155,9 +162,18 @@ impl People {
                 before.ago(now) > seen.ago(now).saturating_add(ACTIVE)
             });
         person.source = source;
-        person.status_msg = heard.status_msg;
+        person.status_msg = status_msg;
         person.seen = seen.or(person.seen);
         self.settle(user, now, has_acted);
+    }
+
+    /// What another server's user says about itself, if there is room for it; and counts it.
+    fn room_for(&mut self, user: &UserId, status_msg: Option<String>) -> Option<String> {
+        let before = self.known.get(user).map_or(0, Person::heard_bytes);
+        let others = self.heard_bytes - before;
+        let status_msg = status_msg.filter(|text| others + text.len() <= MOST_HEARD_BYTES);
+        self.heard_bytes = others + status_msg.as_ref().map_or(0, String::len);
+        status_msg
     }
 
     /// A user is to be shown, or told of, to somebody who may not know how it is.
@@ -254,6 +270,7 @@ impl People {
             if let Some(position) = person.position {
                 self.changes.remove(&position);
             }
+            self.heard_bytes -= person.heard_bytes();
             self.known.remove(user);
             return;
         }
@@ -281,5 +298,58 @@ impl People {
         if let Some(due) = person.due {
             self.due.insert((due, user.to_owned()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{MOST_HEARD_BYTES, People, PresenceState, Stream, StreamPosition, UserPresence};
+    use myelin_env::Clock;
+    use ruma::{OwnedUserId, UserId};
+
+    const BYTES: usize = 4 * 1024;
+
+    fn user(number: usize) -> OwnedUserId {
+        let user = UserId::parse(format!("@{number}:elsewhere.example"));
+        user.expect("a user ID")
+    }
+
+    fn saying(bytes: usize) -> UserPresence {
+        UserPresence {
+            presence: PresenceState::Online,
+            status_msg: (bytes > 0).then(|| "x".repeat(bytes)),
+            ..UserPresence::UNKNOWN
+        }
+    }
+
+    #[test]
+    fn what_strangers_say_about_themselves_takes_a_limited_memory() {
+        let clock = Clock::manual(0);
+        let mut people = People::new(Stream::new(StreamPosition(0)), Vec::new());
+        let fitting = MOST_HEARD_BYTES / BYTES;
+        for number in 0..fitting + 10 {
+            people.hear(&user(number), saying(BYTES), clock.instant());
+        }
+        let says = |people: &mut People, number: usize| {
+            let known = people.get(&user(number), clock.instant());
+            known.map(|known| known.status_msg.is_some())
+        };
+        assert_eq!(says(&mut people, fitting - 1), Some(true));
+        assert_eq!(says(&mut people, fitting), Some(false));
+        // Who says less leaves room, also for another text of its own.
+        people.hear(&user(0), saying(0), clock.instant());
+        people.hear(&user(fitting), saying(BYTES), clock.instant());
+        people.hear(&user(1), saying(BYTES), clock.instant());
+        assert_eq!(says(&mut people, fitting), Some(true));
+        assert_eq!(says(&mut people, 1), Some(true));
+        people.hear(&user(0), saying(1), clock.instant());
+        assert_eq!(says(&mut people, 0), Some(false));
+        // And so does who is forgotten.
+        clock.advance(Duration::from_secs(3 * 3600));
+        assert_eq!(says(&mut people, 1), None);
+        people.hear(&user(0), saying(BYTES), clock.instant());
+        assert_eq!(says(&mut people, 0), Some(true));
     }
 }

@@ -166,6 +166,14 @@ impl Person {
         }
     }
 
+    /// How much its server says about it.
+    pub(super) fn heard_bytes(&self) -> usize {
+        match &self.source {
+            Source::Here { .. } => 0,
+            Source::Elsewhere { .. } => self.status_msg.as_ref().map_or(0, String::len),
+        }
+    }
+
     pub(super) fn is_forgotten(&self, now: Moment) -> bool {
         match &self.source {
             Source::Here { .. } => false,

@@ -2,7 +2,7 @@
 
 use myelin_env::Env;
 use myelin_storage::{
-    Database, DatabaseUrl, Priority, StorageError,
+    Database, DatabaseUrl, Priority, StorageError, params,
     testing::{Fresh, on_each_engine},
 };
 
@@ -34,6 +34,31 @@ async fn a_closed_database_refuses_reads_and_writes() {
         assert_eq!(read.await, Err(StorageError::Closed));
         // A second time changes nothing.
         fresh.database.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn postgres_plans_by_index_unless_the_url_says_otherwise() {
+    async fn reads_whole_tables(database: &Database) -> String {
+        let shown = database.look_up("planning", |tx| {
+            Box::pin(async move { tx.query("SHOW enable_seqscan", params![]).await })
+        });
+        let rows = shown.await.unwrap();
+        rows[0].text(0).unwrap().to_owned()
+    }
+    on_each_engine(|fresh| async move {
+        let DatabaseUrl::Postgres(url) = &fresh.url else {
+            return;
+        };
+        assert_eq!(reads_whole_tables(&fresh.database).await, "off");
+        fresh.database.close().await;
+        let separator = if url.contains('?') { '&' } else { '?' };
+        let url = format!("{url}{separator}options=-c%20enable_seqscan%3Don");
+        let database = Database::open(&url.parse().unwrap(), &fresh.env).await;
+        let database = database.unwrap();
+        assert_eq!(reads_whole_tables(&database).await, "on");
+        database.close().await;
     })
     .await;
 }
