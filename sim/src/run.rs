@@ -326,9 +326,9 @@ impl Simulation {
         Ok(waiting)
     }
 
-    /// Whether nobody can tell a server the rest of a room's state. Who may hear it, by the state that another one
-    /// knows, is not always one that can say it: a server that was put out knows an older state, and not how this
-    /// one came in. One that was put out itself while the room was partial, and never heard of it, is told nothing.
+    /// Whether nobody can tell a server the rest of a room's state. One that was put out while the room was partial,
+    /// and never heard of it, is told nothing by those who know it; and by others, who were put out themselves and
+    /// count it still, nothing either.
     async fn is_forsaken(
         &self,
         number: usize,
@@ -343,7 +343,9 @@ impl Simulation {
                 && partial.askable.contains(&name(other))
                 && let Some(other) = machine.with_server(Server::of)
                 && other.servers(room_id).await?.contains(&name(number))
-                && other.holds(room_id, &partial.join).await?
+                && other
+                    .knows_the_state_at(room_id, &partial.before_join)
+                    .await?
             {
                 return Ok(false);
             }

@@ -93,8 +93,8 @@ impl Opinion {
 pub struct Partial {
     /// The servers that may be asked for the rest: those in it, and those that were named when it was joined.
     pub askable: BTreeSet<String>,
-    /// The event by which this server came in.
-    pub join: Vec<OwnedEventId>,
+    /// The parents of the event by which this server came in. The state after them is asked for.
+    pub before_join: Vec<OwnedEventId>,
 }
 
 /// What a server holds of a room.
@@ -250,30 +250,35 @@ impl Server {
         let Some(room) = self.rooms.room(room_id).await? else {
             return Ok(None);
         };
-        let nr = room.key.room;
+        let key = room.key.clone();
         let read = self.database.read("a partial room", move |tx| {
             Box::pin(async move {
-                let Some(record) = joins::partial_room(tx, nr).await? else {
+                let Some(record) = joins::partial_room(tx, key.room).await? else {
                     return Ok(None);
                 };
-                let join = events::ids(tx, &[record.join_event]).await?;
+                let join = events::by_number(tx, &key, &[record.join_event]).await?;
                 Ok(Some((record, join)))
             })
         });
         let Some((record, join)) = read.await? else {
             return Ok(None);
         };
+        let parents = join.iter().flat_map(|join| &join.pdu.prev_events);
+        let before_join = parents.cloned().collect();
         let mut askable = self.servers(room_id).await?;
         let named = iter::once(record.served_by).chain(record.servers);
         askable.extend(named.map(|server| server.to_string()));
-        Ok(Some(Partial { askable, join }))
+        Ok(Some(Partial {
+            askable,
+            before_join,
+        }))
     }
 
-    /// Whether it holds all of some events of a room.
+    /// Whether all of some events of a room are in its timeline.
     ///
     /// # Errors
     /// Any [`StorageError`].
-    pub async fn holds(
+    pub async fn knows_the_state_at(
         &self,
         room_id: &RoomId,
         ids: &[OwnedEventId],
@@ -281,11 +286,15 @@ impl Server {
         let Some(room) = self.rooms.room(room_id).await? else {
             return Ok(false);
         };
-        let (nr, ids) = (room.key.room, ids.to_vec());
-        let read = self.database.read("events that are held", move |tx| {
-            Box::pin(async move { Ok(events::held(tx, nr, &ids).await?.len() == ids.len()) })
+        let (key, wanted) = (room.key.clone(), ids.to_vec());
+        let read = self.database.read("some events of a room", move |tx| {
+            Box::pin(async move { events::by_id(tx, &key, &wanted).await })
         });
-        read.await
+        let known = read.await?.into_iter();
+        let placed = known.filter(
+            |(_, known)| matches!(known, events::Known::Held(event) if event.in_timeline()),
+        );
+        Ok(placed.count() == ids.len())
     }
 
     /// Whether what it knows of a room's state is partial.

@@ -63,9 +63,7 @@ impl Postgres {
             StorageError::Refused(format!("the database URL is wrong: {error}"))
         })?;
         config.ssl_mode(security.mode());
-        let given = config.get_options().unwrap_or_default();
-        let options = format!("{PLANNING} {given}");
-        config.options(options);
+        plan_by_index(&mut config);
         let connector = security.connector()?;
         let pool = pool(config.clone(), connector.clone(), CONNECTIONS)?;
         let guarding = Guard::take(self::pool(guard::config(config), connector, 1)?);
@@ -205,6 +203,12 @@ impl Postgres {
         self.guard.hold().await?;
         self.pool.get().await.map_err(connection_error)
     }
+}
+
+fn plan_by_index(config: &mut Config) {
+    let given = config.get_options().unwrap_or_default();
+    let options = format!("{PLANNING} {given}");
+    config.options(options);
 }
 
 fn permits(connections: usize) -> u32 {

@@ -33,7 +33,7 @@ pub(crate) struct Session {
     /// Statements that were sent and whose outcome is still to be seen, in order.
     under_way: Vec<UnderWay>,
     /// Rows that were not sent yet. They come after what is under way.
-    rows: Option<Rows>,
+    rows: Option<Box<Rows>>,
     /// Whether a transaction is open.
     open: bool,
     tasks: Tasks,
@@ -110,12 +110,12 @@ impl Session {
             Some(rows) if rows.sql == sql => rows,
             others => {
                 self.send_rows(others).await?;
-                Rows::new(sql, self.prepare(sql).await?)
+                Box::new(Rows::new(sql, self.prepare(sql).await?))
             }
         };
         let values = rows.values(params)?;
         if !rows.has_room_for(&values) {
-            let next = Rows::new(sql, rows.statement.clone());
+            let next = Box::new(Rows::new(sql, rows.statement.clone()));
             self.send_rows(Some(rows)).await?;
             rows = next;
         }
@@ -125,7 +125,7 @@ impl Session {
     }
 
     /// Sends rows that were gathered.
-    async fn send_rows(&mut self, rows: Option<Rows>) -> Result<(), StorageError> {
+    async fn send_rows(&mut self, rows: Option<Box<Rows>>) -> Result<(), StorageError> {
         let Some(rows) = rows else { return Ok(()) };
         let all = match rows.sql_for_all() {
             Some(sql) => Some(self.prepare(sql).await?),
