@@ -343,9 +343,7 @@ impl Simulation {
                 && partial.askable.contains(&name(other))
                 && let Some(other) = machine.with_server(Server::of)
                 && other.servers(room_id).await?.contains(&name(number))
-                && other
-                    .knows_the_state_at(room_id, &partial.before_join)
-                    .await?
+                && other.placed(room_id, &partial.wanted).await? == partial.wanted
             {
                 return Ok(false);
             }

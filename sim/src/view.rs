@@ -93,8 +93,8 @@ impl Opinion {
 pub struct Partial {
     /// The servers that may be asked for the rest: those in it, and those that were named when it was joined.
     pub askable: BTreeSet<String>,
-    /// The parents of the event by which this server came in. The state after them is asked for.
-    pub before_join: Vec<OwnedEventId>,
+    /// The parents, not held, of its first event whose state is partial: the state after them is asked for.
+    pub wanted: BTreeSet<OwnedEventId>,
 }
 
 /// What a server holds of a room.
@@ -256,37 +256,38 @@ impl Server {
                 let Some(record) = joins::partial_room(tx, key.room).await? else {
                     return Ok(None);
                 };
-                let join = events::by_number(tx, &key, &[record.join_event]).await?;
-                Ok(Some((record, join)))
+                let first = events::partial_events(tx, key.room, 1).await?;
+                let first = events::by_number(tx, &key, &first).await?;
+                Ok(Some((record, first)))
             })
         });
-        let Some((record, join)) = read.await? else {
+        let Some((record, first)) = read.await? else {
             return Ok(None);
         };
-        let parents = join.iter().flat_map(|join| &join.pdu.prev_events);
-        let before_join = parents.cloned().collect();
+        let parents = first.iter().flat_map(|first| &first.pdu.prev_events);
+        let mut wanted: BTreeSet<OwnedEventId> = parents.cloned().collect();
+        for placed in self.placed(room_id, &wanted).await? {
+            wanted.remove(&placed);
+        }
         let mut askable = self.servers(room_id).await?;
         let named = iter::once(record.served_by).chain(record.servers);
         askable.extend(named.map(|server| server.to_string()));
-        Ok(Some(Partial {
-            askable,
-            before_join,
-        }))
+        Ok(Some(Partial { askable, wanted }))
     }
 
-    /// Whether all of some events of a room are in its timeline.
+    /// Which of some events of a room are in its timeline.
     ///
     /// # Errors
     /// Any [`StorageError`].
-    pub async fn knows_the_state_at(
+    pub async fn placed(
         &self,
         room_id: &RoomId,
-        ids: &[OwnedEventId],
-    ) -> Result<bool, StorageError> {
+        ids: &BTreeSet<OwnedEventId>,
+    ) -> Result<BTreeSet<OwnedEventId>, StorageError> {
         let Some(room) = self.rooms.room(room_id).await? else {
-            return Ok(false);
+            return Ok(BTreeSet::new());
         };
-        let (key, wanted) = (room.key.clone(), ids.to_vec());
+        let (key, wanted): (_, Vec<_>) = (room.key.clone(), ids.iter().cloned().collect());
         let read = self.database.read("some events of a room", move |tx| {
             Box::pin(async move { events::by_id(tx, &key, &wanted).await })
         });
@@ -294,7 +295,7 @@ impl Server {
         let placed = known.filter(
             |(_, known)| matches!(known, events::Known::Held(event) if event.in_timeline()),
         );
-        Ok(placed.count() == ids.len())
+        Ok(placed.map(|(id, _)| id).collect())
     }
 
     /// Whether what it knows of a room's state is partial.
