@@ -34,8 +34,13 @@ impl Newcomer {
     }
 
     async fn until_sent(&self, times: usize) {
+        self.until_sent_after(PAUSE, times).await;
+    }
+
+    /// Until the resident was sent so many transactions, the next of them after a pause.
+    async fn until_sent_after(&self, pause: Duration, times: usize) {
         let sent = self.resident.until_asked(self.name(), "send", times);
-        self.wait_for_hours(PAUSE / 4, sent).await;
+        self.wait_out(pause, sent).await;
     }
 }
 
@@ -66,7 +71,7 @@ async fn a_transaction_with_edus_is_repeated_as_it_was() {
     newcomer.tell("second").await;
     newcomer.until_sent(2).await;
     newcomer.resident.behave();
-    newcomer.until_sent(4).await;
+    newcomer.until_sent_after(2 * PAUSE, 4).await;
     let sent = newcomer.transactions();
     for repeated in &sent[1..3] {
         assert_eq!(repeated.path, sent[0].path);
