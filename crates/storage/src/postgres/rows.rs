@@ -1,5 +1,4 @@
-//! Rows that a statement puts one after another, sent as one statement. A row by itself costs the server several
-//! times what it costs among others.
+//! Rows that a statement puts one after another, sent as one statement. That spares the server one for each row.
 
 use std::{collections::HashSet, fmt::Write as _, sync::OnceLock};
 

@@ -219,7 +219,14 @@ impl Session {
     async fn prepare(&mut self, sql: &str) -> Result<Statement, StorageError> {
         let sql = translated(sql, Dialect::Postgres);
         let prepared = self.client().prepare_cached(&sql).await;
-        prepared.map_err(|error| told(error, &sql))
+        match prepared {
+            Ok(statement) => Ok(statement),
+            Err(error) => {
+                // After a failure PostgreSQL takes nothing more: that is the one to tell of.
+                self.settle().await?;
+                Err(told(error, &sql))
+            }
+        }
     }
 
     fn client(&self) -> &Arc<Object> {

@@ -347,6 +347,35 @@ async fn a_failure_that_nobody_waited_for_undoes_the_transaction() {
 }
 
 #[tokio::test]
+async fn the_first_failure_is_the_outcome_whatever_was_run_after_it() {
+    const PUT_NEW: &str =
+        "INSERT INTO numbers (number, body) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    on_each_engine(|fresh| async move {
+        let fresh = with_numbers(fresh).await;
+        insert(&fresh.database, Priority::Bulk, 7).await.unwrap();
+        let failed = fresh
+            .database
+            .write("a number twice, and others", Priority::Bulk, |tx| {
+                Box::pin(async move {
+                    tx.run(INSERT, params![7, b"body"]).await.ok();
+                    // PostgreSQL has not seen this statement yet.
+                    for number in [8, 9] {
+                        tx.run(PUT_NEW, params![number, b"body"]).await.ok();
+                    }
+                    Ok::<(), StorageError>(())
+                })
+            })
+            .await;
+        assert!(
+            matches!(failed, Err(StorageError::Constraint(_))),
+            "{failed:?}"
+        );
+        assert_eq!(stored(&fresh.database).await, [7]);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_was_run_is_seen_by_the_next_query_of_the_transaction() {
     on_each_engine(|fresh| async move {
         let fresh = with_numbers(fresh).await;
